@@ -1,0 +1,19 @@
+"""Convolutional networks written once for NumPy and CuPy."""
+
+from . import data, functional, models, nn, optim
+from .backend import Device, DeviceUnavailableError, available_devices
+from .random import manual_seed
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Device",
+    "DeviceUnavailableError",
+    "available_devices",
+    "data",
+    "functional",
+    "manual_seed",
+    "models",
+    "nn",
+    "optim",
+]

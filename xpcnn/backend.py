@@ -1,0 +1,358 @@
+"""Devices and their array modules: the only file that knows which processor an array lives on.
+
+Everything above this file is written once against an array module `xp`, found from the array at hand with
+`array_namespace(x)`. What may differ between processors without touching the mathematics (where memory comes from, how
+work is spread, how large a tile is) is asked of the array's `Device`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+Array: TypeAlias = Any  # numpy.ndarray or cupy.ndarray: CuPy publishes no types that would say so
+Namespace: TypeAlias = Any
+Shape: TypeAlias = tuple[int, ...]
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+class DeviceUnavailableError(RuntimeError):
+    """A device was asked for by name and does not answer; the message says why and how to install it."""
+
+
+def _available_cores() -> int:
+    # A container or a batch system may grant fewer cores than the machine has.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _ByName(type):
+    """Makes `Device("cpu")` look a device up instead of building one."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        return _find_device(*args, **kwargs) if cls is Device else super().__call__(*args, **kwargs)
+
+
+class Device(metaclass=_ByName):
+    """One processor and the array module that computes on it.
+
+    Args:
+        name: `"cpu"`, `"cuda"` (the first GPU), `"cuda:1"`, or `"auto"`: the first GPU that answers, else the CPU, with
+            one line on stderr saying why. A `Device` is returned as it is.
+
+    Raises:
+        DeviceUnavailableError: if a GPU is named that does not answer.
+        ValueError: if the name is none of these.
+    """
+
+    name: str
+    xp: Namespace
+    tile_bytes = 256 << 20  # columns lowered at a time: large enough that a layer is a handful of launches
+    task_count = 1  # how many shares the work of one layer is cut into; fixed, as results depend on it
+
+    if TYPE_CHECKING:
+
+        def __init__(self, name: str | Device = "auto") -> None: ...
+
+    def __repr__(self) -> str:
+        return f"Device({self.name!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Device, (self.name,)
+
+    def __deepcopy__(self, memo: object) -> Device:
+        return self
+
+    def asarray(self, x: Any, dtype: Any = None) -> Array:
+        """Return `x` as an array on this device, copied only if it lies elsewhere or has another dtype."""
+        if device_or_none(x) not in (None, self):
+            x = to_host(x)
+        return self.xp.asarray(x, dtype=dtype)
+
+    def to_host(self, x: Array) -> np.ndarray[Any, Any]:
+        """Return an array of this device as a NumPy array."""
+        raise NotImplementedError
+
+    def synchronize(self) -> None:
+        """Wait until all work given to this device is done."""
+
+    def empty(self, shape: Shape, dtype: Any) -> Array:
+        """Return an uninitialised C-contiguous array for a result."""
+        return self.xp.empty(shape, dtype)
+
+    def scratch(self, shape: Shape, dtype: Any, slot: str) -> Array:
+        """Return uninitialised working memory, valid until the same thread asks for the same slot again."""
+        return self.xp.empty(shape, dtype)
+
+    def map(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Result]:
+        """Return `[function(task) for task in tasks]`; the calls may run at the same time."""
+        return [function(task) for task in tasks]
+
+    def map_elements(self, function: Callable[..., None], *arrays: Array) -> None:
+        """Call `function` on matching parts of contiguous arrays of one size, for elementwise work in place."""
+        function(*arrays)
+
+    @contextmanager
+    def one_blas_thread(self) -> Iterator[None]:
+        """Hold matrix products to the calling thread, so that their bits do not depend on the number of cores."""
+        yield
+
+
+class _Cpu(Device):
+    """NumPy, with the work of a layer spread over a pool of threads."""
+
+    name = "cpu"
+    xp = np
+    tile_bytes = 2 << 20  # stays in cache between lowering and product, and outweighs the calls it takes
+    task_count = 4
+
+    def __init__(self) -> None:
+        self._threads = _available_cores()
+        self._pool: ThreadPoolExecutor | None = None
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._blas = [lib for lib in ThreadpoolController().lib_controllers if lib.user_api == "blas"]
+        self._blas_depth = 0
+        self._blas_threads: list[int] = []
+
+    @property
+    def threads(self) -> int:
+        """How many threads share the work, at first the number of cores this process may use."""
+        return self._threads
+
+    @threads.setter
+    def threads(self, count: int) -> None:
+        if count < 1:
+            raise ValueError(f"the number of threads must be at least 1, got {count}")
+        with self._lock:
+            pool, self._pool, self._threads = self._pool, None, count
+        if pool is not None:
+            pool.shutdown()
+
+    def to_host(self, x: Array) -> np.ndarray[Any, Any]:
+        return np.asarray(x)
+
+    def scratch(self, shape: Shape, dtype: Any, slot: str) -> Array:
+        # Fresh pages cost as much as the arithmetic done in them, so each thread keeps its working memory.
+        buffers = self._local.__dict__.setdefault("buffers", {})
+        dtype = np.dtype(dtype)
+        size = dtype.itemsize * functools.reduce(int.__mul__, shape, 1)
+        buffer = buffers.get(slot)
+        if buffer is None or buffer.size < size:
+            buffer = buffers[slot] = np.empty(size, np.uint8)
+        return buffer[:size].view(dtype).reshape(shape)
+
+    def map(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Result]:
+        threads = min(self._threads, len(tasks))
+        with self.one_blas_thread():
+            if threads < 2 or getattr(self._local, "in_pool", False):
+                return [function(task) for task in tasks]
+            # One long piece of work a thread: many short ones lose more to the interpreter lock than they gain.
+            borders = [len(tasks) * i // threads for i in range(threads + 1)]
+
+            def share(i: int) -> list[Result]:
+                self._local.in_pool = True
+                try:
+                    return [function(task) for task in tasks[borders[i] : borders[i + 1]]]
+                finally:
+                    self._local.in_pool = False
+
+            futures = [self._executor().submit(share, i) for i in range(1, threads)]
+            try:
+                results = share(0)
+            finally:
+                others = [future.result() for future in futures]
+            return results + [result for part in others for result in part]
+
+    def map_elements(self, function: Callable[..., None], *arrays: Array) -> None:
+        size = arrays[0].size
+        if size < 1 << 17:  # waking another thread costs about as much as a hundred thousand sums
+            return function(*arrays)
+        flat = [array.reshape(-1) for array in arrays]
+        self.map(lambda part: function(*(array[part] for array in flat)), blocks(size, self._threads))
+        return None
+
+    def _executor(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="xpcnn")
+            return self._pool
+
+    @contextmanager
+    def one_blas_thread(self) -> Iterator[None]:
+        with self._lock:
+            self._blas_depth += 1
+            if self._blas_depth == 1:
+                self._blas_threads = [lib.num_threads for lib in self._blas]
+                for lib in self._blas:
+                    lib.set_num_threads(1)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._blas_depth -= 1
+                if self._blas_depth == 0:
+                    for lib, count in zip(self._blas, self._blas_threads, strict=True):
+                        lib.set_num_threads(count)
+
+
+class _Cuda(Device):
+    """CuPy on one CUDA GPU."""
+
+    def __init__(self, xp: Namespace, index: int) -> None:
+        self.name = f"cuda:{index}"
+        self.xp = xp
+        self._index = index
+
+    def asarray(self, x: Any, dtype: Any = None) -> Array:
+        with self.xp.cuda.Device(self._index):
+            return super().asarray(x, dtype)
+
+    def empty(self, shape: Shape, dtype: Any) -> Array:
+        with self.xp.cuda.Device(self._index):
+            return super().empty(shape, dtype)
+
+    def to_host(self, x: Array) -> np.ndarray[Any, Any]:
+        return self.xp.asnumpy(x)  # type: ignore[no-any-return]
+
+    def synchronize(self) -> None:
+        self.xp.cuda.Device(self._index).synchronize()
+
+
+CPU = _Cpu()
+_DEVICE_OF_TYPE: dict[type, Callable[[Any], Device]] = {np.ndarray: lambda x: CPU}
+
+
+def _find_device(name: str | Device = "auto") -> Device:
+    if isinstance(name, Device):
+        return name
+    if name == "auto":
+        return _first_device()
+    if name == "cpu":
+        return CPU
+    kind, _, index = str(name).partition(":")
+    if kind == "cuda" and (index.isdigit() or name == "cuda"):
+        return _cuda_device(int(index or 0))
+    raise ValueError(f'unknown device {name!r}: expected "cpu", "cuda", "cuda:<number>" or "auto"')
+
+
+def register(array_type: type, device_of_array: Callable[[Any], Device]) -> None:
+    """Make a further array type known, such as the make-believe device of the tests."""
+    _DEVICE_OF_TYPE[array_type] = device_of_array
+
+
+def device_or_none(x: object) -> Device | None:
+    """Return the device an array lies on, or None if `x` is not an array."""
+    for array_type in type(x).__mro__:
+        if array_type in _DEVICE_OF_TYPE:
+            return _DEVICE_OF_TYPE[array_type](x)
+    # Someone else may have made a CuPy array before we had a reason to import CuPy.
+    cupy = sys.modules.get("cupy")
+    if cupy is not None and cupy.ndarray not in _DEVICE_OF_TYPE and isinstance(x, cupy.ndarray):
+        register(cupy.ndarray, lambda array: _cuda_device(array.device.id))
+        return device_or_none(x)
+    return None
+
+
+def device_of(x: Array) -> Device:
+    """Return the device an array lies on.
+
+    Raises:
+        TypeError: if `x` is not an array.
+    """
+    device = device_or_none(x)
+    if device is None:
+        raise TypeError(f"expected an array, got {type(x).__name__}")
+    return device
+
+
+def array_namespace(x: Array) -> Namespace:
+    """Return the array module that computes on `x`: the one way to ask."""
+    return device_of(x).xp
+
+
+def to_host(x: Array) -> np.ndarray[Any, Any]:
+    """Return any device's array as a NumPy array; waits for the device, so only where a person is shown a number."""
+    return device_of(x).to_host(x)
+
+
+def batch_last(x: Array) -> Array:
+    """View `x (N, ...)` as contiguous `(..., N)`, the order in which activations lie in memory.
+
+    Free for everything the layers return; memory in another order, such as plain NCHW, is copied once.
+    """
+    return array_namespace(x).ascontiguousarray(x.transpose(*range(1, x.ndim), 0))
+
+
+def batch_first(x: Array) -> Array:
+    """View `x (..., N)` as `(N, ...)`, the shape that callers see."""
+    return x.transpose(x.ndim - 1, *range(x.ndim - 1))
+
+
+def blocks(length: int, count: int) -> list[slice]:
+    """Cut `range(length)` into `count` parts as even as possible, or fewer if it is shorter than that."""
+    count = min(length, count)
+    return [slice(length * i // count, length * (i + 1) // count) for i in range(count)]
+
+
+def available_devices() -> tuple[list[Device], str]:
+    """Return the devices that answer, the CPU first, and why no (further) GPU is among them."""
+    devices: list[Device] = [CPU]
+    try:
+        devices.append(_cuda_device(0))
+        count = devices[-1].xp.cuda.runtime.getDeviceCount()
+        devices += [_cuda_device(index) for index in range(1, count)]
+    except DeviceUnavailableError as error:
+        return devices, str(error)
+    return devices, ""
+
+
+@functools.cache
+def _first_device() -> Device:
+    try:
+        return _cuda_device(0)
+    except DeviceUnavailableError as error:
+        print(f"xpcnn: using the CPU: {error}", file=sys.stderr)
+        return CPU
+
+
+@functools.cache
+def _cuda_device(index: int) -> Device:
+    """Return GPU `index` after a small product ran on it: an import alone proves neither cuBLAS nor a driver."""
+    try:
+        cupy = importlib.import_module("cupy")
+    except ImportError as error:
+        raise DeviceUnavailableError(f"CuPy cannot be imported ({_first_line(error)}). {_INSTALL}") from error
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+        if index >= count:
+            raise DeviceUnavailableError(f"cuda:{index} was asked for, but CUDA sees {count} GPU(s)")
+        with cupy.cuda.Device(index):
+            ones = cupy.ones((8, 8), cupy.float32)
+            if float((ones @ ones + 1).sum()) != 8 * 8 * 9:
+                raise DeviceUnavailableError(f"cuda:{index} computes a small product wrongly")
+    except DeviceUnavailableError:
+        raise
+    except Exception as error:  # CuPy raises its own types for a missing driver, cuBLAS or NVRTC
+        raise DeviceUnavailableError(f"cuda:{index} does not answer ({_first_line(error)}). {_INSTALL}") from error
+    register(cupy.ndarray, lambda array: _cuda_device(array.device.id))
+    return _Cuda(cupy, index)
+
+
+_INSTALL = (
+    'To use an NVIDIA GPU: pip install "xpcnn[cuda12x]" or "xpcnn[cuda13x]", matching the driver\'s CUDA version.'
+)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,184 @@
+"""Two-dimensional convolution by tiled im2col: lower a tile to columns, multiply while it is in cache, forget it.
+
+The three products of a convolution (Chellapilla, Puri and Simard 2006) are one function each, so that a transposed
+convolution can use the same three in other roles.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Any, NamedTuple
+
+from ..backend import Array, Device, batch_first, batch_last, blocks, device_of
+from .windows import IntOrPair, Padding, Pair, Tile, Window, col2im, im2col, tiles, window
+
+
+class _Cache(NamedTuple):
+    x: Array  # (C, H, W, N)
+    weight: Array
+    has_bias: bool
+    window: Window
+    groups: int
+
+
+def conv2d_forward(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    *,
+    stride: IntOrPair = 1,
+    padding: Padding = 0,
+    dilation: IntOrPair = 1,
+    groups: int = 1,
+) -> tuple[Array, Any]:
+    """Correlate a batch of images with filters: the "convolution" of neural networks.
+
+    Args:
+        x: `(N, C, H, W)`.
+        weight: `(O, C / groups, KH, KW)`, of the same dtype as `x`.
+        bias: `(O,)`, or None.
+        stride, padding, dilation: see `windows.window`.
+        groups: into how many equal parts the channels are split; part i of the output sees part i of the input only.
+
+    Returns:
+        `y (N, O, OH, OW)` and what `conv2d_backward` needs.
+
+    Raises:
+        ValueError: if shapes, dtypes or options do not fit together.
+    """
+    shape = window(weight.shape[2:], stride, padding, dilation)
+    _check(x, weight, bias, groups)
+    x = batch_last(x)
+    y = correlate(x, weight, bias, shape, groups)
+    return batch_first(y), _Cache(x, weight, bias is not None, shape, groups)
+
+
+def conv2d_backward(dy: Array, cache: Any, *, input_gradient: bool = True) -> tuple[Array | None, Array, Array | None]:
+    """Return the gradients of the input, weight and bias of `conv2d_forward`.
+
+    Args:
+        dy: gradient of the loss by the output, `(N, O, OH, OW)`.
+        cache: what the forward call returned.
+        input_gradient: False to skip the gradient of the input, as a network's first layer needs none.
+
+    Returns:
+        `dx (N, C, H, W)` or None, `dweight` in the shape of the weight, `dbias (O,)` or None.
+    """
+    x, weight, has_bias, shape, groups = cache
+    dy = batch_last(dy)
+    dweight = weight_gradient(x, dy, shape, groups)
+    dbias = dy.reshape(dy.shape[0], -1).sum(axis=1) if has_bias else None
+    dx = batch_first(spread(dy, weight, shape, groups, x.shape[1:3])) if input_gradient else None
+    return dx, dweight, dbias
+
+
+def correlate(x: Array, weight: Array, bias: Array | None, window: Window, groups: int) -> Array:
+    """Return `y (O, OH, OW, N)`, the correlation of `x (C, H, W, N)` with `weight (O, C / groups, KH, KW)`."""
+    device = device_of(x)
+    C, H, W, N = x.shape
+    O = weight.shape[0]
+    OH, OW = window.output_size(H, W)
+    y = device.empty((groups, O // groups, OH, OW, N), x.dtype)
+    flat = y.reshape(groups, O // groups, -1)
+    x = x.reshape(groups, C // groups, H, W, N)
+    rows = weight.reshape(groups, O // groups, -1)
+    bias = None if bias is None else bias.reshape(groups, O // groups, 1)
+    cut = _tiles(device, OH, OW, N, rows.shape[2], O // groups, x.itemsize)
+
+    def multiply(task: tuple[int, Tile]) -> None:
+        g, tile = task
+        columns = im2col(x[g], window, tile, device)
+        span = tile.span(OW, N)
+        if span is not None:
+            product = flat[g][:, span]
+        else:
+            product = device.scratch((O // groups, columns.shape[1]), x.dtype, "product")
+        device.xp.matmul(rows[g], columns, out=product)  # (O, K) @ (K, P)
+        if bias is not None:
+            product += bias[g]
+        if span is None:
+            y[g][:, tile.rows, tile.cols, tile.images] = product.reshape(-1, *tile.shape)
+
+    device.map(multiply, [(g, tile) for g in range(groups) for tile in cut])
+    return y.reshape(O, OH, OW, N)
+
+
+def weight_gradient(x: Array, dy: Array, window: Window, groups: int) -> Array:
+    """Return the gradient of `correlate` by its weight, from `x (C, H, W, N)` and `dy (O, OH, OW, N)`."""
+    device = device_of(x)
+    O, OH, OW, N = dy.shape
+    C = x.shape[0] // groups
+    K = C * window.kernel[0] * window.kernel[1]
+    x = x.reshape(groups, C, *x.shape[1:])
+    dy = dy.reshape(groups, O // groups, OH, OW, N)
+    cut = _tiles(device, OH, OW, N, K, O // groups, x.itemsize)
+
+    def accumulate(task: tuple[int, slice]) -> Array:
+        g, part = task
+        total = device.empty((O // groups, K), x.dtype)
+        for i, tile in enumerate(cut[part]):
+            columns = im2col(x[g], window, tile, device)
+            dy_tile = dy[g][:, tile.rows, tile.cols, tile.images].reshape(O // groups, -1)
+            product = total if i == 0 else device.scratch(total.shape, x.dtype, "product")
+            device.xp.matmul(dy_tile, columns.T, out=product)  # (O, P) @ (P, K)
+            if i:
+                total += product
+        return total
+
+    # The shares are cut and summed in an order that follows from shapes alone: the same bits on any number of threads.
+    parts = blocks(len(cut), device.task_count)
+    sums = device.map(accumulate, [(g, part) for g in range(groups) for part in parts])
+    for g in range(groups):
+        for share in sums[g * len(parts) + 1 : (g + 1) * len(parts)]:
+            sums[g * len(parts)] += share
+    dweight = sums[0] if groups == 1 else device.xp.concatenate(sums[:: len(parts)])
+    return dweight.reshape(O, C, *window.kernel)
+
+
+def spread(dy: Array, weight: Array, window: Window, groups: int, size: Pair) -> Array:
+    """Return `dx (C, H, W, N)`, the gradient of `correlate` by its input of `size (H, W)`."""
+    device = device_of(dy)
+    O, OH, OW, N = dy.shape
+    C, (KH, KW) = weight.shape[1], window.kernel
+    dx = device.empty((groups, C, *size, N), dy.dtype)
+    dy = dy.reshape(groups, O // groups, OH, OW, N)
+    weight = weight.reshape(groups, O // groups, C, KH * KW)
+    channel_blocks = blocks(C, device.task_count)
+    cut = _tiles(device, OH, OW, N, ceil(C / len(channel_blocks)) * KH * KW, O // groups, dy.itemsize)
+
+    def scatter(task: tuple[int, slice]) -> None:
+        # Shares are cut by channel: two of them never add to the same pixel.
+        g, channels = task
+        target = dx[g, channels]
+        target[...] = 0
+        rows = weight[g, :, channels].reshape(O // groups, -1)
+        for tile in cut:
+            dy_tile = dy[g][:, tile.rows, tile.cols, tile.images].reshape(O // groups, -1)
+            columns = device.scratch((rows.shape[1], dy_tile.shape[1]), dy.dtype, "columns")
+            device.xp.matmul(rows.T, dy_tile, out=columns)  # (K, O) @ (O, P)
+            col2im(columns, window, tile, target)
+
+    device.map(scatter, [(g, channels) for g in range(groups) for channels in channel_blocks])
+    return dx.reshape(groups * C, *size, N)
+
+
+def _tiles(device: Device, OH: int, OW: int, N: int, K: int, O: int, itemsize: int) -> tuple[Tile, ...]:
+    # A small layer stays in one piece: handing it to another thread would cost more than it saves.
+    small = K * (O + 16) * OH * OW * N < 1 << 22
+    return tiles(OH, OW, N, K * itemsize, device.tile_bytes, 1 if small else device.task_count)
+
+
+def _check(x: Array, weight: Array, bias: Array | None, groups: int) -> None:
+    if x.ndim != 4 or weight.ndim != 4:
+        raise ValueError(f"expected input (N, C, H, W) and weight (O, C/groups, KH, KW), got {x.shape}, {weight.shape}")
+    O, C = weight.shape[0], weight.shape[1] * groups
+    if x.shape[1] != C or O % groups:
+        raise ValueError(
+            f"expected input (N, {C}, H, W) for weight {weight.shape} and groups={groups}, got {x.shape}"
+            if O % groups == 0
+            else f"groups={groups} does not divide {O} output channels"
+        )
+    if bias is not None and bias.shape != (O,):
+        raise ValueError(f"expected bias ({O},), got {bias.shape}")
+    if x.dtype != weight.dtype:
+        raise ValueError(f"expected input of the weight's dtype {weight.dtype}, got {x.dtype}")

@@ -1,0 +1,35 @@
+"""Dropout with a mask that is the same on every device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..backend import Array, batch_first, batch_last, device_of
+from ..random import counter_bits
+
+
+def dropout_forward(x: Array, p: float, key: tuple[int, int]) -> tuple[Array, Any]:
+    """Zero each element with probability `p` and scale the others by `1 / (1 - p)`, so that the mean stays.
+
+    Srivastava et al. 2014, in the "inverted" form that needs nothing in evaluation.
+
+    Args:
+        x: `(N, ...)`.
+        p: probability of dropping, `0 <= p < 1`, resolved to 2⁻³².
+        key: two 32-bit integers; the same key and shape give the same mask on every device.
+
+    Raises:
+        ValueError: if `p` is out of range.
+    """
+    if not 0 <= p < 1:
+        raise ValueError(f"p must be at least 0 and below 1, got {p}")
+    x = batch_last(x)
+    xp = device_of(x).xp
+    keep = counter_bits(xp, x.size, key).reshape(x.shape) >= xp.uint32(round(p * 2**32))
+    scale = keep * x.dtype.type(1 / (1 - p))
+    return batch_first(x * scale), scale
+
+
+def dropout_backward(dy: Array, cache: Any) -> Array:
+    """Return `dx`, the gradient with the forward pass's mask and scale."""
+    return batch_first(batch_last(dy) * cache)

@@ -1,0 +1,66 @@
+"""The fully connected layer, as three two-dimensional products."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ..backend import Array, Device, batch_last, blocks, device_of
+
+
+class _Cache(NamedTuple):
+    x: Array  # (features, N)
+    weight: Array
+    has_bias: bool
+
+
+def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, Any]:
+    """Return `x @ weight.T + bias` and what `linear_backward` needs.
+
+    Args:
+        x: `(N, in)`.
+        weight: `(out, in)`, of the same dtype.
+        bias: `(out,)`, or None.
+
+    Raises:
+        ValueError: if shapes or dtypes do not fit together.
+    """
+    if x.ndim != 2 or weight.ndim != 2 or x.shape[1] != weight.shape[1]:
+        raise ValueError(f"expected input (N, {weight.shape[-1]}) for weight {weight.shape}, got {x.shape}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"expected bias {weight.shape[:1]}, got {bias.shape}")
+    if x.dtype != weight.dtype:
+        raise ValueError(f"expected input of the weight's dtype {weight.dtype}, got {x.dtype}")
+    x = batch_last(x)
+    y = _product(weight, x, device_of(x))  # (out, in) @ (in, N)
+    if bias is not None:
+        y += bias[:, None]
+    return y.T, _Cache(x, weight, bias is not None)
+
+
+def linear_backward(dy: Array, cache: Any, *, input_gradient: bool = True) -> tuple[Array | None, Array, Array | None]:
+    """Return the gradients of the input, weight and bias of `linear_forward`.
+
+    Args:
+        dy: gradient of the loss by the output, `(N, out)`.
+        cache: what the forward call returned.
+        input_gradient: False to skip the gradient of the input, as a network's first layer needs none.
+
+    Returns:
+        `dx (N, in)` or None, `dweight (out, in)`, `dbias (out,)` or None.
+    """
+    x, weight, has_bias = cache
+    dy = batch_last(dy)
+    device = device_of(dy)
+    dweight = _product(dy, x.T, device)  # (out, N) @ (N, in)
+    dbias = dy.sum(axis=1) if has_bias else None
+    dx = _product(weight.T, dy, device).T if input_gradient else None  # (in, out) @ (out, N)
+    return dx, dweight, dbias
+
+
+def _product(a: Array, b: Array, device: Device) -> Array:
+    """Return `a @ b`, the rows of `a` shared out in blocks that follow from the shapes alone."""
+    (M, K), N = a.shape, b.shape[1]
+    result = device.empty((M, N), a.dtype)
+    count = device.task_count if M * N * K > 1 << 21 else 1
+    device.map(lambda rows: device.xp.matmul(a[rows], b, out=result[rows]), blocks(M, count))
+    return result

@@ -1,0 +1,103 @@
+"""Max pooling: the window's positions are visited one offset at a time, all images and channels at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from ..backend import Array, batch_first, batch_last, blocks, device_of
+from .windows import IntOrPair, Padding, Window, reach, window
+
+
+class _Cache(NamedTuple):
+    first_maximum: Array  # (C, OH, OW, N): which offset into the window held it
+    window: Window
+    size: tuple[int, int]
+
+
+def max_pool2d_forward(
+    x: Array,
+    kernel_size: IntOrPair,
+    *,
+    stride: IntOrPair | None = None,
+    padding: Padding = 0,
+    dilation: IntOrPair = 1,
+) -> tuple[Array, Any]:
+    """Return the largest value under each position of a window.
+
+    Args:
+        x: `(N, C, H, W)`.
+        kernel_size: size of the window.
+        stride: step between positions; None for the size of the window.
+        padding: what is added around the image never wins; at most half the window.
+        dilation: step between the elements of the window.
+
+    Returns:
+        `y (N, C, OH, OW)` and what `max_pool2d_backward` needs.
+
+    Raises:
+        ValueError: if the shape or an option does not fit.
+    """
+    if x.ndim != 4:
+        raise ValueError(f"expected input (N, C, H, W), got {x.shape}")
+    shape = window(kernel_size, kernel_size if stride is None else stride, padding, dilation)
+    (KH, KW), sides = shape.kernel, shape.padding
+    if max(sides[:2]) > KH // 2 or max(sides[2:]) > KW // 2:
+        raise ValueError(f"padding must be at most half the window, got {padding} for a window of {KH}×{KW}")
+    x = batch_last(x)
+    device = device_of(x)
+    xp = device.xp
+    C, H, W, N = x.shape
+    OH, OW = shape.output_size(H, W)
+    y = device.empty((C, OH, OW, N), x.dtype)
+    first_maximum = device.empty(y.shape, "uint8" if KH * KW <= 256 else "int32")
+
+    def pool(channels: slice) -> None:
+        best, which = y[channels], first_maximum[channels]
+        best[...] = -xp.inf
+        which[...] = 0
+        for offset, (rows, cols), (image_rows, image_cols) in _offsets(shape, OH, OW, H, W):
+            candidate = x[channels, image_rows, image_cols]
+            if offset:
+                # Offsets grow, so the largest offset at which the value rose is the place of the first maximum.
+                rose = candidate > best[:, rows, cols]
+                xp.maximum(which[:, rows, cols], rose * which.dtype.type(offset), out=which[:, rows, cols])
+            xp.maximum(best[:, rows, cols], candidate, out=best[:, rows, cols])
+
+    device.map(pool, blocks(C, device.task_count if y.size * KH * KW > 1 << 17 else 1))
+    return batch_first(y), _Cache(first_maximum, shape, (H, W))
+
+
+def max_pool2d_backward(dy: Array, cache: Any) -> Array:
+    """Return `dx (N, C, H, W)`: each gradient goes to the first maximum of its window.
+
+    Args:
+        dy: gradient of the loss by the output, `(N, C, OH, OW)`.
+        cache: what the forward call returned.
+    """
+    first_maximum, shape, (H, W) = cache
+    dy = batch_last(dy)
+    device = device_of(dy)
+    C, OH, OW, N = dy.shape
+    dx = device.empty((C, H, W, N), dy.dtype)
+
+    def unpool(channels: slice) -> None:
+        dx[channels] = 0
+        for offset, (rows, cols), (image_rows, image_cols) in _offsets(shape, OH, OW, H, W):
+            won = first_maximum[channels, rows, cols] == offset
+            dx[channels, image_rows, image_cols] += dy[channels, rows, cols] * won
+
+    device.map(unpool, blocks(C, device.task_count if dy.size > 1 << 15 else 1))
+    return batch_first(dx)
+
+
+def _offsets(
+    window: Window, OH: int, OW: int, H: int, W: int
+) -> Iterator[tuple[int, tuple[slice, slice], tuple[slice, slice]]]:
+    """Yield each offset into the window, the positions at which it meets the image, and the pixels it meets there."""
+    (KH, KW), (top, _, left, _) = window.kernel, window.padding
+    for kh in range(KH):
+        rows, image_rows = reach(slice(0, OH), window.stride[0], kh * window.dilation[0] - top, H)
+        for kw in range(KW):
+            cols, image_cols = reach(slice(0, OW), window.stride[1], kw * window.dilation[1] - left, W)
+            yield kh * KW + kw, (rows, cols), (image_rows, image_cols)

@@ -1,0 +1,79 @@
+"""Convolution layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import functional as F
+from ..backend import Array
+from ..functional.windows import IntOrPair, Padding, window
+from ..random import default_generator
+from .init import Initializer, he_normal
+from .module import Module, host_parameter
+
+
+class Conv2d(Module):
+    """Two-dimensional convolution.
+
+    Args:
+        in_channels, out_channels: channels of the input and of the output.
+        kernel_size: height and width of the filters, one number or a pair.
+        stride, padding, dilation: see `functional.windows.window`.
+        groups: into how many equal parts the channels are split; `in_channels` gives a depthwise convolution.
+        bias: whether one number per output channel is added.
+        weight_init: draws the weight; the bias starts at 0.
+        rng: what to draw from; None for the package's default generator.
+        dtype: of the parameters, and so of the inputs.
+
+    Shape: `(N, in_channels, H, W)` to `(N, out_channels, OH, OW)`.
+
+    Raises:
+        ValueError: if an option is out of range or the groups do not divide the channels.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntOrPair,
+        stride: IntOrPair = 1,
+        padding: Padding = 0,
+        dilation: IntOrPair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        weight_init: Initializer = he_normal,
+        rng: np.random.Generator | None = None,
+        dtype: Any = np.float32,
+    ) -> None:
+        super().__init__()
+        if groups < 1 or in_channels % groups or out_channels % groups or min(in_channels, out_channels) < 1:
+            raise ValueError(
+                f"groups must divide the channels, got groups={groups} for {in_channels} and {out_channels} channels"
+            )
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self._options: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        kernel = window(kernel_size, stride, padding, dilation).kernel
+        weight = weight_init((out_channels, in_channels // groups, *kernel), rng or default_generator())
+        self.weight = host_parameter(weight, dtype)
+        self.bias = host_parameter(np.zeros(out_channels), dtype) if bias else None
+
+    def extra_repr(self) -> str:
+        options = "".join(f", {name}={value}" for name, value in self._options.items())
+        kernel = self.weight.data.shape[2:]
+        return f"{self.in_channels}, {self.out_channels}, kernel_size={kernel}{options}, bias={self.bias is not None}"
+
+    def forward(self, x: Array) -> Array:
+        bias = None if self.bias is None else self.bias.data
+        y, cache = F.conv2d_forward(x, self.weight.data, bias, **self._options)
+        self._keep(cache)
+        return y
+
+    def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
+        dx, dweight, dbias = F.conv2d_backward(dy, self._take(), input_gradient=input_gradient)
+        self.weight.add_gradient(dweight)
+        if self.bias is not None:
+            self.bias.add_gradient(dbias)
+        return dx

@@ -1,0 +1,45 @@
+"""Dropout layer."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import functional as F
+from ..backend import Array
+from ..random import default_generator
+from .module import Module
+
+
+class Dropout(Module):
+    """Zeroes each element with probability `p` while training, and passes everything on in evaluation.
+
+    Args:
+        p: probability of dropping, at least 0 and below 1.
+        rng: what the layer's key is drawn from; None for the package's default generator.
+
+    Attributes:
+        calls: how many training batches the layer has seen. Mask number `calls` follows from it and the key alone, so
+            setting it repeats or resumes a sequence of masks.
+    """
+
+    def __init__(self, p: float = 0.5, *, rng: np.random.Generator | None = None) -> None:
+        super().__init__()
+        if not 0 <= p < 1:
+            raise ValueError(f"p must be at least 0 and below 1, got {p}")
+        self.p = p
+        self.calls = 0
+        self._key = int((rng or default_generator()).integers(2**32))
+
+    def extra_repr(self) -> str:
+        return f"{self.p}"
+
+    def forward(self, x: Array) -> Array:
+        if not self.training:
+            return x
+        y, cache = F.dropout_forward(x, self.p, (self._key, self.calls % 2**32))
+        self.calls += 1
+        self._keep(cache)
+        return y
+
+    def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
+        return F.dropout_backward(dy, self._take())

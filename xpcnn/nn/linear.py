@@ -1,0 +1,71 @@
+"""The fully connected layer, and flattening before it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import functional as F
+from ..backend import Array, batch_first, batch_last
+from ..random import default_generator
+from .init import Initializer, he_normal
+from .module import Module, host_parameter
+
+
+class Linear(Module):
+    """A fully connected layer, `y = x @ weight.T + bias`.
+
+    Args:
+        in_features, out_features: sizes of the input and of the output.
+        bias: whether one number per output is added.
+        weight_init: draws the weight; the bias starts at 0.
+        rng: what to draw from; None for the package's default generator.
+        dtype: of the parameters, and so of the inputs.
+
+    Shape: `(N, in_features)` to `(N, out_features)`.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        weight_init: Initializer = he_normal,
+        rng: np.random.Generator | None = None,
+        dtype: Any = np.float32,
+    ) -> None:
+        super().__init__()
+        if min(in_features, out_features) < 1:
+            raise ValueError(f"the sizes must be at least 1, got {in_features} and {out_features}")
+        self.in_features, self.out_features = in_features, out_features
+        self.weight = host_parameter(weight_init((out_features, in_features), rng or default_generator()), dtype)
+        self.bias = host_parameter(np.zeros(out_features), dtype) if bias else None
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
+
+    def forward(self, x: Array) -> Array:
+        y, cache = F.linear_forward(x, self.weight.data, None if self.bias is None else self.bias.data)
+        self._keep(cache)
+        return y
+
+    def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
+        dx, dweight, dbias = F.linear_backward(dy, self._take(), input_gradient=input_gradient)
+        self.weight.add_gradient(dweight)
+        if self.bias is not None:
+            self.bias.add_gradient(dbias)
+        return dx
+
+
+class Flatten(Module):
+    """All axes but the first made one: `(N, C, H, W)` to `(N, C·H·W)`, without moving memory."""
+
+    def forward(self, x: Array) -> Array:
+        self._keep(x.shape)
+        return batch_last(x).reshape(-1, x.shape[0]).T
+
+    def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
+        shape = self._take()
+        return batch_first(batch_last(dy).reshape(*shape[1:], shape[0]))

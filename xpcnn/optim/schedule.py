@@ -1,0 +1,56 @@
+"""Learning rate schedules: plain functions of the step number, so a resumed run needs no state.
+
+A schedule is called with the number of steps already taken and returns the learning rate of the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import cos, pi
+from typing import TypeAlias
+
+from .optimizer import require
+
+Schedule: TypeAlias = Callable[[int], float]
+
+
+@dataclass(frozen=True)
+class CosineSchedule:
+    """A linear rise to `lr` over `warmup_steps`, then half a cosine down to 0 (Loshchilov and Hutter 2017).
+
+    Args:
+        lr: the highest learning rate.
+        total_steps: the length of the run; from there on the rate is 0.
+        warmup_steps: the length of the rise.
+    """
+
+    lr: float
+    total_steps: int
+    warmup_steps: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.total_steps > 0, "total_steps", "at least 1", self.total_steps)
+        require(0 <= self.warmup_steps < self.total_steps, "warmup_steps", "below total_steps", self.warmup_steps)
+
+    def __call__(self, step: int) -> float:
+        if step < self.warmup_steps:
+            return self.lr * (step + 1) / (self.warmup_steps + 1)
+        progress = min(1.0, (step - self.warmup_steps) / (self.total_steps - self.warmup_steps))
+        return self.lr * (1 + cos(pi * progress)) / 2
+
+
+@dataclass(frozen=True)
+class StepSchedule:
+    """The learning rate multiplied by `gamma` after every `step_size` steps."""
+
+    lr: float
+    step_size: int
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        require(self.step_size > 0, "step_size", "at least 1", self.step_size)
+        require(0 < self.gamma <= 1, "gamma", "above 0 and at most 1", self.gamma)
+
+    def __call__(self, step: int) -> float:
+        return self.lr * self.gamma ** (step // self.step_size)

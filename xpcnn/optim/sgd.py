@@ -1,0 +1,67 @@
+"""Stochastic gradient descent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..backend import Array, device_of
+from ..nn.module import Parameter
+from .optimizer import Optimizer, require
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum, as PyTorch defines it: `v = momentum·v + g`, `w -= lr·v`.
+
+    Args:
+        named_parameters: as `model.named_parameters()` yields them.
+        lr: learning rate.
+        momentum: how much of the velocity is kept (Polyak 1964).
+        nesterov: look ahead along the velocity (Nesterov 1983, in the form of Sutskever et al. 2013).
+        weight_decay: L2 penalty; its gradient `weight_decay·w` is added to the gradient.
+        decay: the learning rate of step t is `lr / (1 + decay·t)`, with t from 0.
+
+    Raises:
+        ValueError: if a number is out of range, or `nesterov` is asked for without momentum.
+    """
+
+    def __init__(
+        self,
+        named_parameters: Iterable[tuple[str, Parameter]],
+        lr: float,
+        *,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        decay: float = 0.0,
+    ) -> None:
+        self.slots = ("momentum",) if momentum else ()
+        super().__init__(named_parameters, lr)
+        require(0 <= momentum < 1, "momentum", "at least 0 and below 1", momentum)
+        require(weight_decay >= 0, "weight_decay", "at least 0", weight_decay)
+        require(decay >= 0, "decay", "at least 0", decay)
+        require(momentum > 0 or not nesterov, "momentum", "above 0 for nesterov", momentum)
+        self.momentum, self.nesterov, self.weight_decay, self.decay = momentum, nesterov, weight_decay, decay
+
+    def _update(self, data: Array, grad: Array, *state: Array) -> None:
+        lr = self.lr / (1 + self.decay * (self.steps - 1))
+        device = device_of(data)
+        multiply = device.xp.multiply
+        change = device.scratch(data.shape, data.dtype, "change")
+        if self.weight_decay:
+            decayed = device.scratch(data.shape, data.dtype, "decayed")
+            multiply(data, self.weight_decay, out=decayed)
+            decayed += grad
+            grad = decayed
+        if not self.momentum:
+            multiply(grad, lr, out=change)
+        else:
+            (velocity,) = state
+            velocity *= self.momentum
+            velocity += grad
+            if self.nesterov:
+                multiply(velocity, self.momentum, out=change)
+                change += grad
+                change *= lr
+            else:
+                multiply(velocity, lr, out=change)
+        data -= change
