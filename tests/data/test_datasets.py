@@ -1,0 +1,196 @@
+"""Data sets: the embedded one, small make-believe copies of the others in a folder, and what is refused."""
+
+import gzip
+import hashlib
+import sys
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from xpcnn.data import DATASETS, DataError, Dataset, data_folder, load_dataset, write_idx
+from xpcnn.data.download import SOURCES
+
+
+def a_dataset(**changes):
+    images = np.arange(5 * 3 * 2 * 2, dtype=np.uint8).reshape(5, 3, 2, 2)
+    fields = {"images": images, "labels": np.array([0, 1, 2, 0, 1]), "classes": ("a", "b", "c")}
+    return Dataset("toy", "train", **(fields | changes))
+
+
+@pytest.fixture
+def publish(monkeypatch):
+    """Make the files of a folder the published ones of a data set."""
+
+    def published(name, folder):
+        sums = {}
+        for path in folder.iterdir():
+            content = path.read_bytes()
+            sums[path.name] = hashlib.sha256(gzip.decompress(content) if path.suffix == ".gz" else content).hexdigest()
+        monkeypatch.setitem(SOURCES, name, replace(SOURCES[name], sha256=sums, mirrors=("file:///nowhere/",)))
+
+    return published
+
+
+@pytest.fixture
+def small_mnist(tmp_path, publish):
+    """A folder with a data set of two training images and three test images in MNIST's files."""
+    folder = tmp_path / "mnist"
+    folder.mkdir()
+    images = np.random.default_rng(0).integers(0, 256, (5, 28, 28), np.uint8)
+    labels = np.array([3, 9, 0, 1, 9], np.uint8)
+    for prefix, rows in (("train", slice(0, 2)), ("t10k", slice(2, 5))):
+        write_idx(folder / f"{prefix}-images-idx3-ubyte.gz", images[rows])
+        write_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", labels[rows])
+    publish("mnist", folder)
+    return tmp_path, images, labels
+
+
+def test_the_embedded_data_set_is_the_documented_one():
+    readme = (files("xpcnn.data") / "mnist_mini" / "README.md").read_text()
+    for name in (name for names in DATASETS["mnist-mini"].files.values() for name in names):
+        content = gzip.decompress((files("xpcnn.data") / "mnist_mini" / name).read_bytes())
+        digest = hashlib.sha256(content).hexdigest()
+        assert f"{digest}  {name.removesuffix('.gz')}\n" in readme
+        if name.startswith("t10k"):
+            assert digest == SOURCES["mnist"].sha256[name]
+
+
+def test_the_embedded_data_set_is_read(monkeypatch):
+    monkeypatch.setenv("XPCNN_DATA", "/nowhere")
+    train, test = load_dataset("mnist-mini"), load_dataset("mnist-mini", "test", download=False)
+    assert (train.images.shape, test.images.shape) == ((10_000, 1, 28, 28),) * 2
+    # The first labels, and the count of each digit in the test set, as MNIST is known for.
+    assert train.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+    assert np.bincount(test.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert (str(train), str(test), train.classes) == ("mnist-mini (train)", "mnist-mini (test)", tuple("0123456789"))
+    pixels = train.images / 255
+    np.testing.assert_allclose(
+        (pixels.mean(), pixels.std()), (*DATASETS["mnist-mini"].mean, *DATASETS["mnist-mini"].std), rtol=0.01
+    )
+
+
+def test_mnist_is_read_from_its_folder(small_mnist, monkeypatch):
+    folder, images, labels = small_mnist
+    monkeypatch.setenv("XPCNN_DATA", str(folder))
+    for split, rows in (("train", slice(0, 2)), ("test", slice(2, 5))):
+        dataset = load_dataset("mnist", split)
+        assert (dataset.name, dataset.split, dataset.labels.dtype) == ("mnist", split, np.int64)
+        np.testing.assert_array_equal(dataset.images[:, 0], images[rows])
+        np.testing.assert_array_equal(dataset.labels, labels[rows])
+
+
+def test_the_sum_is_that_of_the_decompressed_content(small_mnist):
+    folder, images, _ = small_mnist
+    path = folder / "mnist" / "train-images-idx3-ubyte.gz"
+    path.write_bytes(gzip.decompress(path.read_bytes()))
+    np.testing.assert_array_equal(load_dataset("mnist", "train", folder).images[:, 0], images[:2])
+
+
+@pytest.mark.parametrize("damage", [lambda images: images[:1], lambda images: images ^ 1])
+def test_another_file_than_the_published_one_is_refused(small_mnist, damage):
+    folder, images, _ = small_mnist
+    path = folder / "mnist" / "t10k-images-idx3-ubyte.gz"
+    write_idx(path, damage(images[2:]))
+    with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte.gz: not the published file .*; remove the file to"):
+        load_dataset("mnist", "test", folder)
+    path.write_bytes(b"<html>")
+    with pytest.raises(DataError, match=r"not an IDX file .*; remove the file to"):
+        load_dataset("mnist", "test", folder)
+
+
+def test_cifar10_is_read_file_after_file_plane_after_plane(tmp_path, publish):
+    folder = tmp_path / "cifar-10-batches-bin"
+    folder.mkdir()
+    records = np.random.default_rng(0).integers(0, 256, (12, 3073), np.uint8)
+    records[:, 0] %= 10
+    for i in range(5):
+        records[2 * i : 2 * i + 2].tofile(folder / f"data_batch_{i + 1}.bin")
+    records[10:].tofile(folder / "test_batch.bin")
+    publish("cifar10", folder)
+    train, test = (load_dataset("cifar10", split, tmp_path) for split in ("train", "test"))
+    np.testing.assert_array_equal(np.concatenate([train.labels, test.labels]), records[:, 0])
+    assert train.images.shape == (10, 3, 32, 32)
+    assert train.images[7, 2, 5, 9] == records[7, 1 + 2 * 1024 + 5 * 32 + 9]
+    np.testing.assert_array_equal(test.images.reshape(2, -1), records[10:, 1:])
+    (folder / "test_batch.bin").write_bytes(bytes(3073))
+    with pytest.raises(DataError, match=r"test_batch.bin: not the published file"):
+        load_dataset("cifar10", "test", tmp_path)
+
+
+def test_without_download_absent_files_are_named_and_nothing_is_made(tmp_path):
+    with pytest.raises(DataError, match=r"fashion-mnist: t10k-images.*, t10k-labels.* not found in .*fashion-mnist,"):
+        load_dataset("fashion-mnist", "test", tmp_path, download=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_names_get_the_known_ones():
+    with pytest.raises(ValueError, match="'imagenet': expected one of mnist-mini, mnist, fashion-mnist, cifar10"):
+        load_dataset("imagenet")
+    with pytest.raises(ValueError, match="'valid': expected one of train, test"):
+        load_dataset("mnist-mini", "valid")
+
+
+def test_the_registry_fits_the_files():
+    for name, info in DATASETS.items():
+        channels = 3 if name == "cifar10" else 1
+        assert (len(info.classes), len(info.mean), len(info.std)) == (10, channels, channels)
+        if name != "mnist-mini":
+            assert {file for split in info.files.values() for file in split} == set(SOURCES[name].sha256)
+
+
+def test_the_folder_is_the_argument_then_the_variable_then_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XPCNN_DATA", "~/variable")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert data_folder("given") == Path("given")
+    assert data_folder() == tmp_path / "variable"
+    monkeypatch.setenv("XPCNN_DATA", "")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert data_folder() == tmp_path / ".cache" / "xpcnn"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert data_folder() == Path("/cache/xpcnn")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert data_folder() == tmp_path / "Library" / "Caches" / "xpcnn"
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setenv("LOCALAPPDATA", "/local")
+    assert data_folder() == Path("/local/xpcnn")
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"images": np.zeros((5, 2, 2), np.uint8)}, r"expected images \(N, C, H, W\) uint8, got \(5, 2, 2\) uint8"),
+        ({"images": np.zeros((5, 1, 2, 2), np.float32)}, r"got \(5, 1, 2, 2\) float32"),
+        ({"labels": np.zeros(4, np.int64)}, r"expected labels \(5,\) int64, got \(4,\) int64"),
+        ({"labels": np.zeros((5, 1), np.int64)}, r"got \(5, 1\) int64"),
+        ({"labels": np.zeros(5, np.uint8)}, "got .* uint8"),
+        ({"labels": np.array([0, 1, 2, 3, 0])}, "expected labels from 0 to 2, got 0 to 3"),
+        ({"labels": np.array([0, 1, 2, -1, 0])}, "got -1 to 2"),
+    ],
+)
+def test_a_data_set_refuses_what_does_not_fit(changes, fault):
+    with pytest.raises(DataError, match=rf"toy \(train\): .*{fault}"):
+        a_dataset(**changes)
+
+
+@pytest.mark.parametrize(
+    ("indices", "rows"),
+    [
+        (slice(1, None, 2), [1, 3]),
+        ([4, 0, 0], [4, 0, 0]),
+        ((2, 3), [2, 3]),
+        (range(2), [0, 1]),
+        ([], []),
+        (np.array([False, True, False, False, True]), [1, 4]),
+    ],
+)
+def test_a_subset_holds_the_chosen_samples(indices, rows):
+    dataset = a_dataset()
+    part = dataset.subset(indices)
+    assert len(part) == len(rows)
+    assert part.labels.tolist() == [dataset.labels[row] for row in rows]
+    np.testing.assert_array_equal(part.images, dataset.images.take(rows, axis=0))
+    assert np.shares_memory(part.images, dataset.images) == isinstance(indices, slice)

@@ -1,0 +1,24 @@
+"""File formats, data sets by name, augmentation, and the loader that makes batches of them."""
+
+from .datasets import DATASETS, Dataset, DatasetInfo, data_folder, load_dataset
+from .errors import DataError
+from .idx import read_idx, write_idx
+from .loader import Loader
+from .transforms import Compose, RandomAffine, RandomHorizontalFlip, RandomShift, Transform
+
+__all__ = [
+    "DATASETS",
+    "Compose",
+    "DataError",
+    "Dataset",
+    "DatasetInfo",
+    "Loader",
+    "RandomAffine",
+    "RandomHorizontalFlip",
+    "RandomShift",
+    "Transform",
+    "data_folder",
+    "load_dataset",
+    "read_idx",
+    "write_idx",
+]

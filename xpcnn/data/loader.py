@@ -1,0 +1,145 @@
+"""Batches of a data set in a seeded order, the next ones prepared while the current one trains."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from ..random import stream
+from .datasets import Dataset
+from .transforms import Transform
+
+Batch = tuple[NDArray[np.floating], NDArray[np.int64]]
+
+_AHEAD = 2  # batches prepared before they are asked for
+
+
+class Loader:
+    """Batches of a data set, ready for training: shuffled, augmented, normalised.
+
+    Every batch follows from the seed, its epoch and its index alone, so that a run can be resumed at any batch.
+
+    Args:
+        dataset: the samples; at least one.
+        batch_size: samples in a batch; the last one of an epoch may have fewer.
+        shuffle: draw a new order for each epoch; if false, keep the data set's.
+        drop_last: leave out a last batch with fewer samples.
+        seed: the run's seed, for the order and the transform.
+        transform: changes each batch of uint8 images before it is normalised; see `xpcnn.data.transforms`.
+        mean: subtracted from each channel, pixels scaled to [0, 1]; zeros if None.
+        std: each channel is divided by it afterwards; ones if None.
+        dtype: of the images handed out, float32 or float64.
+
+    Raises:
+        ValueError: if an option is outside its range, or there would be no batch.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        seed: int = 0,
+        transform: Transform | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"Loader: expected batch_size of 1 or more, got {batch_size}")
+        if len(dataset) == 0:
+            raise ValueError(f"Loader: expected at least one sample, got the empty data set {dataset}")
+        if drop_last and len(dataset) < batch_size:
+            raise ValueError(f"Loader: drop_last leaves no batch: batch_size={batch_size}, got {len(dataset)} samples")
+        if np.dtype(dtype) not in (np.float32, np.float64):
+            raise ValueError(f"Loader: expected dtype float32 or float64, got {np.dtype(dtype)}")
+        stream(seed, "shuffle")  # refuses a bad seed now, not in the first epoch
+        C = dataset.images.shape[1]
+        mean, std = [0.0] * C if mean is None else mean, [1.0] * C if std is None else std
+        if len(mean) != C or len(std) != C or not all(value > 0 for value in std):
+            raise ValueError(f"Loader: expected {C} values of mean and of std, each std positive, got {mean} and {std}")
+
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.seed = seed
+        self.transform = transform
+        self.dtype = np.dtype(dtype)
+        # (pixel / 255 - mean) / std, as one product and one sum per pixel: (C, 1, 1, 1)
+        scale = 1 / np.asarray(std, np.float64)
+        self._scale = (scale / 255).astype(self.dtype).reshape(C, 1, 1, 1)
+        self._shift = (-scale * mean).astype(self.dtype).reshape(C, 1, 1, 1)
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        full, rest = divmod(len(self.dataset), self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.epoch(0)
+
+    def indices(self, epoch: int) -> list[NDArray[np.int64]]:
+        """Return the indices into the data set of each batch of an epoch, in the order of the batches."""
+        if self.shuffle:
+            order = stream(self.seed, "shuffle", epoch).permutation(len(self.dataset))
+        else:
+            order = np.arange(len(self.dataset))
+        return [
+            order[first : first + self.batch_size] for first in range(0, len(self) * self.batch_size, self.batch_size)
+        ]
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Iterate over the batches of an epoch, which a background thread prepares ahead.
+
+        Args:
+            epoch: numbers the order and the augmentation, from 0.
+            start: the index of the first batch wanted; `len(loader)` gives none.
+
+        Returns:
+            An iterator over pairs: images `(N, C, H, W)`, whose memory lies channel-major `(C, H, W, N)`, and labels
+            `(N,)` int64, all of them the caller's to keep. An error in the thread is raised here, with its traceback;
+            closing or dropping the iterator ends the thread.
+
+        Raises:
+            ValueError: if the epoch is negative, or `start` is not from 0 to `len(loader)`.
+        """
+        if epoch < 0 or not 0 <= start <= len(self):
+            raise ValueError(f"Loader: expected epoch >= 0 and start from 0 to {len(self)}, got {epoch} and {start}")
+        return self._batches(epoch, start)
+
+    def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        tasks = (partial(self._batch, rows, epoch, i) for i, rows in enumerate(self.indices(epoch)) if i >= start)
+        pool = ThreadPoolExecutor(1, "xpcnn-loader")
+        ahead: deque[Future[Batch]] = deque()
+        try:
+            for task in tasks:
+                ahead.append(pool.submit(task))
+                if len(ahead) > _AHEAD:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            # Not waited for: the garbage collector may close this generator from within the thread itself.
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _batch(self, rows: NDArray[np.int64], epoch: int, index: int) -> Batch:
+        images = self.dataset.images[rows]
+        if self.transform is not None:
+            changed = self.transform(images, stream(self.seed, "augment", epoch, index))
+            if changed.ndim != 4 or changed.shape[:2] != images.shape[:2]:
+                raise ValueError(
+                    f"Loader: expected the transform to keep N and C of {images.shape}, got {changed.shape}"
+                )
+            images = changed
+        # Transposed as single bytes and made floats after that: a quarter of the memory traffic.
+        pixels = np.ascontiguousarray(images.transpose(1, 2, 3, 0))  # (C, H, W, N)
+        values = np.empty(pixels.shape, self.dtype)
+        np.multiply(pixels, self._scale, out=values)
+        values += self._shift
+        return values.transpose(3, 0, 1, 2), self.dataset.labels[rows]
