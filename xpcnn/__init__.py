@@ -1,6 +1,6 @@
 """Convolutional networks written once for NumPy and CuPy."""
 
-from . import data, functional, models, nn, optim
+from . import data, functional, models, nn, optim, training
 from .backend import Device, DeviceUnavailableError, available_devices
 from .random import manual_seed
 
@@ -16,4 +16,5 @@ __all__ = [
     "models",
     "nn",
     "optim",
+    "training",
 ]

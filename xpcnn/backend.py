@@ -79,6 +79,11 @@ class Device(metaclass=_ByName):
             x = to_host(x)
         return self.xp.asarray(x, dtype=dtype)
 
+    @property
+    def description(self) -> str:
+        """What computes here, for a person to read."""
+        raise NotImplementedError
+
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
         """Return an array of this device as a NumPy array."""
         raise NotImplementedError
@@ -138,6 +143,10 @@ class _Cpu(Device):
             pool, self._pool, self._threads = self._pool, None, count
         if pool is not None:
             pool.shutdown()
+
+    @property
+    def description(self) -> str:
+        return f"NumPy {np.__version__}, {self._threads} thread{'s' if self._threads > 1 else ''}"
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
         return np.asarray(x)
@@ -214,6 +223,11 @@ class _Cuda(Device):
         self.xp = xp
         self._index = index
 
+    @property
+    def description(self) -> str:
+        properties = self.xp.cuda.runtime.getDeviceProperties(self._index)
+        return f"{properties['name'].decode()}, CuPy {self.xp.__version__}"
+
     def asarray(self, x: Any, dtype: Any = None) -> Array:
         with self.xp.cuda.Device(self._index):
             return super().asarray(x, dtype)
@@ -230,7 +244,10 @@ class _Cuda(Device):
 
 
 CPU = _Cpu()
-_DEVICE_OF_TYPE: dict[type, Callable[[Any], Device]] = {np.ndarray: lambda x: CPU}
+_DEVICE_OF_TYPE: dict[type, Callable[[Any], Device]] = {
+    np.ndarray: lambda x: CPU,
+    np.generic: lambda x: CPU,  # what NumPy's reductions return where CuPy's return 0-d arrays
+}
 
 
 def _find_device(name: str | Device = "auto") -> Device:

@@ -1,0 +1,156 @@
+"""The training loop: it learns, repeats and resumes with the same bits, and stops with a clear word when it must."""
+
+import numpy as np
+import pytest
+from strict_xp import count_host_reads
+
+from xpcnn.data import Loader, RandomShift, load_dataset
+from xpcnn.models import lenet5
+from xpcnn.nn import Dropout, Flatten, Linear, ReLU, Sequential
+from xpcnn.optim import SGD, AdamW, CosineSchedule
+from xpcnn.training import Callback, Checkpoint, CheckpointError, Trainer, TrainingDivergedError, evaluate
+
+DIGITS = load_dataset("mnist-mini").subset(slice(320))
+
+
+def make_loader(**options):
+    return Loader(DIGITS, 32, shuffle=True, mean=(0.13,), std=(0.31,), **options)
+
+
+def make_trainer(device="cpu", **options):
+    rng = np.random.default_rng(3)
+    model = Sequential(
+        Flatten(), Linear(784, 32, rng=rng), ReLU(), Dropout(0.2, rng=rng), Linear(32, 10, rng=rng)
+    ).to(device)
+    optimizer = AdamW(model.named_parameters(), 0.01)
+    return Trainer(model, optimizer, schedule=CosineSchedule(0.01, 30, 3), **options)
+
+
+class StopAt(Callback):
+    """Asks a trainer to stop after so many steps."""
+
+    def __init__(self, steps):
+        self.steps, self.trainer, self.events = steps, None, []
+
+    def on_step(self, metrics):
+        if self.trainer.optimizer.steps == self.steps:
+            self.trainer.stop()
+
+    def on_interrupt(self):
+        self.events.append("interrupt")
+
+    def on_stop(self):
+        self.events.append("stop")
+
+
+def host_state(trainer):
+    device = trainer.model.device
+    return {name: device.to_host(array) for name, array in trainer.model.state_dict().items()}
+
+
+def assert_same_bits(actual, expected):
+    assert actual.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(actual[name], array, err_msg=name)
+
+
+def test_training_learns_on_every_device(device):
+    trainer = make_trainer(device)
+    records = trainer.fit(make_loader(), 3, make_loader())
+    assert [record["epoch"] for record in records] == [1, 2, 3]
+    assert records[-1]["step"] == 30
+    assert records[-1]["train_loss"] < 0.5 * records[0]["train_loss"]
+    result = evaluate(trainer.model, make_loader())
+    assert result.accuracy == records[-1]["test_accuracy"] > 0.9
+    assert trainer.model.device is device
+
+
+def test_a_step_reads_nothing_back_from_the_device():
+    from strict_xp import DEVICE
+
+    trainer = make_trainer(DEVICE)
+    images, labels = next(iter(make_loader()))
+    trainer.train_step(images, labels)
+    with count_host_reads() as reads:
+        trainer.train_step(images, labels)
+    assert reads.count == 0
+
+
+@pytest.mark.parametrize("steps", [7, 10, 23], ids=["mid-epoch", "between epochs", "third epoch"])
+def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(tmp_path, steps):
+    loader = make_loader(transform=RandomShift(2), seed=5)
+    whole = make_trainer()
+    whole.fit(loader, 3)
+
+    stop = StopAt(steps)
+    first = make_trainer(callbacks=[stop])
+    stop.trainer = first
+    first.fit(loader, 3)
+    assert first.interrupted
+    assert stop.events == ["interrupt", "stop"]
+    assert first.optimizer.steps == steps
+    first.checkpoint().save(tmp_path / "c.safetensors")
+
+    second = make_trainer()
+    second.resume(Checkpoint.load(tmp_path / "c.safetensors"))
+    second.fit(loader, 3)
+    assert not second.interrupted
+    assert second.optimizer.steps == whole.optimizer.steps == 30
+    assert_same_bits(host_state(second), host_state(whole))
+
+
+def test_resuming_needs_progress_and_the_same_model():
+    trainer = make_trainer()
+    with pytest.raises(CheckpointError, match="no training progress"):
+        trainer.resume(Checkpoint(trainer.model.state_dict()))
+    other = Trainer(lenet5(), SGD(lenet5().named_parameters(), 0.1))
+    with pytest.raises(ValueError, match=r"missing .*conv1\.weight"):
+        other.resume(trainer.checkpoint())
+
+
+def test_a_diverging_loss_stops_training_with_step_and_rate():
+    trainer = make_trainer()
+    trainer.schedule, trainer.optimizer = None, SGD(trainer.model.named_parameters(), 1e30)
+    saved = []
+
+    class Save(Callback):
+        def on_epoch_end(self, record):
+            saved.append(record)
+
+        def on_interrupt(self):
+            saved.append("interrupt")
+
+    trainer.callbacks.append(Save())
+    with np.errstate(all="ignore"), pytest.raises(TrainingDivergedError, match=r"nan|inf") as caught:
+        trainer.fit(make_loader(), 2)
+    # The first step's loss is that of the initial weights; the second one sees what a huge step made of them.
+    assert "at step 2 (learning rate 1e+30)" in str(caught.value)
+    assert not saved
+
+
+def test_bad_batches_are_refused_before_they_do_harm():
+    trainer = make_trainer()
+    images, labels = next(iter(make_loader()))
+    before = {name: array.copy() for name, array in host_state(trainer).items()}
+    holed = images.copy()
+    holed[3, 0, 5, 5] = np.nan
+    with pytest.raises(ValueError, match="1 values that are nan or infinite"):
+        trainer.train_step(holed, labels)
+    with pytest.raises(ValueError, match="expected labels from 0 to 9, got -1 to"):
+        trainer.train_step(images, np.where(labels == labels.max(), -1, labels))
+    with pytest.raises(ValueError, match="expected labels from 0 to 9, got .* to 10"):
+        trainer.train_step(images, np.where(labels == labels.max(), 10, labels))
+    with pytest.raises(ValueError, match="as many labels as images, got 31 for 32"):
+        trainer.train_step(images, labels[:31])
+    with pytest.raises(ValueError, match=r"1 \(Linear\): expected input \(N, 784\).*\(32, 196\)"):
+        trainer.train_step(images[:, :, ::2, ::2], labels)
+    assert_same_bits(host_state(trainer), before)
+
+
+def test_evaluation_restores_the_mode_and_leaves_dropout_out():
+    trainer = make_trainer()
+    trainer.model.train()
+    first, second = (evaluate(trainer.model, make_loader()).loss for _ in range(2))
+    assert first == second
+    assert trainer.model.training
+    assert all(module.calls == 0 for module in trainer.model if isinstance(module, Dropout))

@@ -1,0 +1,7 @@
+"""`python -m xpcnn`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

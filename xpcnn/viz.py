@@ -1,0 +1,120 @@
+"""Pictures of a training run; needs the `viz` extra (matplotlib).
+
+Every function returns a matplotlib Figure, to be shown or saved with `figure.savefig(path)`. No global state of
+matplotlib's is touched, so nothing here opens a window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import ceil, sqrt
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .backend import Array, to_host
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def curves(records: Sequence[Mapping[str, float]]) -> Figure:
+    """Draw loss and accuracy by epoch, for training and test, from the records of a `History`."""
+    figure = _figure(9, 3.6)
+    for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for part, style in (("train", "o-"), ("test", "s-")):
+            points = [
+                (record["epoch"], record[f"{part}_{quantity}"]) for record in records if f"{part}_{quantity}" in record
+            ]
+            if points:
+                axes.plot(*zip(*points, strict=True), style, markersize=3, label=part)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(quantity)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    return figure
+
+
+def loss_curve(losses: Sequence[float], smooth: int = 50) -> Figure:
+    """Draw the loss of each iteration, and its mean over the last `smooth` iterations."""
+    figure = _figure(6, 3.6)
+    axes = figure.subplots()
+    axes.plot(losses, linewidth=0.5, alpha=0.5, label="each batch")
+    if len(losses) >= smooth:
+        means = np.convolve(losses, np.full(smooth, 1 / smooth), "valid")
+        axes.plot(np.arange(smooth - 1, len(losses)), means, label=f"mean of {smooth}")
+    axes.set_xlabel("iteration")
+    axes.set_ylabel("loss")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def predictions(images: Array, labels: Array, probabilities: Array, classes: Sequence[str], columns: int = 8) -> Figure:
+    """Draw images with their predicted class and its probability; wrong ones in red with the true class.
+
+    Args:
+        images: `(N, C, H, W)` uint8, or floats from 0 to 1; one or three channels.
+        labels: `(N,)`, the true classes.
+        probabilities: `(N, classes)`.
+        classes: the names of the classes.
+    """
+    images, labels, probabilities = to_host(images), to_host(labels), to_host(probabilities)
+    rows = ceil(len(images) / columns)
+    figure = _figure(columns * 1.25, rows * 1.5)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, image, label, row in zip(grid.flat, images, labels, probabilities, strict=False):
+        guess = int(row.argmax())
+        axes.imshow(_displayable(image), cmap="gray", vmin=0)
+        text = f"{classes[guess]} {row[guess]:.0%}" + ("" if guess == label else f"\n(is {classes[label]})")
+        axes.set_title(text, fontsize=7, color="black" if guess == label else "red")
+    return figure
+
+
+def filters(weight: Array) -> Figure:
+    """Draw the filters of a convolution, each scaled to its own range, as a grid.
+
+    Args:
+        weight: `(O, C, KH, KW)`; with three channels in colour, else the first channel in grey.
+    """
+    weight = to_host(weight)
+    columns = ceil(sqrt(len(weight)))
+    figure = _figure(columns, ceil(len(weight) / columns))
+    grid = figure.subplots(ceil(len(weight) / columns), columns, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, values in zip(grid.flat, weight, strict=False):
+        shown = values if len(values) == 3 else values[:1]
+        low, high = shown.min(), shown.max()
+        axes.imshow(_displayable((shown - low) / (high - low if high > low else 1)), cmap="gray", vmin=0, vmax=1)
+    return figure
+
+
+def confusion_matrix(labels: Array, guesses: Array, classes: Sequence[str]) -> Figure:
+    """Draw how often each true class (row) was taken for each class (column)."""
+    counts = np.zeros((len(classes), len(classes)), int)
+    np.add.at(counts, (to_host(labels), to_host(guesses)), 1)
+    figure = _figure(0.55 * len(classes) + 1.5, 0.55 * len(classes) + 1)
+    axes = figure.subplots()
+    axes.imshow(np.log1p(counts), cmap="Blues")
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            dark = count > counts.max() / 4
+            axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color="white" if dark else "black")
+    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=120, layout="constrained")
+
+
+def _displayable(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return image[0] if len(image) == 1 else image.transpose(1, 2, 0)
