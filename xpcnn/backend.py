@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -176,7 +177,8 @@ class _Cpu(Device):
                 finally:
                     self._local.in_pool = False
 
-            futures = [self._executor().submit(share, i) for i in range(1, threads)]
+            # In copies of the caller's context, which holds what the caller set by numpy.errstate.
+            futures = [self._executor().submit(copy_context().run, share, i) for i in range(1, threads)]
             try:
                 results = share(0)
             finally:

@@ -73,8 +73,9 @@ def _centred_figure(picture: Any, width: int, height: int) -> Any:
     picture = picture.resize(size, Image.Resampling.LANCZOS)
     weights = np.asarray(picture, np.float64)
     mass = weights.sum()
-    left = round(width / 2 - (weights.sum(axis=0) @ (np.arange(size[0]) + 0.5)) / mass)
-    top = round(height / 2 - (weights.sum(axis=1) @ (np.arange(size[1]) + 0.5)) / mass)
+    # MNIST's centre of mass lies in the middle of the pixel right and below of the image's midpoint.
+    left = round(width / 2 + 0.5 - (weights.sum(axis=0) @ (np.arange(size[0]) + 0.5)) / mass)
+    top = round(height / 2 + 0.5 - (weights.sum(axis=1) @ (np.arange(size[1]) + 0.5)) / mass)
     canvas = Image.new("L", (width, height))
     canvas.paste(picture, (min(max(left, 0), width - size[0]), min(max(top, 0), height - size[1])))
     return canvas

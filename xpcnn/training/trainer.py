@@ -63,8 +63,13 @@ class Trainer:
         Raises:
             TrainingDivergedError: if the loss became infinite or not a number.
         """
-        records = []
         self._stop_requested = False
+        # A loss that overflows is told of once, below, with the step; not by NumPy for each layer it passes.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._fit(loader, epochs, test)
+
+    def _fit(self, loader: Loader, epochs: int, test: Loader | None) -> list[Record]:
+        records = []
         try:
             while self.epoch < epochs and not self._stop_requested:
                 self._tell("on_epoch_start", self.epoch + 1, epochs, len(loader))

@@ -1,0 +1,241 @@
+"""The command line, used as its user does."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from xpcnn.cli import main
+from xpcnn.data import load_dataset
+from xpcnn.training import Checkpoint, read_history
+from xpcnn.training import run as run_module
+
+
+def few(name, split="train", data_dir=None):
+    return load_dataset(name, split, data_dir).subset(slice(640 if split == "train" else 256))
+
+
+@pytest.fixture
+def few_images(monkeypatch):
+    """Lets the command line see the first images of each split only, so that an epoch is a blink."""
+
+    monkeypatch.setattr(run_module, "load_dataset", few)
+
+
+@pytest.fixture(scope="module")
+def usual_weight(tmp_path_factory):
+    """The first filters after training without any option."""
+    folder = tmp_path_factory.mktemp("usual") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "load_dataset", few)
+        train(folder)
+    return saved(folder)["conv1.weight"]
+
+
+def train(folder, *options):
+    return main(["train", "--device", "cpu", "--epochs", "2", "--output", str(folder), *options])
+
+
+def saved(folder):
+    return Checkpoint.load(folder / "checkpoint.safetensors").model
+
+
+def test_train_keeps_everything_about_the_run(tmp_path, few_images, capsys):
+    folder = tmp_path / "new" / "run"
+    assert train(folder, "--progress") == 0
+    captured = capsys.readouterr()
+    assert "lenet5 (61,706 parameters) on mnist-mini (640 training and 256 test images), device cpu" in captured.out
+    rows = [line.split() for line in captured.out.splitlines() if line.strip()[:1].isdigit()]
+    assert [row[0] for row in rows] == ["1", "2"]
+    assert "images/s" in captured.err
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "checkpoint.safetensors",
+        "config.json",
+        "curves.png",
+        "history.jsonl",
+        "predictions.png",
+    ]
+    records = read_history(folder / "history.jsonl")
+    assert f"test accuracy {records[-1]['test_accuracy']:.2%}" in captured.out
+    assert json.loads((folder / "config.json").read_text())["epochs"] == 2
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+    assert main(["evaluate", str(folder), "--device", "cpu"]) == 0
+    full = load_dataset("mnist-mini", "test")
+    assert f"of {len(full):,} test images" in capsys.readouterr().out
+
+
+def test_the_default_folder_is_the_next_free_one(tmp_path, few_images, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "lenet5-mnist-mini-1").mkdir(parents=True)
+    assert main(["train", "--device", "cpu", "--epochs", "1"]) == 0
+    assert (tmp_path / "runs" / "lenet5-mnist-mini-2" / "checkpoint.safetensors").exists()
+
+
+def test_one_seed_gives_the_same_bits_on_any_number_of_threads(tmp_path, few_images):
+    from xpcnn.backend import CPU
+
+    threads = CPU.threads
+    try:
+        for count in (1, 3):
+            assert train(tmp_path / str(count), "--threads", str(count)) == 0
+            assert CPU.threads == count
+    finally:
+        CPU.threads = threads
+    one, three = saved(tmp_path / "1"), saved(tmp_path / "3")
+    for name in one:
+        np.testing.assert_array_equal(one[name], three[name], err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--seed", "1"],
+        ["--batch-size", "32"],
+        ["--optimizer", "sgd"],
+        ["--optimizer", "adam"],
+        ["--lr", "0.001"],
+        ["--weight-decay", "0.5"],
+        ["--no-augment"],
+    ],
+    ids=" ".join,
+)
+def test_each_option_changes_the_result(tmp_path, few_images, usual_weight, options):
+    assert train(tmp_path / "other", *options) == 0
+    assert np.abs(usual_weight - saved(tmp_path / "other")["conv1.weight"]).max() > 1e-6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "alexnet"], "unknown model 'alexnet': expected one of"),
+        (["--data", "imagenet"], "unknown data set 'imagenet': expected one of"),
+        (["--device", "tpu"], "unknown device 'tpu': expected"),
+        (["--device", "cuda:99"], r"cuda:99 .*|CuPy cannot be imported"),
+        (["--optimizer", "lion"], "unknown optimizer 'lion': expected one of"),
+        (["--epochs", "0"], "at least 1"),
+        (["--batch-size", "many"], "invalid int value: 'many'"),
+        (["--threads", "0"], "threads must be at least 1, got 0"),
+        (["--seed", "-1"], "at least 0"),
+        (["--lr", "-1"], "lr must be at least 0, got -1"),
+        (["--data", "mnist", "--data-dir", "{tmp}/damaged"], "train-images-idx3-ubyte.gz"),
+        (["--output", "{tmp}/taken"], "taken exists already"),
+        (["--output", "{tmp}/taken/file/run"], "cannot be made: Not a directory"),
+        (["--resume", "{tmp}/taken"], "not the folder of a run"),
+        (["--bogus"], "unrecognized arguments: --bogus"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, few_images, capsys, options, message):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").write_text("")
+    (tmp_path / "damaged" / "mnist").mkdir(parents=True)
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (tmp_path / "damaged" / "mnist" / f"{name}-ubyte.gz").write_bytes(b"\x1f\x8bnot gzip at all")
+    options = [option.format(tmp=tmp_path) for option in options]
+    output = [] if "--output" in options or "--resume" in options else ["--output", str(tmp_path / "out")]
+    before = sorted(tmp_path.rglob("*"))
+    try:
+        code = main(["train", *(["--device", "cpu"] if "--device" not in options else []), *options, *output])
+    except SystemExit as stop:  # argparse's own way
+        code = stop.code
+    captured = capsys.readouterr()
+    assert code == 2
+    assert re.search(message, captured.err)
+    assert len(captured.err.splitlines()) == 1
+    assert captured.err.startswith("xpcnn")
+    assert not captured.out
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path, few_images, capsys):
+    train(tmp_path / "run")
+    file = tmp_path / "run" / "checkpoint.safetensors"
+    whole = file.read_bytes()
+    capsys.readouterr()
+    for content in (whole[:-100], b"", b"{}" * 50):
+        file.write_bytes(content)
+        for command in (["evaluate", str(tmp_path / "run")], ["predict", str(tmp_path / "run"), "x.png"]):
+            assert main([*command, "--device", "cpu"]) == 2
+            captured = capsys.readouterr()
+            assert "damaged or not a checkpoint" in captured.err
+            assert len(captured.err.splitlines()) == 1
+            assert not captured.out
+
+
+def test_a_diverging_run_says_where_and_keeps_the_last_good_checkpoint(tmp_path, few_images, capsys):
+    assert train(tmp_path / "run", "--optimizer", "sgd", "--lr", "1e20") == 1
+    error = capsys.readouterr().err
+    assert "at step" in error
+    assert "learning rate" in error
+    assert "no epoch was complete before" in error
+    assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
+
+
+def test_resume_takes_no_other_options(tmp_path, few_images, capsys):
+    train(tmp_path / "run")
+    assert main(["train", "--resume", str(tmp_path / "run"), "--lr", "0.1", "--device", "cpu"]) == 2
+    assert "leave out --lr" in capsys.readouterr().err
+
+
+def test_predict_says_class_probability_and_what_it_did(tmp_path, few_images, capsys):
+    Image = pytest.importorskip("PIL.Image", reason="predict reads pictures with Pillow, of the viz extra")
+    main(["train", "--device", "cpu", "--epochs", "6", "--output", str(tmp_path / "run")])
+    digits = load_dataset("mnist-mini", "test")
+    paths = []
+    for i in range(20):
+        page = Image.new("L", (300, 200), "white")
+        ink = Image.fromarray(255 - digits.images[i, 0]).resize((112, 112))
+        page.paste(ink, (150, 40))
+        paths.append(tmp_path / f"{i}.{'png' if i % 2 else 'jpg'}")
+        page.save(paths[-1])
+    capsys.readouterr()
+    assert main(["predict", str(tmp_path / "run"), "--device", "cpu", *map(str, paths)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 20
+    assert all("read 300×200 as grey; inverted" in line and "centred in 28×28" in line for line in lines)
+    right = sum(
+        line.startswith(f"{path}: {digits.labels[i]} (")
+        for i, (path, line) in enumerate(zip(paths, lines, strict=True))
+    )
+    assert right >= 15  # a network that saw 640 images; chance is 2
+
+    assert main(["predict", str(tmp_path / "run"), "--device", "cpu", str(paths[0]), "absent.png"]) == 2
+    captured = capsys.readouterr()
+    assert "absent.png: no such file" in captured.err
+    assert not captured.out
+
+
+def test_devices_lists_what_answers(capsys):
+    assert main(["devices"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("cpu: NumPy ")
+    assert "GPU" in out or "cuda:0" in out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends Ctrl-C to whole process groups only")
+def test_ctrl_c_leaves_a_checkpoint_that_resumes(tmp_path):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "xpcnn", "train", "--device", "cpu", "--epochs", "50", "--output", str(folder)]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        assert "device cpu" in process.stdout.readline()
+        time.sleep(0.5)  # somewhere within the first epoch
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "go on with: xpcnn train --resume" in error
+    assert "Traceback" not in error
+    progress = Checkpoint.load(folder / "checkpoint.safetensors").info["progress"]
+    assert 0 < progress["step"] < 50 * 157
+    # Going on for 50 epochs is not for a test; the resumed run itself is, at the library's level.
+    assert main(["evaluate", str(folder), "--device", "cpu"]) == 0
