@@ -4,24 +4,108 @@ A forward function returns its result and a cache; the backward function takes t
 cache, and returns the gradients of the forward function's array arguments.
 """
 
-from .activation import relu_backward, relu_forward
+from .activation import (
+    elementwise_backward,
+    elementwise_forward,
+    relu_backward,
+    relu_forward,
+    softmax_backward,
+    softmax_forward,
+)
+from .addition import add
+from .average_pooling import (
+    adaptive_avg_pool2d_backward,
+    adaptive_avg_pool2d_forward,
+    avg_pool2d_backward,
+    avg_pool2d_forward,
+    global_avg_pool2d_backward,
+    global_avg_pool2d_forward,
+)
+from .conv_transpose import conv_transpose2d_backward, conv_transpose2d_forward
 from .convolution import conv2d_backward, conv2d_forward
 from .dropout import dropout_backward, dropout_forward
+from .elementwise import (
+    elu,
+    elu_derivative,
+    gelu,
+    gelu_derivative,
+    gelu_tanh,
+    gelu_tanh_derivative,
+    leaky_relu,
+    leaky_relu_derivative,
+    sigmoid,
+    sigmoid_derivative,
+    silu,
+    silu_derivative,
+    tanh,
+    tanh_derivative,
+)
+from .group_norm import group_norm_backward, group_norm_forward, layer_norm_backward, layer_norm_forward
 from .linear import linear_backward, linear_forward
-from .loss import cross_entropy_backward, cross_entropy_forward
+from .loss import (
+    binary_cross_entropy_backward,
+    binary_cross_entropy_forward,
+    cross_entropy_backward,
+    cross_entropy_forward,
+    hinge_backward,
+    hinge_forward,
+    mean_squared_error_backward,
+    mean_squared_error_forward,
+)
+from .normalization import batch_norm_backward, batch_norm_fixed, batch_norm_forward
 from .pooling import max_pool2d_backward, max_pool2d_forward
 
 __all__ = [
+    "adaptive_avg_pool2d_backward",
+    "adaptive_avg_pool2d_forward",
+    "add",
+    "avg_pool2d_backward",
+    "avg_pool2d_forward",
+    "batch_norm_backward",
+    "batch_norm_fixed",
+    "batch_norm_forward",
+    "binary_cross_entropy_backward",
+    "binary_cross_entropy_forward",
     "conv2d_backward",
     "conv2d_forward",
+    "conv_transpose2d_backward",
+    "conv_transpose2d_forward",
     "cross_entropy_backward",
     "cross_entropy_forward",
     "dropout_backward",
     "dropout_forward",
+    "elementwise_backward",
+    "elementwise_forward",
+    "elu",
+    "elu_derivative",
+    "gelu",
+    "gelu_derivative",
+    "gelu_tanh",
+    "gelu_tanh_derivative",
+    "global_avg_pool2d_backward",
+    "global_avg_pool2d_forward",
+    "group_norm_backward",
+    "group_norm_forward",
+    "hinge_backward",
+    "hinge_forward",
+    "layer_norm_backward",
+    "layer_norm_forward",
+    "leaky_relu",
+    "leaky_relu_derivative",
     "linear_backward",
     "linear_forward",
     "max_pool2d_backward",
     "max_pool2d_forward",
+    "mean_squared_error_backward",
+    "mean_squared_error_forward",
     "relu_backward",
     "relu_forward",
+    "sigmoid",
+    "sigmoid_derivative",
+    "silu",
+    "silu_derivative",
+    "softmax_backward",
+    "softmax_forward",
+    "tanh",
+    "tanh_derivative",
 ]

@@ -9,14 +9,14 @@ from __future__ import annotations
 from math import ceil
 from typing import Any, NamedTuple
 
-from ..backend import Array, Device, batch_first, batch_last, blocks, device_of
+from ..backend import Array, Device, Shape, batch_first, batch_last, blocks, device_of
 from .windows import IntOrPair, Padding, Pair, Tile, Window, col2im, im2col, tiles, window
 
 
 class _Cache(NamedTuple):
     x: Array  # (C, H, W, N)
     weight: Array
-    has_bias: bool
+    bias_shape: Shape | None
     window: Window
     groups: int
 
@@ -36,7 +36,7 @@ def conv2d_forward(
     Args:
         x: `(N, C, H, W)`.
         weight: `(O, C / groups, KH, KW)`, of the same dtype as `x`.
-        bias: `(O,)`, or None.
+        bias: `(O,)`, or `(O, OH, OW)` for one number per output position, or None.
         stride, padding, dilation: see `windows.window`.
         groups: into how many equal parts the channels are split; part i of the output sees part i of the input only.
 
@@ -47,10 +47,10 @@ def conv2d_forward(
         ValueError: if shapes, dtypes or options do not fit together.
     """
     shape = window(weight.shape[2:], stride, padding, dilation)
-    _check(x, weight, bias, groups)
+    _check(x, weight, bias, shape, groups)
     x = batch_last(x)
     y = correlate(x, weight, bias, shape, groups)
-    return batch_first(y), _Cache(x, weight, bias is not None, shape, groups)
+    return batch_first(y), _Cache(x, weight, None if bias is None else bias.shape, shape, groups)
 
 
 def conv2d_backward(dy: Array, cache: Any, *, input_gradient: bool = True) -> tuple[Array | None, Array, Array | None]:
@@ -62,18 +62,21 @@ def conv2d_backward(dy: Array, cache: Any, *, input_gradient: bool = True) -> tu
         input_gradient: False to skip the gradient of the input, as a network's first layer needs none.
 
     Returns:
-        `dx (N, C, H, W)` or None, `dweight` in the shape of the weight, `dbias (O,)` or None.
+        `dx (N, C, H, W)` or None, `dweight` in the shape of the weight, `dbias` in that of the bias or None.
     """
-    x, weight, has_bias, shape, groups = cache
+    x, weight, bias_shape, shape, groups = cache
     dy = batch_last(dy)
     dweight = weight_gradient(x, dy, shape, groups)
-    dbias = dy.reshape(dy.shape[0], -1).sum(axis=1) if has_bias else None
+    dbias = None if bias_shape is None else dy.reshape(*bias_shape, -1).sum(axis=-1)
     dx = batch_first(spread(dy, weight, shape, groups, x.shape[1:3])) if input_gradient else None
     return dx, dweight, dbias
 
 
 def correlate(x: Array, weight: Array, bias: Array | None, window: Window, groups: int) -> Array:
-    """Return `y (O, OH, OW, N)`, the correlation of `x (C, H, W, N)` with `weight (O, C / groups, KH, KW)`."""
+    """Return `y (O, OH, OW, N)`, the correlation of `x (C, H, W, N)` with `weight (O, C / groups, KH, KW)`.
+
+    The bias has the shape `(O,)` or `(O, OH, OW)`.
+    """
     device = device_of(x)
     C, H, W, N = x.shape
     O = weight.shape[0]
@@ -82,7 +85,9 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window, group
     flat = y.reshape(groups, O // groups, -1)
     x = x.reshape(groups, C // groups, H, W, N)
     rows = weight.reshape(groups, O // groups, -1)
-    bias = None if bias is None else bias.reshape(groups, O // groups, 1)
+    if bias is not None:
+        at_positions = bias.reshape(O, *(bias.shape[1:] or (1, 1)), 1)
+        bias = device.xp.broadcast_to(at_positions, (O, OH, OW, 1)).reshape(groups, O // groups, OH, OW, 1)
     cut = _tiles(device, OH, OW, N, rows.shape[2], O // groups, x.itemsize)
 
     def multiply(task: tuple[int, Tile]) -> None:
@@ -95,7 +100,8 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window, group
             product = device.scratch((O // groups, columns.shape[1]), x.dtype, "product")
         device.xp.matmul(rows[g], columns, out=product)  # (O, K) @ (K, P)
         if bias is not None:
-            product += bias[g]
+            product = product.reshape(-1, *tile.shape)
+            product += bias[g][:, tile.rows, tile.cols]
         if span is None:
             y[g][:, tile.rows, tile.cols, tile.images] = product.reshape(-1, *tile.shape)
 
@@ -135,22 +141,27 @@ def weight_gradient(x: Array, dy: Array, window: Window, groups: int) -> Array:
     return dweight.reshape(O, C, *window.kernel)
 
 
-def spread(dy: Array, weight: Array, window: Window, groups: int, size: Pair) -> Array:
-    """Return `dx (C, H, W, N)`, the gradient of `correlate` by its input of `size (H, W)`."""
+def spread(dy: Array, weight: Array, window: Window, groups: int, size: Pair, bias: Array | None = None) -> Array:
+    """Return `dx (C, H, W, N)`, the gradient of `correlate` by its input of `size (H, W)`.
+
+    A transposed convolution starts from its `bias (C,)` where a gradient starts from 0.
+    """
     device = device_of(dy)
     O, OH, OW, N = dy.shape
     C, (KH, KW) = weight.shape[1], window.kernel
     dx = device.empty((groups, C, *size, N), dy.dtype)
     dy = dy.reshape(groups, O // groups, OH, OW, N)
     weight = weight.reshape(groups, O // groups, C, KH * KW)
-    channel_blocks = blocks(C, device.task_count)
+    start = None if bias is None else bias.reshape(groups, C, 1, 1, 1)
+    # Products of fewer than about 64 rows are slow, so a layer with few channels is cut into fewer shares.
+    channel_blocks = blocks(C, min(device.task_count, max(1, C * KH * KW // 64)))
     cut = _tiles(device, OH, OW, N, ceil(C / len(channel_blocks)) * KH * KW, O // groups, dy.itemsize)
 
     def scatter(task: tuple[int, slice]) -> None:
         # Shares are cut by channel: two of them never add to the same pixel.
         g, channels = task
         target = dx[g, channels]
-        target[...] = 0
+        target[...] = 0 if start is None else start[g, channels]
         rows = weight[g, :, channels].reshape(O // groups, -1)
         for tile in cut:
             dy_tile = dy[g][:, tile.rows, tile.cols, tile.images].reshape(O // groups, -1)
@@ -168,17 +179,17 @@ def _tiles(device: Device, OH: int, OW: int, N: int, K: int, O: int, itemsize: i
     return tiles(OH, OW, N, K * itemsize, device.tile_bytes, 1 if small else device.task_count)
 
 
-def _check(x: Array, weight: Array, bias: Array | None, groups: int) -> None:
+def _check(x: Array, weight: Array, bias: Array | None, window: Window, groups: int) -> None:
+    device_of(x)  # refuses what is no array
     if x.ndim != 4 or weight.ndim != 4:
         raise ValueError(f"expected input (N, C, H, W) and weight (O, C/groups, KH, KW), got {x.shape}, {weight.shape}")
     O, C = weight.shape[0], weight.shape[1] * groups
-    if x.shape[1] != C or O % groups:
-        raise ValueError(
-            f"expected input (N, {C}, H, W) for weight {weight.shape} and groups={groups}, got {x.shape}"
-            if O % groups == 0
-            else f"groups={groups} does not divide {O} output channels"
-        )
-    if bias is not None and bias.shape != (O,):
-        raise ValueError(f"expected bias ({O},), got {bias.shape}")
+    if groups < 1 or O % groups:
+        raise ValueError(f"groups={groups} does not divide {O} output channels")
+    if x.shape[1] != C:
+        raise ValueError(f"expected input (N, {C}, H, W) for weight {weight.shape} and groups={groups}, got {x.shape}")
+    if bias is not None and bias.shape not in ((O,), (O, *window.output_size(*x.shape[2:]))):
+        OH, OW = window.output_size(*x.shape[2:])
+        raise ValueError(f"expected bias ({O},) or ({O}, {OH}, {OW}), got {bias.shape}")
     if x.dtype != weight.dtype:
         raise ValueError(f"expected input of the weight's dtype {weight.dtype}, got {x.dtype}")

@@ -25,7 +25,7 @@ def dropout_forward(x: Array, p: float, key: tuple[int, int]) -> tuple[Array, An
         raise ValueError(f"p must be at least 0 and below 1, got {p}")
     x = batch_last(x)
     xp = device_of(x).xp
-    keep = counter_bits(xp, x.size, key).reshape(x.shape) >= xp.uint32(round(p * 2**32))
+    keep = counter_bits(xp, x.size, key).reshape(x.shape) >= xp.uint32(min(round(p * 2**32), 2**32 - 1))
     scale = keep * x.dtype.type(1 / (1 - p))
     return batch_first(x * scale), scale
 

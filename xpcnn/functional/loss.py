@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ..backend import Array, array_namespace, batch_last
+from ..backend import Array, array_namespace, batch_first, batch_last
+from .elementwise import sigmoid
 
 
-class _Cache(NamedTuple):
+class _CrossEntropyCache(NamedTuple):
     probabilities: Array  # (classes, N)
-    targets: Array  # (classes, N), true at each label
+    targets: Array  # (classes, N): what the probabilities should be, weighted
+    mass: Array | int  # (N,): what the targets of one sample add up to
+    number: Array | int  # what the sum of the losses is divided by
 
 
-def cross_entropy_forward(logits: Array, labels: Array) -> tuple[Array, Any]:
+def cross_entropy_forward(
+    logits: Array, labels: Array, weight: Array | None = None, *, label_smoothing: float = 0.0
+) -> tuple[Array, Any]:
     """Return the mean softmax cross-entropy, `-log softmax(logits)[label]`, in nats.
 
     Computed from logits less their maximum, so that no logit over- or underflows.
@@ -21,29 +26,141 @@ def cross_entropy_forward(logits: Array, labels: Array) -> tuple[Array, Any]:
         logits: `(N, classes)`.
         labels: `(N,)` integers in `[0, classes)`. The range is the caller's to check, on the host: a check here
             would wait for the device. A label out of range counts as matching no class.
+        weight: `(classes,)`, how much a sample of each class counts in the mean; None for all alike.
+        label_smoothing: what part of each target is spread over all classes evenly (Szegedy et al. 2016), each with
+            its own weight, while a sample still counts by the weight of its label; in `[0, 1]`.
 
     Returns:
         a 0-d array on the same device, and what `cross_entropy_backward` needs.
 
     Raises:
-        ValueError: if the shapes or the labels' dtype do not fit.
+        ValueError: if the shapes, the labels' dtype or the smoothing do not fit.
     """
-    if logits.ndim != 2 or labels.shape != logits.shape[:1] or labels.dtype.kind not in "iu":
-        raise ValueError(
-            f"expected logits (N, classes) and integer labels (N,), got {logits.shape} and "
-            f"{labels.dtype} {labels.shape}"
-        )
+    _check_labels(logits, labels)
+    classes = logits.shape[1]
+    if weight is not None and weight.shape != (classes,):
+        raise ValueError(f"expected weight ({classes},) for logits {logits.shape}, got {weight.shape}")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing must be from 0 to 1, got {label_smoothing}")
     xp = array_namespace(logits)
     shifted = batch_last(logits)
     shifted = shifted - shifted.max(axis=0)
     exponentials = xp.exp(shifted)
     total = exponentials.sum(axis=0)
-    targets = xp.arange(logits.shape[1], dtype=labels.dtype)[:, None] == labels
-    chosen = xp.where(targets, shifted, 0).sum(axis=0)
-    return (xp.log(total) - chosen).mean(), _Cache(exponentials / total, targets)
+    targets = _one_hot(logits, labels)
+    mass = 1  # what the targets of one sample add up to
+    number = labels.shape[0]
+    if weight is not None:
+        targets = targets * weight[:, None]
+        mass = targets.sum(axis=0)
+        number = mass.sum()
+    if label_smoothing:
+        even, rest = logits.dtype.type(label_smoothing / classes), logits.dtype.type(1 - label_smoothing)
+        targets = targets * rest + (even if weight is None else even * weight[:, None])
+        mass = 1 if weight is None else targets.sum(axis=0)
+    # A logit whose target is 0 has no say, be it infinite.
+    expected = (xp.where(targets != 0, shifted, 0) * targets).sum(axis=0)
+    loss = (mass * xp.log(total) - expected).sum() / number
+    return loss, _CrossEntropyCache(exponentials / total, targets, mass, number)
 
 
 def cross_entropy_backward(cache: Any) -> Array:
-    """Return the gradient of the mean loss by the logits, `(softmax - one_hot) / N`."""
-    probabilities, targets = cache
-    return ((probabilities - targets) / targets.shape[1]).T
+    """Return the gradient of the mean loss by the logits, `(softmax - one_hot) / N` in the plain case."""
+    probabilities, targets, mass, number = cache
+    return ((probabilities * mass - targets) / number).T
+
+
+def hinge_forward(scores: Array, labels: Array, *, margin: float = 1.0) -> tuple[Array, Any]:
+    """Return the mean multi-class support vector loss, `Σ max(0, s_j - s_label + margin)` over the wrong classes j.
+
+    Weston and Watkins 1999, as taught in CS231n.
+
+    Args:
+        scores: `(N, classes)`.
+        labels: `(N,)` integers in `[0, classes)`; see `cross_entropy_forward`.
+        margin: by how much the right score has to lead.
+
+    Returns:
+        a 0-d array on the same device, and what `hinge_backward` needs.
+
+    Raises:
+        ValueError: if the shapes or the labels' dtype do not fit.
+    """
+    _check_labels(scores, labels)
+    xp = array_namespace(scores)
+    targets = _one_hot(scores, labels)
+    scores = batch_last(scores)
+    right = xp.where(targets, scores, 0).sum(axis=0)
+    excess = xp.where(targets, 0, xp.maximum(scores - right + margin, 0))
+    return excess.sum() / labels.shape[0], ((excess > 0).astype(scores.dtype), targets)
+
+
+def hinge_backward(cache: Any) -> Array:
+    """Return the gradient of the mean loss by the scores; a class just at the margin has none."""
+    violations, targets = cache
+    N = targets.shape[1]
+    xp = array_namespace(targets)
+    return (xp.where(targets, -violations.sum(axis=0), violations) / N).T
+
+
+def mean_squared_error_forward(x: Array, target: Array) -> tuple[Array, Any]:
+    """Return the mean of `(x - target)²` over all elements, and what `mean_squared_error_backward` needs.
+
+    Args:
+        x, target: arrays of one shape, `(N, ...)`.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    difference = batch_last(x) - _matching(x, target)
+    return (difference * difference).mean(), difference
+
+
+def mean_squared_error_backward(cache: Any) -> Array:
+    """Return the gradient of the mean loss by `x`."""
+    return batch_first(cache * (2 / cache.size))
+
+
+def binary_cross_entropy_forward(logits: Array, target: Array) -> tuple[Array, Any]:
+    """Return the mean of `-target·log(p) - (1 - target)·log(1 - p)` over all elements, where `p = sigmoid(logits)`.
+
+    Computed as `max(x, 0) - x·target + log(1 + exp(-|x|))`, so that no logit over- or underflows.
+
+    Args:
+        logits, target: arrays of one shape, `(N, ...)`; the targets are probabilities.
+
+    Returns:
+        a 0-d array on the same device, and what `binary_cross_entropy_backward` needs.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    xp = array_namespace(logits)
+    x, target = batch_last(logits), _matching(logits, target)
+    losses = xp.maximum(x, 0) - x * target + xp.log1p(xp.exp(-abs(x)))
+    return losses.mean(), (x, target)
+
+
+def binary_cross_entropy_backward(cache: Any) -> Array:
+    """Return the gradient of the mean loss by the logits, `(sigmoid(x) - target) / size`."""
+    x, target = cache
+    return batch_first((sigmoid(x) - target) / x.size)
+
+
+def _check_labels(scores: Array, labels: Array) -> None:
+    if scores.ndim != 2 or labels.shape != scores.shape[:1] or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"expected logits (N, classes) and integer labels (N,), got {scores.shape} and "
+            f"{labels.dtype} {labels.shape}"
+        )
+
+
+def _one_hot(scores: Array, labels: Array) -> Array:
+    """Return `(classes, N)`, true at each label."""
+    return array_namespace(scores).arange(scores.shape[1])[:, None] == labels
+
+
+def _matching(x: Array, target: Array) -> Array:
+    if x.shape != target.shape or not x.ndim:
+        raise ValueError(f"expected a target of the input's shape {x.shape}, got {target.shape}")
+    return batch_last(target.astype(x.dtype, copy=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import ceil
 from typing import Any, NamedTuple
 
 from ..backend import Array, batch_first, batch_last, blocks, device_of
@@ -22,6 +23,7 @@ def max_pool2d_forward(
     stride: IntOrPair | None = None,
     padding: Padding = 0,
     dilation: IntOrPair = 1,
+    ceil_mode: bool = False,
 ) -> tuple[Array, Any]:
     """Return the largest value under each position of a window.
 
@@ -31,6 +33,7 @@ def max_pool2d_forward(
         stride: step between positions; None for the size of the window.
         padding: what is added around the image never wins; at most half the window.
         dilation: step between the elements of the window.
+        ceil_mode: whether a last window may reach over the edge: see `over_the_edge`.
 
     Returns:
         `y (N, C, OH, OW)` and what `max_pool2d_backward` needs.
@@ -40,23 +43,30 @@ def max_pool2d_forward(
     """
     if x.ndim != 4:
         raise ValueError(f"expected input (N, C, H, W), got {x.shape}")
-    shape = window(kernel_size, kernel_size if stride is None else stride, padding, dilation)
-    (KH, KW), sides = shape.kernel, shape.padding
-    if max(sides[:2]) > KH // 2 or max(sides[2:]) > KW // 2:
-        raise ValueError(f"padding must be at most half the window, got {padding} for a window of {KH}×{KW}")
+    shape = pooling_window(kernel_size, stride, padding, dilation)
     x = batch_last(x)
     device = device_of(x)
     xp = device.xp
     C, H, W, N = x.shape
+    if ceil_mode:
+        shape = over_the_edge(shape, H, W)
     OH, OW = shape.output_size(H, W)
+    KH, KW = shape.kernel
+    first_rows = _first_offsets(OH, KH, shape.stride[0], shape.dilation[0], shape.padding[0])
+    first_cols = _first_offsets(OW, KW, shape.stride[1], shape.dilation[1], shape.padding[2])
     y = device.empty((C, OH, OW, N), x.dtype)
     first_maximum = device.empty(y.shape, "uint8" if KH * KW <= 256 else "int32")
 
     def pool(channels: slice) -> None:
         best, which = y[channels], first_maximum[channels]
         best[...] = -xp.inf
+        # Until a value rises above minus infinity, the first pixel counts as the place of the maximum.
         which[...] = 0
-        for offset, (rows, cols), (image_rows, image_cols) in _offsets(shape, OH, OW, H, W):
+        for oh, kh in first_rows:
+            which[:, oh] += kh * KW
+        for ow, kw in first_cols:
+            which[:, :, ow] += kw
+        for offset, (rows, cols), (image_rows, image_cols) in offsets(shape, OH, OW, H, W):
             candidate = x[channels, image_rows, image_cols]
             if offset:
                 # Offsets grow, so the largest offset at which the value rose is the place of the first maximum.
@@ -83,7 +93,7 @@ def max_pool2d_backward(dy: Array, cache: Any) -> Array:
 
     def unpool(channels: slice) -> None:
         dx[channels] = 0
-        for offset, (rows, cols), (image_rows, image_cols) in _offsets(shape, OH, OW, H, W):
+        for offset, (rows, cols), (image_rows, image_cols) in offsets(shape, OH, OW, H, W):
             won = first_maximum[channels, rows, cols] == offset
             dx[channels, image_rows, image_cols] += dy[channels, rows, cols] * won
 
@@ -91,7 +101,45 @@ def max_pool2d_backward(dy: Array, cache: Any) -> Array:
     return batch_first(dx)
 
 
-def _offsets(
+def pooling_window(kernel: IntOrPair, stride: IntOrPair | None, padding: Padding, dilation: IntOrPair) -> Window:
+    """Return the window described by the options of a pooling layer.
+
+    Raises:
+        ValueError: if an option is out of range.
+    """
+    shape = window(kernel, kernel if stride is None else stride, padding, dilation)
+    (KH, KW), (top, bottom, left, right) = shape.kernel, shape.padding
+    if max(top, bottom) > KH // 2 or max(left, right) > KW // 2:
+        raise ValueError(f"padding must be at most half the window, got {padding} for a window of {KH}×{KW}")
+    return shape
+
+
+def over_the_edge(window: Window, H: int, W: int) -> Window:
+    """Return the window with as much padding at the bottom and right as `ceil_mode` means for an image of `H` by `W`.
+
+    The last window then reaches the last pixel, as long as it starts inside the image or in the padding before it.
+    """
+    (KH, KW), (top, bottom, left, right) = window.kernel, window.padding
+    bottom = _padding_to_reach_the_end(H, top, bottom, KH, window.stride[0], window.dilation[0])
+    right = _padding_to_reach_the_end(W, left, right, KW, window.stride[1], window.dilation[1])
+    return window._replace(padding=(top, bottom, left, right))
+
+
+def _first_offsets(positions: int, kernel: int, stride: int, dilation: int, before: int) -> list[tuple[int, int]]:
+    """Return along one axis the positions that begin in the padding, each with its first offset beyond that."""
+    begin = [(i, ceil((before - i * stride) / dilation)) for i in range(min(positions, ceil(before / stride)))]
+    return [(i, min(offset, kernel - 1)) for i, offset in begin]
+
+
+def _padding_to_reach_the_end(size: int, before: int, after: int, kernel: int, stride: int, dilation: int) -> int:
+    span = (kernel - 1) * dilation + 1
+    last = ceil((size + before + after - span) / stride)
+    if last * stride >= size + before:
+        last -= 1
+    return last * stride + span - size - before
+
+
+def offsets(
     window: Window, OH: int, OW: int, H: int, W: int
 ) -> Iterator[tuple[int, tuple[slice, slice], tuple[slice, slice]]]:
     """Yield each offset into the window, the positions at which it meets the image, and the pixels it meets there."""

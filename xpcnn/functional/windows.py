@@ -17,10 +17,11 @@ already has the layout of the output, and whatever is done per channel runs alon
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from functools import lru_cache
 from math import ceil
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from ..backend import Array, Device, blocks
 
@@ -35,7 +36,7 @@ def pair(value: IntOrPair, name: str, minimum: int) -> Pair:
     Raises:
         ValueError: if there are not one or two integers, each at least `minimum`.
     """
-    values = (value, value) if isinstance(value, int) else tuple(value)
+    values = tuple(value) if isinstance(value, Sequence) else (value, value)
     if len(values) != 2 or not all(isinstance(number, int) and number >= minimum for number in values):
         raise ValueError(f"{name} must be one or two integers of at least {minimum}, got {value!r}")
     return values[0], values[1]
@@ -80,11 +81,14 @@ def window(kernel: IntOrPair, stride: IntOrPair = 1, padding: Padding = 0, dilat
     Raises:
         ValueError: if a number is out of range, or `"same"` is asked for with a stride.
     """
+    return _window(_plain(kernel), _plain(stride), _plain(padding), _plain(dilation))
 
-    def hashable(value: Padding) -> int | str | tuple[int, ...]:
-        return value if isinstance(value, int | str) else tuple(value)
 
-    return _window(hashable(kernel), hashable(stride), hashable(padding), hashable(dilation))
+def _plain(value: Any) -> Any:
+    """Return integers of any type as int, also inside a sequence; whatever else is left to be refused by name."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(_plain(item) for item in value)
+    return operator.index(value) if hasattr(value, "__index__") else value
 
 
 @lru_cache(maxsize=1024)
@@ -145,10 +149,10 @@ def tiles(OH: int, OW: int, N: int, bytes_per_position: int, tile_bytes: int, at
     position_budget = max(1, tile_bytes // bytes_per_position)
     images = min(N, max(16, position_budget))
     cols = min(OW, max(1, position_budget // images))
-    rows = 1 if images < N or cols < OW else min(OH, max(1, position_budget // (OW * N)), ceil(OH / at_least))
+    rows = 1 if images < N or cols < OW else max(1, position_budget // (OW * N))
     return tuple(
         Tile(row, col, image)
-        for row in blocks(OH, ceil(OH / rows))
+        for row in blocks(OH, max(at_least, ceil(OH / rows)))
         for col in blocks(OW, ceil(OW / cols))
         for image in blocks(N, ceil(N / images))
     )

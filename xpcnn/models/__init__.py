@@ -6,9 +6,21 @@ from collections.abc import Callable
 from typing import Any
 
 from ..nn import Sequential
+from .deep_sigmoid import deep_sigmoid_net
 from .lenet import lenet5
+from .numpy_cnn import numpy_cnn
+from .resnet import resnet, resnet20
+from .three_layer import three_layer_net
+from .vgg import vgg
 
-MODELS: dict[str, Callable[..., Sequential]] = {"lenet5": lenet5}
+MODELS: dict[str, Callable[..., Sequential]] = {
+    "deep_sigmoid_net": deep_sigmoid_net,
+    "lenet5": lenet5,
+    "numpy_cnn": numpy_cnn,
+    "resnet20": resnet20,
+    "three_layer_net": three_layer_net,
+    "vgg": vgg,
+}
 
 
 def build_model(
@@ -24,4 +36,14 @@ def build_model(
     return MODELS[name](in_shape, classes, seed=seed, **options)
 
 
-__all__ = ["MODELS", "build_model", "lenet5"]
+__all__ = [
+    "MODELS",
+    "build_model",
+    "deep_sigmoid_net",
+    "lenet5",
+    "numpy_cnn",
+    "resnet",
+    "resnet20",
+    "three_layer_net",
+    "vgg",
+]

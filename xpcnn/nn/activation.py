@@ -1,10 +1,41 @@
-"""Activation layers."""
+"""Activation layers, and the base class of a user's own."""
 
 from __future__ import annotations
 
 from .. import functional as F
 from ..backend import Array
 from .module import Module
+
+
+class Activation(Module):
+    """An elementwise function, given with its derivative. A new one takes two lines:
+
+        class Softsign(Activation):
+            def function(self, x):
+                return x / (1 + abs(x))
+
+            def derivative(self, x, y):
+                return (1 - abs(y)) ** 2
+
+    Both are called with matching parts of a batch, as arrays of one axis on the batch's device; functions such as `exp`
+    are those of the array module `xp = xpcnn.backend.array_namespace(x)`.
+    """
+
+    def function(self, x: Array) -> Array:
+        """Return the function's values, one for each element of `x`."""
+        raise NotImplementedError
+
+    def derivative(self, x: Array, y: Array) -> Array:
+        """Return the derivative at each element of `x`, where `y = function(x)`; use whichever is handier."""
+        raise NotImplementedError
+
+    def forward(self, x: Array) -> Array:
+        y, cache = F.elementwise_forward(x, self.function)
+        self._keep(cache)
+        return y
+
+    def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
+        return F.elementwise_backward(dy, self._take(), self.derivative)
 
 
 class ReLU(Module):
@@ -17,3 +48,122 @@ class ReLU(Module):
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
         return F.relu_backward(dy, self._take())
+
+
+class LeakyReLU(Activation):
+    """`x` where it is positive, else `negative_slope·x`; the gradient at 0 is the negative slope."""
+
+    def __init__(self, negative_slope: float = 0.01) -> None:
+        super().__init__()
+        self.negative_slope = negative_slope
+
+    def extra_repr(self) -> str:
+        return f"negative_slope={self.negative_slope}"
+
+    def function(self, x: Array) -> Array:
+        return F.leaky_relu(x, self.negative_slope)
+
+    def derivative(self, x: Array, y: Array) -> Array:
+        return F.leaky_relu_derivative(x, y, self.negative_slope)
+
+
+class ELU(Activation):
+    """`x` where it is positive, else `alpha·(exp(x) - 1)`."""
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        super().__init__()
+        self.alpha = alpha
+
+    def extra_repr(self) -> str:
+        return f"alpha={self.alpha}"
+
+    def function(self, x: Array) -> Array:
+        return F.elu(x, self.alpha)
+
+    def derivative(self, x: Array, y: Array) -> Array:
+        return F.elu_derivative(x, y, self.alpha)
+
+
+class GELU(Activation):
+    """`x·Φ(x)`, with the normal distribution function Φ.
+
+    Args:
+        approximate: `"none"`, or `"tanh"` for a formula without Φ that is off by up to 0.0005.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+
+    def __init__(self, approximate: str = "none") -> None:
+        super().__init__()
+        if approximate not in ("none", "tanh"):
+            raise ValueError(f'approximate must be "none" or "tanh", got {approximate!r}')
+        self.approximate = approximate
+
+    def extra_repr(self) -> str:
+        return f"approximate={self.approximate!r}"
+
+    def function(self, x: Array) -> Array:
+        return F.gelu(x) if self.approximate == "none" else F.gelu_tanh(x)
+
+    def derivative(self, x: Array, y: Array) -> Array:
+        return F.gelu_derivative(x, y) if self.approximate == "none" else F.gelu_tanh_derivative(x, y)
+
+
+class SiLU(Activation):
+    """`x·sigmoid(x)`, also known as swish."""
+
+    def function(self, x: Array) -> Array:
+        return F.silu(x)
+
+    def derivative(self, x: Array, y: Array) -> Array:
+        return F.silu_derivative(x, y)
+
+
+class Sigmoid(Activation):
+    """`1 / (1 + exp(-x))`."""
+
+    def function(self, x: Array) -> Array:
+        return F.sigmoid(x)
+
+    def derivative(self, x: Array, y: Array) -> Array:
+        return F.sigmoid_derivative(x, y)
+
+
+class Tanh(Activation):
+    """The hyperbolic tangent."""
+
+    def function(self, x: Array) -> Array:
+        return F.tanh(x)
+
+    def derivative(self, x: Array, y: Array) -> Array:
+        return F.tanh_derivative(x, y)
+
+
+class Identity(Module):
+    """`x` as it is, where a layer is asked for and none is wanted."""
+
+    def forward(self, x: Array) -> Array:
+        return x
+
+    def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
+        return dy
+
+
+class Softmax(Module):
+    """`exp(x)` as shares of its sum along axis `dim`. Not wanted before `CrossEntropyLoss`, which takes logits."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}"
+
+    def forward(self, x: Array) -> Array:
+        y, cache = F.softmax_forward(x, self.dim)
+        self._keep(cache)
+        return y
+
+    def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
+        return F.softmax_backward(dy, self._take())

@@ -8,7 +8,8 @@ import numpy as np
 
 from .. import functional as F
 from ..backend import Array
-from ..functional.windows import IntOrPair, Padding, window
+from ..functional.conv_transpose import transposed_window
+from ..functional.windows import IntOrPair, Padding, Pair, window
 from ..random import default_generator
 from .init import Initializer, he_normal
 from .module import Module, host_parameter
@@ -23,6 +24,8 @@ class Conv2d(Module):
         stride, padding, dilation: see `functional.windows.window`.
         groups: into how many equal parts the channels are split; `in_channels` gives a depthwise convolution.
         bias: whether one number per output channel is added.
+        position_bias: height and width of the input images, to add one number per output position instead, as Paddle
+            does with `shared_biases=False`.
         weight_init: draws the weight; the bias starts at 0.
         rng: what to draw from; None for the package's default generator.
         dtype: of the parameters, and so of the inputs.
@@ -44,26 +47,25 @@ class Conv2d(Module):
         groups: int = 1,
         bias: bool = True,
         *,
+        position_bias: Pair | None = None,
         weight_init: Initializer = he_normal,
         rng: np.random.Generator | None = None,
         dtype: Any = np.float32,
     ) -> None:
         super().__init__()
-        if groups < 1 or in_channels % groups or out_channels % groups or min(in_channels, out_channels) < 1:
-            raise ValueError(
-                f"groups must divide the channels, got groups={groups} for {in_channels} and {out_channels} channels"
-            )
+        _check_groups(groups, in_channels, out_channels)
+        if position_bias is not None and not bias:
+            raise ValueError(f"position_bias is a form of bias, got {position_bias} with bias=False")
         self.in_channels, self.out_channels = in_channels, out_channels
         self._options: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-        kernel = window(kernel_size, stride, padding, dilation).kernel
-        weight = weight_init((out_channels, in_channels // groups, *kernel), rng or default_generator())
+        shape = window(kernel_size, stride, padding, dilation)
+        weight = weight_init((out_channels, in_channels // groups, *shape.kernel), rng or default_generator())
+        positions = () if position_bias is None else shape.output_size(*position_bias)
         self.weight = host_parameter(weight, dtype)
-        self.bias = host_parameter(np.zeros(out_channels), dtype) if bias else None
+        self.bias = host_parameter(np.zeros((out_channels, *positions)), dtype) if bias else None
 
     def extra_repr(self) -> str:
-        options = "".join(f", {name}={value}" for name, value in self._options.items())
-        kernel = self.weight.data.shape[2:]
-        return f"{self.in_channels}, {self.out_channels}, kernel_size={kernel}{options}, bias={self.bias is not None}"
+        return _describe(self.in_channels, self.out_channels, self.weight.data.shape, self._options, self.bias)
 
     def forward(self, x: Array) -> Array:
         bias = None if self.bias is None else self.bias.data
@@ -77,3 +79,81 @@ class Conv2d(Module):
         if self.bias is not None:
             self.bias.add_gradient(dbias)
         return dx
+
+
+class ConvTranspose2d(Module):
+    """Two-dimensional transposed convolution, which enlarges images where a convolution with its options shrinks them.
+
+    Args:
+        in_channels, out_channels: channels of the input and of the output.
+        kernel_size: height and width of the filters, one number or a pair.
+        stride, padding, output_padding, dilation: see `functional.conv_transpose2d_forward`.
+        groups: into how many equal parts the channels are split.
+        bias: whether one number per output channel is added.
+        weight_init: draws the weight, with the output channels first; the bias starts at 0.
+        rng: what to draw from; None for the package's default generator.
+        dtype: of the parameters, and so of the inputs.
+
+    Shape: `(N, in_channels, H, W)` to `(N, out_channels, OH, OW)`.
+
+    Raises:
+        ValueError: if an option is out of range or the groups do not divide the channels.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntOrPair,
+        stride: IntOrPair = 1,
+        padding: Padding = 0,
+        output_padding: IntOrPair = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: IntOrPair = 1,
+        *,
+        weight_init: Initializer = he_normal,
+        rng: np.random.Generator | None = None,
+        dtype: Any = np.float32,
+    ) -> None:
+        super().__init__()
+        _check_groups(groups, in_channels, out_channels)
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self._options: dict[str, Any] = {"stride": stride, "padding": padding, "output_padding": output_padding}
+        self._options |= {"dilation": dilation, "groups": groups}
+        kernel = transposed_window(kernel_size, stride, padding, output_padding, dilation).kernel
+        inputs, outputs = in_channels // groups, out_channels // groups
+        weight = weight_init((out_channels, inputs, *kernel), rng or default_generator())
+        weight = weight.reshape(groups, outputs, inputs, *kernel).swapaxes(1, 2)
+        self.weight = host_parameter(weight.reshape(in_channels, outputs, *kernel), dtype)
+        self.bias = host_parameter(np.zeros(out_channels), dtype) if bias else None
+
+    def extra_repr(self) -> str:
+        return _describe(self.in_channels, self.out_channels, self.weight.data.shape, self._options, self.bias)
+
+    def forward(self, x: Array) -> Array:
+        bias = None if self.bias is None else self.bias.data
+        y, cache = F.conv_transpose2d_forward(x, self.weight.data, bias, **self._options)
+        self._keep(cache)
+        return y
+
+    def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
+        dx, dweight, dbias = F.conv_transpose2d_backward(dy, self._take(), input_gradient=input_gradient)
+        self.weight.add_gradient(dweight)
+        if self.bias is not None:
+            self.bias.add_gradient(dbias)
+        return dx
+
+
+def _check_groups(groups: int, in_channels: int, out_channels: int) -> None:
+    if groups < 1 or in_channels % groups or out_channels % groups or min(in_channels, out_channels) < 1:
+        raise ValueError(
+            f"groups must divide the channels, got groups={groups} for {in_channels} and {out_channels} channels"
+        )
+
+
+def _describe(
+    in_channels: int, out_channels: int, weight: tuple[int, ...], options: dict[str, Any], bias: object
+) -> str:
+    text = "".join(f", {name}={value}" for name, value in options.items())
+    return f"{in_channels}, {out_channels}, kernel_size={weight[2:]}{text}, bias={bias is not None}"

@@ -2,26 +2,147 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
 
 from .. import functional as F
-from ..backend import Array
+from ..backend import Array, device_of
+from .module import Module, Parameter
+from .normalization import Normalization
 
 
-class CrossEntropyLoss:
-    """Mean softmax cross-entropy of logits `(N, classes)` and integer labels `(N,)`, in nats."""
+class Loss:
+    """A mean over a batch, and its gradient.
+
+    A subclass defines `_forward`, which returns the value and a cache, and `_backward`, which takes that cache.
+    """
 
     def __init__(self) -> None:
         self._cache: Any = None
 
-    def __call__(self, logits: Array, labels: Array) -> Array:
-        """Return the loss as a 0-d array on the logits' device."""
-        loss, self._cache = F.cross_entropy_forward(logits, labels)
+    def __call__(self, output: Array, target: Array) -> Array:
+        """Return the loss as a 0-d array on the output's device."""
+        loss, self._cache = self._forward(output, target)
         return loss
 
     def backward(self) -> Array:
-        """Return the gradient of the last loss by its logits, `(N, classes)`."""
+        """Return the gradient of the last loss by its output.
+
+        Raises:
+            RuntimeError: if there was no loss since the last gradient.
+        """
         cache, self._cache = self._cache, None
         if cache is None:
-            raise RuntimeError("CrossEntropyLoss.backward needs a call of the loss before it")
+            raise RuntimeError(f"{type(self).__name__}.backward needs a call of the loss before it")
+        return self._backward(cache)
+
+    def _forward(self, output: Array, target: Array) -> tuple[Array, Any]:
+        raise NotImplementedError
+
+    def _backward(self, cache: Any) -> Array:
+        raise NotImplementedError
+
+
+class CrossEntropyLoss(Loss):
+    """Mean softmax cross-entropy of logits `(N, classes)` and integer labels `(N,)`, in nats.
+
+    Args:
+        weight: `(classes,)`, how much a sample of each class counts in the mean; None for all alike.
+        label_smoothing: what part of each target is spread over all classes evenly.
+    """
+
+    def __init__(self, weight: Array | None = None, *, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.weight = None if weight is None else np.asarray(weight) if isinstance(weight, list | tuple) else weight
+        self.label_smoothing = label_smoothing
+
+    def _forward(self, output: Array, target: Array) -> tuple[Array, Any]:
+        if self.weight is not None:
+            self.weight = device_of(output).asarray(self.weight, output.dtype)
+        return F.cross_entropy_forward(output, target, self.weight, label_smoothing=self.label_smoothing)
+
+    def _backward(self, cache: Any) -> Array:
         return F.cross_entropy_backward(cache)
+
+
+class HingeLoss(Loss):
+    """Mean multi-class support vector loss of scores `(N, classes)` and integer labels `(N,)`, as in CS231n.
+
+    For one sample it is `Σ max(0, s_j - s_label + margin)` over the wrong classes j. PyTorch's `MultiMarginLoss`
+    divides that by the number of classes; this one does not.
+
+    Args:
+        margin: by how much the right score has to lead.
+    """
+
+    def __init__(self, margin: float = 1.0) -> None:
+        super().__init__()
+        self.margin = margin
+
+    def _forward(self, output: Array, target: Array) -> tuple[Array, Any]:
+        return F.hinge_forward(output, target, margin=self.margin)
+
+    def _backward(self, cache: Any) -> Array:
+        return F.hinge_backward(cache)
+
+
+class MSELoss(Loss):
+    """Mean over all elements of the squared difference between two arrays of one shape, `(N, ...)`."""
+
+    def _forward(self, output: Array, target: Array) -> tuple[Array, Any]:
+        return F.mean_squared_error_forward(output, target)
+
+    def _backward(self, cache: Any) -> Array:
+        return F.mean_squared_error_backward(cache)
+
+
+class BCEWithLogitsLoss(Loss):
+    """Mean over all elements of the binary cross-entropy between logits and probabilities, both `(N, ...)`."""
+
+    def _forward(self, output: Array, target: Array) -> tuple[Array, Any]:
+        return F.binary_cross_entropy_forward(output, target)
+
+    def _backward(self, cache: Any) -> Array:
+        return F.binary_cross_entropy_backward(cache)
+
+
+class _AnyLoss(Protocol):
+    def __call__(self, output: Array, target: Array) -> Array: ...
+    def backward(self) -> Array: ...
+
+
+class L2Penalty:
+    """A loss plus `0.5·strength·Σw²` over a model's weights, to be used in that loss's place.
+
+    Biases are left alone, and so is what normalisation layers scale by. `backward` also adds `strength·w` to the
+    gradients of the weights; so it comes after `zero_grad`, as a backward pass does.
+
+    Args:
+        loss: the loss to add to.
+        model: whose weights are to be kept small.
+        strength: of the penalty, at least 0.
+    """
+
+    def __init__(self, loss: _AnyLoss, model: Module, strength: float) -> None:
+        if strength < 0:
+            raise ValueError(f"strength must be at least 0, got {strength}")
+        self.loss, self.model, self.strength = loss, model, strength
+
+    def __call__(self, output: Array, target: Array) -> Array:
+        """Return the loss with the penalty as a 0-d array on the output's device."""
+        value = self.loss(output, target)
+        for weight in self._weights():
+            value = value + 0.5 * self.strength * (weight.data * weight.data).sum()
+        return value
+
+    def backward(self) -> Array:
+        """Add the penalty's gradient to the weights', and return the gradient of the last loss by its output."""
+        gradient = self.loss.backward()
+        for weight in self._weights():
+            weight.add_gradient(self.strength * weight.data)
+        return gradient
+
+    def _weights(self) -> list[Parameter]:
+        modules = [module for _, module in self.model.named_modules() if not isinstance(module, Normalization)]
+        return [weight for module in modules if isinstance(weight := vars(module).get("weight"), Parameter)]

@@ -1,4 +1,4 @@
-"""Parameters, and the modules that hold them."""
+"""Parameters and buffers, and the modules that hold them."""
 
 from __future__ import annotations
 
@@ -33,12 +33,26 @@ class Parameter:
             self.grad += gradient
 
 
+class Buffer:
+    """An array that is saved and moved with its module, but not trained, such as a running average.
+
+    Attributes:
+        data: the array; one of integers keeps its dtype when the module is converted to another.
+    """
+
+    def __init__(self, data: Array) -> None:
+        self.data = data
+
+    def __repr__(self) -> str:
+        return f"Buffer(shape={self.data.shape}, dtype={self.data.dtype}, device={device_of(self.data).name!r})"
+
+
 class Module:
     """A layer, or a network of layers: a forward pass, and the backward pass written beside it.
 
-    A subclass defines `forward` and `backward`; parameters and modules kept as attributes are found by name. While
-    training, `forward` leaves what `backward` needs in `self._cache`; in evaluation it keeps nothing, so that several
-    threads may share the module.
+    A subclass defines `forward` and `backward`; parameters, buffers and modules kept as attributes are found by name.
+    While training, `forward` leaves what `backward` needs in `self._cache`; in evaluation it keeps nothing, so that
+    several threads may share the module.
     """
 
     def __init__(self) -> None:
@@ -96,26 +110,38 @@ class Module:
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """Yield all parameters with their dotted names, in the order of the layers."""
-        for prefix, module in self.named_modules():
-            for name, value in vars(module).items():
-                if isinstance(value, Parameter):
-                    yield f"{prefix}.{name}" if prefix else name, value
+        for name, value in self._named_arrays():
+            if isinstance(value, Parameter):
+                yield name, value
 
     def parameters(self) -> Iterator[Parameter]:
         """Yield all parameters."""
         return (parameter for _, parameter in self.named_parameters())
 
+    def _named_arrays(self) -> Iterator[tuple[str, Parameter | Buffer]]:
+        for prefix, module in self.named_modules():
+            # Parameters first, as in PyTorch's state.
+            for kind in (Parameter, Buffer):
+                for name, value in vars(module).items():
+                    if isinstance(value, kind):
+                        yield f"{prefix}.{name}" if prefix else name, value
+
     @property
     def device(self) -> Device:
-        """The device of the parameters; the CPU for a module that has none."""
-        return next((device_of(parameter.data) for parameter in self.parameters()), CPU)
+        """The device of the parameters and buffers; the CPU for a module that has none."""
+        return next((device_of(value.data) for _, value in self._named_arrays()), CPU)
 
     def train(self, mode: bool = True) -> Self:
         """Switch this module and all inside it to training, or with False to evaluation."""
         for _, module in self.named_modules():
             module.training = mode
-            module._cache = None
+        self.forget()
         return self
+
+    def forget(self) -> None:
+        """Drop what forward passes left for backward passes that will not come."""
+        for _, module in self.named_modules():
+            module._cache = None
 
     def eval(self) -> Self:
         """Switch to evaluation: dropout passes everything, nothing is kept for a backward pass."""
@@ -127,81 +153,39 @@ class Module:
             parameter.grad = None
 
     def to(self, device: Device | str | None = None, dtype: Any = None) -> Self:
-        """Move all parameters to a device, convert them to a dtype, or both; gradients are forgotten."""
-        for parameter in self.parameters():
-            target = device_of(parameter.data) if device is None else Device(device)
-            parameter.data = target.asarray(parameter.data, dtype)
-            parameter.grad = None
+        """Move all arrays to a device, convert all but integers to a dtype, or both; gradients are forgotten."""
+        for _, value in self._named_arrays():
+            target = device_of(value.data) if device is None else Device(device)
+            value.data = target.asarray(value.data, dtype if value.data.dtype.kind == "f" else None)
+            if isinstance(value, Parameter):
+                value.grad = None
         return self
 
     def state_dict(self) -> dict[str, Array]:
-        """Return the parameters' arrays by name; names, shapes and layouts are PyTorch's."""
-        return {name: parameter.data for name, parameter in self.named_parameters()}
+        """Return the arrays of parameters and buffers by name; names, shapes and layouts are PyTorch's."""
+        return {name: value.data for name, value in self._named_arrays()}
 
     def load_state_dict(self, state: Mapping[str, Array]) -> None:
-        """Copy arrays of any device into the parameters, all or none.
+        """Copy arrays of any device into the parameters and buffers, all or none.
 
         Raises:
             ValueError: if a name is missing or unknown, or a shape differs.
         """
-        own = dict(self.named_parameters())
+        own = dict(self._named_arrays())
         missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
         if missing or unknown:
             raise ValueError(f"state does not fit this model: missing {missing or 'none'}, unknown {unknown or 'none'}")
-        for name, parameter in own.items():
-            if tuple(state[name].shape) != parameter.data.shape:
-                raise ValueError(f"{name}: expected shape {parameter.data.shape}, got {tuple(state[name].shape)}")
-        for name, parameter in own.items():
-            parameter.data[...] = device_of(parameter.data).asarray(state[name], parameter.data.dtype)
+        for name, value in own.items():
+            if tuple(state[name].shape) != value.data.shape:
+                raise ValueError(f"{name}: expected shape {value.data.shape}, got {tuple(state[name].shape)}")
+        # Only when all of them could be converted is the first one written.
+        arrays = {name: device_of(value.data).asarray(state[name], value.data.dtype) for name, value in own.items()}
+        for name, value in own.items():
+            value.data[...] = arrays[name]
 
     def count_parameters(self) -> int:
         """Return how many numbers the parameters hold."""
         return sum(parameter.data.size for parameter in self.parameters())
-
-
-class Sequential(Module):
-    """Modules one after the other.
-
-    Args:
-        modules: in order; named "0", "1", … unless given as keyword arguments, whose names they then take.
-    """
-
-    def __init__(self, *modules: Module, **named: Module) -> None:
-        super().__init__()
-        self._modules = {str(i): module for i, module in enumerate(modules)} | named
-
-    def named_children(self) -> Iterator[tuple[str, Module]]:
-        yield from self._modules.items()
-
-    def __iter__(self) -> Iterator[Module]:
-        return iter(self._modules.values())
-
-    def __len__(self) -> int:
-        return len(self._modules)
-
-    def __getitem__(self, index: int | str) -> Module:
-        return self._modules[index] if isinstance(index, str) else list(self)[index]
-
-    def forward(self, x: Array) -> Array:
-        for name, module in self._modules.items():
-            try:
-                x = module(x)
-            except (ValueError, TypeError) as error:
-                raise type(error)(f"{name} ({type(module).__name__}): {error}") from error
-        return x
-
-    def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
-        modules = list(self)
-        first = 0
-        if not input_gradient:
-            # What lies before the first parameter has nothing to learn from a gradient.
-            trained = (i for i, module in enumerate(modules) if any(True for _ in module.parameters()))
-            first = next(trained, len(modules))
-        for i in reversed(range(first, len(modules))):
-            dy = modules[i].backward(dy, input_gradient=input_gradient or i > first)
-        for module in modules[:first]:
-            module._cache = None
-        return dy if input_gradient else None
 
 
 def host_parameter(values: np.ndarray[Any, Any], dtype: Any) -> Parameter:

@@ -19,6 +19,8 @@ class SGD(Optimizer):
         nesterov: look ahead along the velocity (Nesterov 1983, in the form of Sutskever et al. 2013).
         weight_decay: L2 penalty; its gradient `weight_decay·w` is added to the gradient.
         decay: the learning rate of step t is `lr / (1 + decay·t)`, with t from 0.
+        lr_in_velocity: let `v = momentum·v + lr·g`, `w -= v`, as Keras does: the same as long as the learning rate is,
+            but a new rate then holds for new gradients only.
 
     Raises:
         ValueError: if a number is out of range, or `nesterov` is asked for without momentum.
@@ -33,6 +35,7 @@ class SGD(Optimizer):
         nesterov: bool = False,
         weight_decay: float = 0.0,
         decay: float = 0.0,
+        lr_in_velocity: bool = False,
     ) -> None:
         self.slots = ("momentum",) if momentum else ()
         super().__init__(named_parameters, lr)
@@ -41,6 +44,7 @@ class SGD(Optimizer):
         require(decay >= 0, "decay", "at least 0", decay)
         require(momentum > 0 or not nesterov, "momentum", "above 0 for nesterov", momentum)
         self.momentum, self.nesterov, self.weight_decay, self.decay = momentum, nesterov, weight_decay, decay
+        self.lr_in_velocity = lr_in_velocity
 
     def _update(self, data: Array, grad: Array, *state: Array) -> None:
         lr = self.lr / (1 + self.decay * (self.steps - 1))
@@ -52,6 +56,10 @@ class SGD(Optimizer):
             multiply(data, self.weight_decay, out=decayed)
             decayed += grad
             grad = decayed
+        if self.lr_in_velocity:
+            scaled = device.scratch(data.shape, data.dtype, "scaled")
+            multiply(grad, lr, out=scaled)
+            grad, lr = scaled, 1.0
         if not self.momentum:
             multiply(grad, lr, out=change)
         else:

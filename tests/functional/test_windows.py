@@ -1,0 +1,151 @@
+"""Windows, tiles, im2col and col2im, each against trying out every position."""
+
+from math import prod
+
+import numpy as np
+import pytest
+import reference
+from helpers import assert_close
+from inputs import choose, draw_pair, draw_size, noted, refused
+
+from xpcnn.functional.windows import Tile, Window, col2im, im2col, reach, tiles, window
+
+
+def draw_window(rng):
+    kernel, dilation = draw_pair(rng, 1, 4), draw_pair(rng, 1, 3)
+    sides = tuple(int(side) for side in rng.integers(0, 6, 4))
+    return kernel, draw_pair(rng, 1, 4), sides, dilation, draw_size(rng, kernel, sides, dilation)
+
+
+@pytest.mark.parametrize(
+    ("padding", "sides"),
+    [
+        (2, (2, 2, 2, 2)),
+        ((1, 2), (1, 1, 2, 2)),
+        ([1, 2], (1, 1, 2, 2)),
+        ((1, 2, 3, 4), (3, 4, 1, 2)),
+        ("valid", (0, 0, 0, 0)),
+        ("same", (1, 2, 4, 5)),
+    ],
+)
+def test_every_form_of_padding(padding, sides):
+    made = window((2, 4), 1, padding, (3, 3))
+    assert made == Window((2, 4), (1, 1), (3, 3), sides)
+    assert padding != "same" or made.output_size(11, 7) == (11, 7)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"kernel": 0}, ["kernel_size", "at least 1", "0"]),
+        ({"kernel": (2, 2, 2)}, ["kernel_size", "one or two integers", "(2, 2, 2)"]),
+        ({"kernel": (2, 2.5)}, ["kernel_size", "integers", "2.5"]),
+        ({"kernel": 2.5}, ["kernel_size", "integers", "2.5"]),
+        ({"kernel": None}, ["kernel_size", "integers", "None"]),
+        ({"stride": "2"}, ["stride", "integers", "'2'"]),
+        ({"padding": "SAME"}, ['"same" or "valid"', "'SAME'"]),
+        ({"padding": (1, 1, 1, 1, 1)}, ["padding", "(1, 1, 1, 1, 1)"]),
+    ],
+    ids=repr,
+)
+def test_bad_options_are_named(options, words):
+    with refused(*words, error=(ValueError, TypeError)):
+        window(**{"kernel": 3} | options)
+
+
+def test_numpy_integers_are_integers():
+    size = np.int64(3)
+    assert window(size, (size, 1)) == window(3, (3, 1))
+
+
+def test_output_size_counts_the_positions(rng):
+    for draw_rng in rng.spawn(200):
+        kernel, stride, padding, dilation, (H, W) = draw_window(draw_rng)
+        with noted(kernel=kernel, stride=stride, padding=padding, dilation=dilation, H=H, W=W):
+            left, right, top, bottom = padding
+            assert window(kernel, stride, padding, dilation).output_size(H, W) == (
+                reference.output_size(H, kernel[0], stride[0], top, bottom, dilation[0]),
+                reference.output_size(W, kernel[1], stride[1], left, right, dilation[1]),
+            )
+
+
+def test_reach_finds_every_meeting_of_position_and_pixel(rng):
+    for _ in range(300):
+        start, stride, size, offset = (int(n) for n in rng.integers([0, 1, 1, -8], [4, 4, 6, 8]))
+        positions = slice(start, start + int(rng.integers(1, 6)))
+        inside, pixels = reach(positions, stride, offset, size)
+        met = [
+            (p - start, p * stride + offset) for p in range(start, positions.stop) if 0 <= p * stride + offset < size
+        ]
+        with noted(positions=positions, stride=stride, offset=offset, size=size):
+            found = zip(range(20)[inside], range(size)[pixels], strict=True)
+            assert list(found) == met
+
+
+def test_tiles_cover_everything_once_in_order_and_keep_their_size(rng):
+    pieces = set()
+    for _ in range(300):
+        OH, OW, N = (int(n) for n in rng.integers(1, [9, 9, 70]))
+        each, budget, at_least = int(rng.integers(1, 100)), 1 << int(rng.integers(0, 17)), int(rng.integers(1, 6))
+        cut = tiles(OH, OW, N, each, budget, at_least)
+        place = np.arange(OH * OW * N).reshape(OH, OW, N)
+        with noted(OH=OH, OW=OW, N=N, each=each, budget=budget, at_least=at_least):
+            assert sorted(n for tile in cut for n in place[tile].ravel()) == list(range(place.size))
+            starts = [(tile.rows.start, tile.cols.start, tile.images.start) for tile in cut]
+            assert starts == sorted(starts)
+            assert len(cut) >= min(at_least, OH)
+            for tile in cut:
+                # Sixteen images stay together however little fits: shorter runs of memory are not worth moving.
+                assert prod(tile.shape) * each <= max(budget, 16 * each)
+                span = tile.span(OW, N)
+                pieces.add(span is None)
+                if span is None:
+                    assert tile.shape[2] < N
+                else:
+                    assert np.array_equal(place[tile].ravel(), place.ravel()[span])
+    assert pieces == {True, False}
+
+
+def a_tile(rng, OH, OW, N):
+    borders = [sorted(int(n) for n in rng.choice(size + 1, 2, replace=False)) for size in (OH, OW, N)]
+    return Tile(*(slice(*border) for border in borders))
+
+
+def test_im2col_and_col2im_move_each_value_to_its_place(device, rng):
+    for draw_rng in rng.spawn(40):
+        kernel, stride, padding, dilation, (H, W) = draw_window(draw_rng)
+        shape = window(kernel, stride, padding, dilation)
+        C, N = 2, choose(draw_rng, 1, 5)
+        tile = a_tile(draw_rng, *shape.output_size(H, W), N)
+        x = draw_rng.normal(size=(C, H, W, N))
+        columns = np.zeros((C, *kernel, *tile.shape))
+        back = np.zeros(x.shape)
+        weights = draw_rng.normal(size=columns.shape)
+        for (oh, ow), seen in reference.window_positions(H, W, kernel, stride, padding, dilation):
+            row, col = oh - tile.rows.start, ow - tile.cols.start
+            if 0 <= row < tile.shape[0] and 0 <= col < tile.shape[1]:
+                for (kh, kw), (h, w) in seen:
+                    columns[:, kh, kw, row, col] = x[:, h, w, tile.images]
+                    back[:, h, w, tile.images] += weights[:, kh, kw, row, col]
+        flat = (C * kernel[0] * kernel[1], -1)
+        with noted(window=shape, H=H, W=W, tile=tile):
+            lowered = im2col(device.asarray(x), shape, tile, device)
+            assert_close(lowered, columns.reshape(flat), 0, 0, device=device)
+            dx = device.asarray(np.zeros(x.shape))
+            col2im(device.asarray(weights.reshape(flat)), shape, tile, dx)
+            assert_close(dx, back, 1e-12, 1e-14, device=device)
+
+
+def test_im2col_copies_no_image_where_no_padding_is_met(device, monkeypatch):
+    """The working memory asked for is the columns alone."""
+    slots = []
+    scratch = type(device).scratch
+    monkeypatch.setattr(
+        type(device), "scratch", lambda self, s, d, slot: slots.append(slot) or scratch(self, s, d, slot)
+    )
+    x = device.asarray(np.zeros((1, 6, 6, 2)))
+    shape = window(3, 1, (1, 0))
+    for rows, expected in ((slice(1, 5), ["columns"]), (slice(0, 5), ["field", "columns"])):
+        slots.clear()
+        im2col(x, shape, Tile(rows, slice(0, 4), slice(0, 2)), device)
+        assert slots == expected

@@ -1,0 +1,120 @@
+"""Two-dimensional transposed convolution: a convolution's three products, each in another role.
+
+What takes a convolution's output gradient back to its input is the forward pass here, and the other way round
+(Dumoulin and Visin 2016, chapter 4). So this file adds sizes and checks, and no arithmetic.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ..backend import Array, batch_first, batch_last
+from .convolution import correlate, spread, weight_gradient
+from .windows import IntOrPair, Padding, Pair, Window, pair, window
+
+
+class _Cache(NamedTuple):
+    x: Array  # (C, H, W, N)
+    weight: Array
+    has_bias: bool
+    window: Window
+    groups: int
+
+
+def conv_transpose2d_forward(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    *,
+    stride: IntOrPair = 1,
+    padding: Padding = 0,
+    output_padding: IntOrPair = 0,
+    groups: int = 1,
+    dilation: IntOrPair = 1,
+) -> tuple[Array, Any]:
+    """Paint a filter, scaled by the pixel, around every pixel: what a convolution would map back to such images.
+
+    Args:
+        x: `(N, C, H, W)`.
+        weight: `(C, O / groups, KH, KW)`, of the same dtype as `x`.
+        bias: `(O,)`, or None.
+        stride: step between the places where filters are painted.
+        padding: how much is cut off the sides of the result, in any form that `windows.window` takes.
+        output_padding: rows and columns added at the bottom and right, one number or a pair: several sizes of images
+            have a convolution of the same size, and this chooses among them. Below the stride or the dilation.
+        groups: into how many equal parts the channels are split; part i of the output sees part i of the input only.
+        dilation: step between the elements of a filter.
+
+    Returns:
+        `y (N, O, OH, OW)` with `OH = (H - 1)·stride - 2·padding + dilation·(KH - 1) + 1 + output_padding`, and what
+        `conv_transpose2d_backward` needs.
+
+    Raises:
+        ValueError: if shapes, dtypes or options do not fit together.
+    """
+    shape = transposed_window(weight.shape[2:], stride, padding, output_padding, dilation)
+    _check(x, weight, bias, groups)
+    x = batch_last(x)
+    y = spread(x, weight, shape, groups, _output_size(shape, *x.shape[1:3]), bias)
+    return batch_first(y), _Cache(x, weight, bias is not None, shape, groups)
+
+
+def conv_transpose2d_backward(
+    dy: Array, cache: Any, *, input_gradient: bool = True
+) -> tuple[Array | None, Array, Array | None]:
+    """Return the gradients of the input, weight and bias of `conv_transpose2d_forward`.
+
+    Args:
+        dy: gradient of the loss by the output, `(N, O, OH, OW)`.
+        cache: what the forward call returned.
+        input_gradient: False to skip the gradient of the input, as a network's first layer needs none.
+
+    Returns:
+        `dx (N, C, H, W)` or None, `dweight` in the shape of the weight, `dbias (O,)` or None.
+    """
+    x, weight, has_bias, shape, groups = cache
+    dy = batch_last(dy)
+    dweight = weight_gradient(dy, x, shape, groups)
+    dbias = dy.reshape(dy.shape[0], -1).sum(axis=1) if has_bias else None
+    dx = batch_first(correlate(dy, weight, None, shape, groups)) if input_gradient else None
+    return dx, dweight, dbias
+
+
+def transposed_window(
+    kernel: IntOrPair, stride: IntOrPair, padding: Padding, output_padding: IntOrPair, dilation: IntOrPair
+) -> Window:
+    """Return the window that slides over the output, one position for each pixel of the input."""
+    shape = window(kernel, stride, padding, dilation)
+    height, width = pair(output_padding, "output_padding", 0)
+    if height >= max(shape.stride[0], shape.dilation[0]) or width >= max(shape.stride[1], shape.dilation[1]):
+        raise ValueError(
+            f"output_padding must be below the stride or the dilation, got {output_padding} "
+            f"for stride {shape.stride} and dilation {shape.dilation}"
+        )
+    # Rows added to the output are ones that the last position does not reach: padding, less.
+    top, bottom, left, right = shape.padding
+    return shape._replace(padding=(top, bottom - height, left, right - width))
+
+
+def _output_size(window: Window, H: int, W: int) -> Pair:
+    top, bottom, left, right = window.padding
+    spans = [(size - 1) * step + 1 for size, step in zip(window.kernel, window.dilation, strict=True)]
+    OH = (H - 1) * window.stride[0] + spans[0] - top - bottom
+    OW = (W - 1) * window.stride[1] + spans[1] - left - right
+    if min(OH, OW) < 1:
+        raise ValueError(f"padding leaves nothing of the output: images of {H}×{W} would become {OH}×{OW}")
+    return OH, OW
+
+
+def _check(x: Array, weight: Array, bias: Array | None, groups: int) -> None:
+    if x.ndim != 4 or weight.ndim != 4:
+        raise ValueError(f"expected input (N, C, H, W) and weight (C, O/groups, KH, KW), got {x.shape}, {weight.shape}")
+    C, O = weight.shape[0], weight.shape[1] * groups
+    if groups < 1 or C % groups:
+        raise ValueError(f"groups={groups} does not divide {C} input channels")
+    if x.shape[1] != C:
+        raise ValueError(f"expected input (N, {C}, H, W) for weight {weight.shape}, got {x.shape}")
+    if bias is not None and bias.shape != (O,):
+        raise ValueError(f"expected bias ({O},), got {bias.shape}")
+    if x.dtype != weight.dtype:
+        raise ValueError(f"expected input of the weight's dtype {weight.dtype}, got {x.dtype}")

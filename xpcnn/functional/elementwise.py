@@ -1,0 +1,97 @@
+"""The usual activation functions, each beside its derivative as a function of the input `x` and the output `y`.
+
+Every formula holds for all finite inputs: nothing overflows on the way to a finite result. Cases are told apart by adding
+terms of which all but one are 0, as choosing element by element with `where` costs more than an exponential on a CPU.
+"""
+
+from __future__ import annotations
+
+from math import pi, sqrt
+
+from ..backend import Array, array_namespace
+from .normal import normal_cdf, normal_density
+
+
+def leaky_relu(x: Array, negative_slope: float) -> Array:
+    """Return `x` where it is positive, else `negative_slope·x` (Maas, Hannun and Ng 2013)."""
+    xp = array_namespace(x)
+    return xp.maximum(x, 0) + negative_slope * xp.minimum(x, 0)
+
+
+def leaky_relu_derivative(x: Array, y: Array, negative_slope: float) -> Array:
+    """Return the derivative of `leaky_relu`; at 0 it is the negative slope."""
+    return (x > 0) + (x <= 0) * x.dtype.type(negative_slope)
+
+
+def elu(x: Array, alpha: float) -> Array:
+    """Return `x` where it is positive, else `alpha·(exp(x) - 1)` (Clevert, Unterthiner and Hochreiter 2016)."""
+    xp = array_namespace(x)
+    return xp.maximum(x, 0) + alpha * xp.expm1(xp.minimum(x, 0))
+
+
+def elu_derivative(x: Array, y: Array, alpha: float) -> Array:
+    """Return the derivative of `elu`; at 0 it is `alpha`."""
+    xp = array_namespace(x)
+    return (x > 0) + (x <= 0) * (alpha * xp.exp(xp.minimum(x, 0)))
+
+
+def sigmoid(x: Array) -> Array:
+    """Return `1 / (1 + exp(-x))`, or equally `exp(x) / (1 + exp(x))` where x is negative."""
+    xp = array_namespace(x)
+    return xp.exp(xp.minimum(x, 0)) / (1 + xp.exp(-abs(x)))
+
+
+def sigmoid_derivative(x: Array, y: Array) -> Array:
+    """Return the derivative of `sigmoid`."""
+    return y * (1 - y)
+
+
+def tanh(x: Array) -> Array:
+    """Return the hyperbolic tangent."""
+    return array_namespace(x).tanh(x)
+
+
+def tanh_derivative(x: Array, y: Array) -> Array:
+    """Return the derivative of `tanh`."""
+    return 1 - y * y
+
+
+def silu(x: Array) -> Array:
+    """Return `x·sigmoid(x)` (Elfwing, Uchibe and Doya 2018)."""
+    return x * sigmoid(x)
+
+
+def silu_derivative(x: Array, y: Array) -> Array:
+    """Return the derivative of `silu`."""
+    gate = sigmoid(x)
+    return gate + y * (1 - gate)
+
+
+def gelu(x: Array) -> Array:
+    """Return `x·Φ(x)` with the normal distribution function Φ (Hendrycks and Gimpel 2016)."""
+    return x * normal_cdf(x)
+
+
+def gelu_derivative(x: Array, y: Array) -> Array:
+    """Return the derivative of `gelu`."""
+    return normal_cdf(x) + x * normal_density(x)
+
+
+def gelu_tanh(x: Array) -> Array:
+    """Return `x·(1 + tanh(√(2/π)·(x + 0.044715·x³))) / 2`, Hendrycks and Gimpel's approximation of `gelu`."""
+    return x * sigmoid(_gelu_argument(x)[0])
+
+
+def gelu_tanh_derivative(x: Array, y: Array) -> Array:
+    """Return the derivative of `gelu_tanh`."""
+    argument, slope = _gelu_argument(x)
+    gate = sigmoid(argument)
+    return gate + y * (1 - gate) * slope
+
+
+def _gelu_argument(x: Array) -> tuple[Array, Array]:
+    """Return z and its derivative, where the approximation of GELU is `x·sigmoid(z)`, as `(1 + tanh(z/2)) / 2` is."""
+    near = array_namespace(x).clip(x, -100, 100)  # farther out the sigmoid is 0 or 1, and the cube might overflow
+    square = near * near
+    factor = 2 * sqrt(2 / pi)
+    return factor * near * (1 + 0.044715 * square), factor * (1 + 3 * 0.044715 * square)

@@ -1,0 +1,136 @@
+"""Group and layer normalisation: parts of each image to mean 0 and variance 1, whatever else is in the batch.
+
+In memory both are `(A, K, N)`: A parts of K values each, which stand next to the same values of the other images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+from ..backend import Array, Shape, batch_first, batch_last, device_of
+from .normalization import centre, check_parameters
+
+
+class _Cache(NamedTuple):
+    centred: Array  # (A, K, N)
+    scale: Array  # (A, 1, N): 1 / standard deviation
+    weight: Array | None
+    affine: Affine
+    shape: Shape  # of the input, batch last
+
+
+class Affine(NamedTuple):
+    """How the weight and bias lie over the values."""
+
+    values: Shape  # the values' axes, told apart as the weight needs them
+    weight: Shape  # the weight's, of length 1 where it is shared
+    shared: tuple[int, ...]  # those axes
+
+
+def group_norm_forward(
+    x: Array, groups: int, weight: Array | None = None, bias: Array | None = None, *, eps: float = 1e-5
+) -> tuple[Array, Any]:
+    """Normalise each group of channels of each image (Wu and He 2018).
+
+    Args:
+        x: `(N, C, ...)`.
+        groups: into how many equal parts the channels are split.
+        weight, bias: `(C,)`, of the same dtype as `x`, or None.
+        eps: keeps the root of the variance away from 0.
+
+    Returns:
+        `y` in the shape of `x`, and what `group_norm_backward` needs.
+
+    Raises:
+        ValueError: if shapes or dtypes do not fit, or the groups do not divide the channels.
+    """
+    if x.ndim < 2 or groups < 1 or x.shape[1] % groups:
+        raise ValueError(f"expected input (N, C, ...) with channels that {groups} groups divide, got {x.shape}")
+    N, C = x.shape[:2]
+    check_parameters(x, x.shape[1:2], weight=weight, bias=bias)
+    affine = Affine((C, prod(x.shape[2:]), N), (C, 1, 1), (1, 2))
+    return _forward(x, (groups, -1, N), weight, bias, affine, eps)
+
+
+def layer_norm_forward(
+    x: Array,
+    normalized_shape: Sequence[int],
+    weight: Array | None = None,
+    bias: Array | None = None,
+    *,
+    eps: float = 1e-5,
+) -> tuple[Array, Any]:
+    """Normalise over the last axes of each sample (Ba, Kiros and Hinton 2016).
+
+    Args:
+        x: `(N, ..., *normalized_shape)`.
+        normalized_shape: the lengths of the axes that are normalised together, the batch's not among them.
+        weight, bias: in the normalised shape, of the same dtype as `x`, or None.
+        eps: keeps the root of the variance away from 0.
+
+    Returns:
+        `y` in the shape of `x`, and what `layer_norm_backward` needs.
+
+    Raises:
+        ValueError: if shapes or dtypes do not fit.
+    """
+    shape = tuple(normalized_shape)
+    if not shape or x.ndim <= len(shape) or x.shape[-len(shape) :] != shape:
+        raise ValueError(f"expected input (N, ..., {', '.join(map(str, shape))}), got {x.shape}")
+    N, A, K = x.shape[0], prod(x.shape[1 : x.ndim - len(shape)]), prod(shape)
+    check_parameters(x, shape, weight=weight, bias=bias)
+    return _forward(x, (A, K, N), weight, bias, Affine((A, K, N), (1, K, 1), (0, 2)), eps)
+
+
+def group_norm_backward(
+    dy: Array, cache: Any, *, input_gradient: bool = True
+) -> tuple[Array | None, Array | None, Array | None]:
+    """Return the gradients of the input, weight and bias of `group_norm_forward` or `layer_norm_forward`.
+
+    Args:
+        dy: gradient of the loss by the output, in its shape.
+        cache: what the forward call returned.
+        input_gradient: False to skip the gradient of the input.
+
+    Returns:
+        `dx` or None, and `dweight` and `dbias` in the shape of the weight, both None if there was none.
+    """
+    normalized, scale, weight, affine, shape = cache
+    dy = batch_last(dy)
+    dweight = dbias = dx = None
+    if weight is not None:
+        by_axes = dy.reshape(affine.values)
+        dbias = by_axes.sum(axis=affine.shared).reshape(weight.shape)
+        dweight = (by_axes * normalized.reshape(affine.values)).sum(axis=affine.shared).reshape(weight.shape)
+        dy = by_axes * weight.reshape(affine.weight)
+    if input_gradient:
+        dy = dy.reshape(normalized.shape)
+        dx = dy - dy.mean(axis=1, keepdims=True)
+        dx -= normalized * (dy * normalized).mean(axis=1, keepdims=True)
+        dx *= scale
+        dx = batch_first(dx.reshape(shape))
+    return dx, dweight, dbias
+
+
+layer_norm_backward = group_norm_backward
+
+
+def _forward(
+    x: Array, parts: Shape, weight: Array | None, bias: Array | None, affine: Affine, eps: float
+) -> tuple[Array, Any]:
+    x = batch_last(x)
+    device = device_of(x)
+    values = x.reshape(parts)
+    normalized = device.empty(values.shape, x.dtype)
+    _, rest, variance = centre(values, normalized, device)
+    scale = 1 / device.xp.sqrt(variance + eps)
+    normalized -= rest
+    normalized *= scale
+    y = normalized
+    if weight is not None:
+        y = normalized.reshape(affine.values) * weight.reshape(affine.weight)
+    if bias is not None:
+        y = y.reshape(affine.values) + bias.reshape(affine.weight)
+    return batch_first(y.reshape(x.shape)), _Cache(normalized, scale, weight, affine, x.shape)

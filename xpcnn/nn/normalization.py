@@ -1,0 +1,209 @@
+"""Normalisation layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import functional as F
+from ..backend import Array, Shape
+from .module import Buffer, Module, Parameter, host_parameter
+
+
+class Normalization(Module):
+    """What all normalisation layers share: a weight, at first 1, and a bias, at first 0."""
+
+    weight: Parameter | None
+    bias: Parameter | None
+
+    def __init__(self, shape: Shape, weight: bool, bias: bool, dtype: Any) -> None:
+        super().__init__()
+        self.weight = host_parameter(np.ones(shape), dtype) if weight else None
+        self.bias = host_parameter(np.zeros(shape), dtype) if bias else None
+
+    def _affine(self) -> tuple[Array | None, Array | None]:
+        return (
+            None if self.weight is None else self.weight.data,
+            None if self.bias is None else self.bias.data,
+        )
+
+    def _add_gradients(self, dweight: Array | None, dbias: Array | None) -> None:
+        for parameter, gradient in ((self.weight, dweight), (self.bias, dbias)):
+            if parameter is not None:
+                parameter.add_gradient(gradient)
+
+
+class _BatchNorm(Normalization):
+    axes: tuple[int, ...]
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        dtype: Any = np.float32,
+    ) -> None:
+        _require_positive("num_features", num_features)
+        super().__init__((num_features,), affine, affine, dtype)
+        self.num_features, self.eps, self.momentum = num_features, eps, momentum
+        self.track_running_stats = track_running_stats
+        if track_running_stats:
+            self.running_mean = Buffer(np.zeros(num_features, dtype))
+            self.running_var = Buffer(np.ones(num_features, dtype))
+            self.num_batches_tracked = Buffer(np.zeros((), np.int64))
+
+    def extra_repr(self) -> str:
+        options = {"eps": self.eps, "momentum": self.momentum, "affine": self.weight is not None}
+        options["track_running_stats"] = self.track_running_stats
+        return ", ".join([f"{self.num_features}", *(f"{name}={value}" for name, value in options.items())])
+
+    def forward(self, x: Array) -> Array:
+        if x.ndim not in self.axes or x.shape[1] != self.num_features:
+            places = " or ".join(["(N, C)", "(N, C, L)", "(N, C, H, W)"][axes - 2] for axes in self.axes)
+            raise ValueError(f"expected input {places} with C={self.num_features}, got {x.shape}")
+        if self.track_running_stats and not self.training:
+            mean, variance = self.running_mean.data, self.running_var.data
+            return F.batch_norm_fixed(x, mean, variance, *self._affine(), eps=self.eps)
+        y, (mean, variance), cache = F.batch_norm_forward(x, *self._affine(), eps=self.eps)
+        self._keep(cache)
+        if self.track_running_stats:
+            values = x.size // self.num_features
+            self._track(mean, variance * (values / (values - 1)))
+        return y
+
+    def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
+        dx, dweight, dbias = F.batch_norm_backward(dy, self._take(), input_gradient=input_gradient)
+        self._add_gradients(dweight, dbias)
+        return dx
+
+    def _track(self, mean: Array, variance: Array) -> None:
+        self.num_batches_tracked.data += 1
+        share = 1 / self.num_batches_tracked.data if self.momentum is None else self.momentum
+        for average, value in ((self.running_mean.data, mean), (self.running_var.data, variance)):
+            average *= 1 - share
+            average += share * value
+
+
+class BatchNorm1d(_BatchNorm):
+    """Batch normalisation of `(N, C)` or `(N, C, L)`, each channel over the batch and all positions.
+
+    In training by the batch's own mean and variance, whose running averages serve in evaluation.
+
+    Args:
+        num_features: the number of channels C.
+        eps: added to the variance.
+        momentum: how much of the running averages each batch replaces; None for the plain average of all batches.
+        affine: whether there is a weight and a bias per channel.
+        track_running_stats: False to keep no averages, and go by the batch in evaluation as well.
+        dtype: of the parameters and averages, and so of the inputs.
+
+    Attributes:
+        running_mean, running_var: the averages; the variance is the unbiased one, divided by the count less 1.
+        num_batches_tracked: how many batches went into them.
+
+    Raises:
+        ValueError: in training, if there is only one value per channel.
+    """
+
+    axes = (2, 3)
+
+
+class BatchNorm2d(_BatchNorm):
+    """Batch normalisation of `(N, C, H, W)`; otherwise as `BatchNorm1d`."""
+
+    axes = (4,)
+
+
+class GroupNorm(Normalization):
+    """Normalisation of each group of channels of each image, the same in training and evaluation.
+
+    Args:
+        num_groups: into how many equal parts the channels are split.
+        num_channels: the number of channels C.
+        eps: added to the variance.
+        affine: whether there is a weight and a bias per channel.
+        dtype: of the parameters, and so of the inputs.
+
+    Shape: `(N, C, ...)` to the same.
+
+    Raises:
+        ValueError: if the groups do not divide the channels.
+    """
+
+    def __init__(
+        self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, *, dtype: Any = np.float32
+    ) -> None:
+        _require_positive("num_groups", num_groups)
+        if num_channels < 1 or num_channels % num_groups:
+            raise ValueError(f"num_groups must divide the channels, got {num_groups} for {num_channels} channels")
+        super().__init__((num_channels,), affine, affine, dtype)
+        self.num_groups, self.num_channels, self.eps = num_groups, num_channels, eps
+
+    def extra_repr(self) -> str:
+        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.weight is not None}"
+
+    def forward(self, x: Array) -> Array:
+        if x.ndim < 2 or x.shape[1] != self.num_channels:
+            raise ValueError(f"expected input (N, {self.num_channels}, ...), got {x.shape}")
+        y, cache = F.group_norm_forward(x, self.num_groups, *self._affine(), eps=self.eps)
+        self._keep(cache)
+        return y
+
+    def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
+        dx, dweight, dbias = F.group_norm_backward(dy, self._take(), input_gradient=input_gradient)
+        self._add_gradients(dweight, dbias)
+        return dx
+
+
+class LayerNorm(Normalization):
+    """Normalisation over the last axes of each sample, the same in training and evaluation.
+
+    Args:
+        normalized_shape: the lengths of those axes, one number or several; the batch's is not among them.
+        eps: added to the variance.
+        elementwise_affine: whether there is a weight, and a bias, per element of the normalised shape.
+        bias: False for no bias beside the weight.
+        dtype: of the parameters, and so of the inputs.
+
+    Shape: `(N, ..., *normalized_shape)` to the same.
+    """
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        *,
+        dtype: Any = np.float32,
+    ) -> None:
+        shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+        _require_positive("normalized_shape", *shape)
+        super().__init__(shape, elementwise_affine, elementwise_affine and bias, dtype)
+        self.normalized_shape, self.eps = shape, eps
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.weight is not None}, "
+            f"bias={self.bias is not None}"
+        )
+
+    def forward(self, x: Array) -> Array:
+        y, cache = F.layer_norm_forward(x, self.normalized_shape, *self._affine(), eps=self.eps)
+        self._keep(cache)
+        return y
+
+    def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
+        dx, dweight, dbias = F.layer_norm_backward(dy, self._take(), input_gradient=input_gradient)
+        self._add_gradients(dweight, dbias)
+        return dx
+
+
+def _require_positive(name: str, *values: int) -> None:
+    if not values or min(values) < 1:
+        raise ValueError(f"{name} must be at least 1, got {', '.join(map(str, values)) or 'none'}")
