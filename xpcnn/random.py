@@ -4,11 +4,11 @@ One integer seed feeds any number of independent, named streams. A stream is add
 epoch 7 is `stream(seed, "shuffle", 7)` whether or not epochs 0 to 6 were ever drawn, so a run can be resumed anywhere.
 """
 
-import zlib
+import hashlib
 
 import numpy as np
 
-from .backend import Array, Namespace
+from .backend import Array, Namespace, device_of
 
 
 def stream(seed: int, name: str, *indices: int) -> np.random.Generator:
@@ -24,9 +24,11 @@ def stream(seed: int, name: str, *indices: int) -> np.random.Generator:
     """
     if seed < 0 or any(index < 0 for index in indices):
         raise ValueError(f"seed and indices must be non-negative integers, got {(seed, *indices)}")
-    # CRC-32 and not hash(): the latter is salted anew in every process.
-    key = (seed, zlib.crc32(name.encode()), *indices)
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
+    # Not hash(), which is salted anew in every process, nor SeedSequence's own mixing of several numbers, to which a 0
+    # more or less at the end makes no difference.
+    address = repr((int(seed), name, *map(int, indices)))
+    entropy = int.from_bytes(hashlib.sha256(address.encode()).digest(), "little")
+    return np.random.Generator(np.random.PCG64(entropy))
 
 
 _default = stream(0, "default")
@@ -48,17 +50,38 @@ def counter_bits(xp: Namespace, count: int, key: tuple[int, int]) -> Array:
 
     A counter-based generator (Salmon et al. 2011) needs no state, so every device computes the same numbers in
     parallel. Each index is mixed twice by Wellons' 32-bit integer hash `lowbias32`, with half of the key before each.
+    A hash of the first half joins the second: without it two keys that differ in the first half only would give the
+    same numbers in another order.
 
     Args:
         xp: the array module to compute with.
         key: two integers of 32 bits.
     """
     bits = xp.arange(count, dtype=xp.uint32)
-    for word in key:
-        bits ^= xp.uint32(word)
-        bits ^= bits >> xp.uint32(16)
-        bits *= xp.uint32(0x7FEB352D)
-        bits ^= bits >> xp.uint32(15)
-        bits *= xp.uint32(0x846CA68B)
-        bits ^= bits >> xp.uint32(16)
+    device = device_of(bits)
+    words = [xp.uint32(key[0]), xp.uint32(key[1] ^ _lowbias32(key[0] ^ 0xFFFFFFFF))]
+    rounds = [(xp.uint32(16), xp.uint32(0x7FEB352D)), (xp.uint32(15), xp.uint32(0x846CA68B))]
+    last_shift = xp.uint32(16)
+    length = max(1, device.tile_bytes // 32)  # a part and its shifted copy stay in cache for all passes over them
+
+    def mix(share: Array) -> None:
+        for start in range(0, share.size, length):
+            part = share[start : start + length]
+            shifted = device.scratch(part.shape, part.dtype, "shifted")
+            for word in words:
+                part ^= word
+                for shift, factor in rounds:
+                    xp.right_shift(part, shift, out=shifted)
+                    part ^= shifted
+                    part *= factor
+                xp.right_shift(part, last_shift, out=shifted)
+                part ^= shifted
+
+    device.map_elements(mix, bits)
     return bits
+
+
+def _lowbias32(x: int) -> int:
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        x = (x ^ x >> shift) * factor % 2**32
+    return x ^ x >> 16
