@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from operator import attrgetter
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -70,6 +70,14 @@ def _host_read(what: str) -> None:
         counter.count += 1
 
 
+class Flags(NamedTuple):
+    """All that CuPy says of an array's memory; nothing in it can be set."""
+
+    c_contiguous: bool
+    f_contiguous: bool
+    owndata: bool
+
+
 class StrictArray:
     """An array on the make-believe device; made by `xp.asarray` and its like, never from outside."""
 
@@ -101,11 +109,9 @@ class StrictArray:
     T = property(lambda self: _deliver(self._host.T, [self]))
 
     @property
-    def flags(self) -> SimpleNamespace:
+    def flags(self) -> "Flags":
         host = self._host.flags
-        return SimpleNamespace(
-            c_contiguous=host.c_contiguous, f_contiguous=host.f_contiguous, owndata=self.base is None
-        )
+        return Flags(host.c_contiguous, host.f_contiguous, self.base is None)
 
     def __repr__(self) -> str:  # unlike CuPy's it shows no values, so that pytest may print it at any time
         return f"StrictArray(shape={self.shape}, dtype={self.dtype})"

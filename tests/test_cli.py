@@ -178,6 +178,28 @@ def test_a_diverging_run_says_where_and_keeps_the_last_good_checkpoint(tmp_path,
     assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
 
 
+def test_evaluate_takes_another_data_set_of_the_same_shape_only(tmp_path, few_images, monkeypatch, capsys):
+    from xpcnn import cli
+    from xpcnn.data import Dataset
+
+    train(tmp_path / "run")
+    asked = []
+
+    def load(name, split, data_dir):
+        asked.append((name, split, data_dir))
+        shape = (4, 3, 32, 32) if name == "cifar10" else (4, 1, 28, 28)
+        return Dataset(name, split, np.zeros(shape, np.uint8), np.arange(4), tuple("0123456789"))
+
+    monkeypatch.setattr(cli, "load_dataset", load)
+    capsys.readouterr()
+    options = ["evaluate", str(tmp_path / "run"), "--device", "cpu", "--data-dir", "there", "--data"]
+    assert main([*options, "fashion-mnist"]) == 0
+    assert capsys.readouterr().out.startswith("fashion-mnist: accuracy ")
+    assert main([*options, "cifar10"]) == 2
+    assert "(3, 32, 32), this network takes (1, 28, 28)" in capsys.readouterr().err
+    assert asked == [("fashion-mnist", "test", "there"), ("cifar10", "test", "there")]
+
+
 def test_resume_takes_no_other_options(tmp_path, few_images, capsys):
     train(tmp_path / "run")
     assert main(["train", "--resume", str(tmp_path / "run"), "--lr", "0.1", "--device", "cpu"]) == 2

@@ -78,6 +78,7 @@ LEAKS: dict[str, Callable[[StrictArray], Any]] = {
     "new attribute": lambda x: setattr(x, "cache", 1),
     "new shape": lambda x: setattr(x, "shape", (12,)),
     "writeable flag": lambda x: x.flags.writeable,
+    "writeable flag set": lambda x: setattr(x.flags, "writeable", False),
     "unlisted errstate": lambda x: xp.errstate(all="ignore"),
     "unlisted insert": lambda x: xp.insert(x, 0, 1),
     "unlisted vecdot": lambda x: xp.vecdot(x, x),

@@ -63,6 +63,21 @@ def test_filters_show_each_filter_over_its_own_range(rng, channels):
     assert not figure.axes[5].images
 
 
+def test_filtered_images_stand_beside_what_filters_made_of_them(device, rng):
+    images = rng.integers(0, 256, (2, 3, 6, 5)).astype(np.uint8)
+    maps = rng.standard_normal((2, 2, 4, 3))
+    figure = rendered(viz.filtered_images(device.asarray(images), device.asarray(maps), ("image", "grey", "edges")))
+    assert [axes.get_title() for axes in figure.axes] == ["image", "grey", "edges", "", "", ""]
+    for row in range(2):
+        shown = [axes.images[0] for axes in figure.axes[3 * row : 3 * row + 3]]
+        np.testing.assert_array_equal(shown[0].get_array(), images[row].transpose(1, 2, 0))
+        for image, values in zip(shown[1:], maps[row], strict=True):
+            np.testing.assert_array_equal(image.get_array(), values)
+            assert image.get_clim() == (values.min(), values.max())
+    with pytest.raises(ValueError, match="zip"):
+        viz.filtered_images(images, maps, ("image", "grey"))
+
+
 def test_confusion_matrix_counts_pairs():
     figure = rendered(viz.confusion_matrix(np.array([0, 0, 1, 2, 2]), np.array([0, 1, 1, 2, 2]), "abc"))
     (axes,) = figure.axes

@@ -1,6 +1,6 @@
-"""The command line: train, evaluate, predict, devices.
+"""The command line: train, evaluate, predict, parity, devices.
 
-Exit codes: 0 done; 1 training diverged; 2 bad input, said in one line; 130 interrupted.
+Exit codes: 0 done; 1 training diverged, or devices differ; 2 bad input, said in one line; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from . import __version__
+from . import __version__, parity_cli
 from .backend import CPU, Array, DeviceUnavailableError, available_devices, to_host
 from .data import DATASETS, load_dataset
 from .data.images import read_image
@@ -101,6 +101,9 @@ def _train(args: argparse.Namespace) -> int:
 def _evaluate(args: argparse.Namespace) -> int:
     model, config = load_trained(args.run, args.device)
     test = load_dataset(args.data or config.data, "test", args.data_dir)
+    expected = DATASETS[config.data].shape
+    if test.images.shape[1:] != expected:
+        raise ValueError(f"{test} has images (C, H, W) = {test.images.shape[1:]}, this network takes {expected}")
     result = evaluate(model, config.make_loader(test, train=False))
     print(
         f"{test.name}: accuracy {result.accuracy:.2%} ({result.correct:,} of {result.samples:,} test images), "
@@ -116,7 +119,7 @@ def _predict(args: argparse.Namespace) -> int:
     try:
         pictures = [read_image(path, info.shape, drawing=info.drawing) for path in args.images]
     except ImportError as error:
-        raise ImportError(f'reading pictures needs Pillow: pip install "xpcnn[viz]" ({error})') from error
+        raise ImportError(f"reading pictures needs Pillow: pip install pillow ({error})") from error
     mean, std = (np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (info.mean, info.std))
     batch = np.stack([(image.astype(np.float32) / 255 - mean) / std for image, _ in pictures])
     probabilities = _probabilities(model, batch)
@@ -172,7 +175,7 @@ def _draw(run: Run) -> None:
 
         figures = {"curves.png": viz.curves(run.history.records)}
     except ImportError:
-        print('no pictures: pip install "xpcnn[viz]" for them', file=sys.stderr)
+        print("no pictures: pip install matplotlib for them", file=sys.stderr)
         return
     model, sample = run.trainer.model.eval(), run.test.dataset.subset(slice(32))
     loader = run.config.make_loader(sample, train=False)
@@ -230,5 +233,6 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("images", metavar="IMAGE", nargs="+", help="PNG, JPEG or other picture, of any size")
     compute_options(predict)
 
+    parity_cli.add_commands(commands)
     command("devices", _devices, "list the devices that answer, and why others do not")
     return parser

@@ -50,6 +50,25 @@ def loss_curve(losses: Sequence[float], smooth: int = 50) -> Figure:
     return figure
 
 
+def error_growth(curves: Mapping[str, Sequence[float]]) -> Figure:
+    """Draw relative errors by step, on a logarithmic axis, from the `growth()` of a parity report.
+
+    Args:
+        curves: errors of steps 1, 2, … by name; nan where there is none.
+    """
+    figure = _figure(6, 3.6)
+    axes = figure.subplots()
+    for name, errors in curves.items():
+        shown = [error if error > 0 else float("nan") for error in errors]  # no logarithm of a perfect agreement
+        axes.plot(range(1, len(shown) + 1), shown, "--" if "tolerance" in name else "o-", markersize=3, label=name)
+    axes.set_yscale("log")
+    axes.set_xlabel("step")
+    axes.set_ylabel("relative error")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+    return figure
+
+
 def predictions(images: Array, labels: Array, probabilities: Array, classes: Sequence[str], columns: int = 8) -> Figure:
     """Draw images with their predicted class and its probability; wrong ones in red with the true class.
 
@@ -89,6 +108,29 @@ def filters(weight: Array) -> Figure:
         shown = values if len(values) == 3 else values[:1]
         low, high = shown.min(), shown.max()
         axes.imshow(_displayable((shown - low) / (high - low if high > low else 1)), cmap="gray", vmin=0, vmax=1)
+    return figure
+
+
+def filtered_images(images: Array, maps: Array, titles: Sequence[str]) -> Figure:
+    """Draw each image in a row with what each filter of a convolution made of it, scaled to its own range.
+
+    Args:
+        images: `(N, C, H, W)` uint8, or floats from 0 to 1; one or three channels.
+        maps: `(N, O, OH, OW)`, the convolution's output.
+        titles: of the images and of each filter, `1 + O` in all.
+    """
+    images, maps = to_host(images), to_host(maps)
+    rows, columns = len(images), 1 + maps.shape[1]
+    figure = _figure(columns * 2.5, rows * 2.5 + 0.3)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes, title in zip(grid[0], titles, strict=True):
+        axes.set_title(title)
+    for axes in grid.flat:
+        axes.axis("off")
+    for line, image, results in zip(grid, images, maps, strict=True):
+        line[0].imshow(_displayable(image), cmap="gray", vmin=0)
+        for axes, result in zip(line[1:], results, strict=True):
+            axes.imshow(result, cmap="gray")
     return figure
 
 

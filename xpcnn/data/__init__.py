@@ -1,6 +1,7 @@
 """File formats, data sets by name, augmentation, and the loader that makes batches of them."""
 
 from .datasets import DATASETS, Dataset, DatasetInfo, data_folder, load_dataset
+from .device_loader import DeviceLoader
 from .errors import DataError
 from .idx import read_idx, write_idx
 from .loader import Loader
@@ -12,6 +13,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "DatasetInfo",
+    "DeviceLoader",
     "Loader",
     "RandomAffine",
     "RandomHorizontalFlip",

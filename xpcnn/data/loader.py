@@ -86,13 +86,15 @@ class Loader:
 
     def indices(self, epoch: int) -> list[NDArray[np.int64]]:
         """Return the indices into the data set of each batch of an epoch, in the order of the batches."""
-        if self.shuffle:
-            order = stream(self.seed, "shuffle", epoch).permutation(len(self.dataset))
-        else:
-            order = np.arange(len(self.dataset))
+        order = self._order(epoch)
         return [
             order[first : first + self.batch_size] for first in range(0, len(self) * self.batch_size, self.batch_size)
         ]
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        if self.shuffle:
+            return stream(self.seed, "shuffle", epoch).permutation(len(self.dataset))
+        return np.arange(len(self.dataset))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Iterate over the batches of an epoch, which a background thread prepares ahead.

@@ -40,7 +40,8 @@ class Checkpoint:
 
         arrays = {f"model.{name}": array for name, array in self.model.items()}
         arrays |= {f"optimizer.{name}": array for name, array in self.optimizer.items()}
-        host = {name: np.ascontiguousarray(to_host(array)) for name, array in arrays.items()}
+        # Not ascontiguousarray, which would give a count of batches, an array of no axes, one axis.
+        host = {name: np.asarray(to_host(array), order="C") for name, array in arrays.items()}
         header = {"format": _FORMAT, "version": str(_VERSION), "info": json.dumps(self.info)}
         path = Path(path)
         part = path.with_name(path.name + ".part")

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..backend import Device
-from ..data import DATASETS, Dataset, Loader, RandomAffine, load_dataset
+from ..backend import CPU, Device
+from ..data import DATASETS, Dataset, DeviceLoader, Loader, RandomAffine, load_dataset
 from ..models import build_model
 from ..nn import Sequential
 from ..optim import SGD, Adam, AdamW, CosineSchedule, Optimizer
@@ -72,22 +72,22 @@ class RunConfig:
             raise ValueError(f"expected a run's configuration with {', '.join(sorted(names))}, got {values!r:.80}")
         return cls(**values)
 
-    def make_loader(self, dataset: Dataset, *, train: bool) -> Loader:
-        """Return the loader of a split: shuffled and augmented for training, in order for evaluation."""
+    def make_loader(self, dataset: Dataset, *, train: bool, device: Device = CPU) -> Loader:
+        """Return the loader of a split: shuffled and augmented for training, in order for evaluation.
+
+        Args:
+            device: on a GPU batches that need no augmentation are made there.
+        """
         info = DATASETS[self.data]
         # Wide strokes and small turns are what handwriting and photographs have in common.
         transform = (
             RandomAffine(degrees=10, scale=(0.9, 1.1), translate=(0.07, 0.07)) if train and self.augment else None
         )
-        return Loader(
-            dataset,
-            self.batch_size if train else 256,
-            shuffle=train,
-            seed=self.seed,
-            transform=transform,
-            mean=info.mean,
-            std=info.std,
-        )
+        options: dict[str, Any] = {"shuffle": train, "seed": self.seed, "mean": info.mean, "std": info.std}
+        batch_size = self.batch_size if train else 256
+        if transform is None and device is not CPU:
+            return DeviceLoader(dataset, batch_size, device=device, **options)
+        return Loader(dataset, batch_size, transform=transform, **options)
 
     def make_model(self, dataset: Dataset) -> Sequential:
         """Return the untrained network for a data set's images and classes, on the CPU."""
@@ -128,7 +128,8 @@ class Run:
         self.path, self.config = path, config
         device = Device(device)
         train, test = (load_dataset(config.data, split, data_dir) for split in ("train", "test"))
-        self.loader, self.test = config.make_loader(train, train=True), config.make_loader(test, train=False)
+        self.loader = config.make_loader(train, train=True, device=device)
+        self.test = config.make_loader(test, train=False, device=device)
         model = config.make_model(train)
         trainer = config.make_trainer(model, config.epochs * len(self.loader), callbacks)
         if resume:

@@ -1,0 +1,188 @@
+"""All that only a GPU can show, in one go: parity with the CPU, training to the same accuracy, speed beside PyTorch.
+
+    python scripts/gpu_check.py --output gpu-report             # from a clone; nothing needs to be installed but CuPy
+    python scripts/gpu_check.py --output rehearsal --rehearse   # the same script in small, on the CPU: proves nothing
+
+It runs 20 steps of LeNet-5 and of ResNet-20 recorded on the CPU and checked on the GPU (in float32, in float64, and
+LeNet-5 in TF32), LeNet-5 to its accuracy on the embedded data set on both devices, the speed of dropout's masks,
+`scripts/benchmark.py --device cuda`, and the whole test suite with the GPU required. Into the folder go `report.json`,
+`report.md`, and the output of every part. Exit codes: 0 all is well, 1 something is not, 2 there is no GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from xpcnn import Device, DeviceUnavailableError, __version__  # noqa: E402
+from xpcnn.data import load_dataset  # noqa: E402
+from xpcnn.testing import TraceConfig, run  # noqa: E402
+from xpcnn.training import evaluate  # noqa: E402
+from xpcnn.training.run import RunConfig  # noqa: E402
+
+Result = tuple[bool, str, Any]  # whether it is well, one line for people, figures for machines
+
+
+def tests(gpu: Device, folder: Path, rehearse: bool) -> Result:
+    """Run the test suite, which has every layer and option in it, with the GPU required."""
+    chosen = ["tests/testing/test_assertions.py"] if rehearse else ["tests"]
+    environment = {} if rehearse else {"XPCNN_REQUIRE_GPU": "1"}
+    code, output = call([sys.executable, "-m", "pytest", "-q", *chosen], folder / "tests.txt", environment)
+    last = next((line for line in reversed(output.splitlines()) if line.strip()), "no output")
+    return code == 0, last.strip("= "), {"exit_code": code}
+
+
+def parity(gpu: Device, folder: Path, rehearse: bool, model: str, dtype: str = "float32", tf32: bool = False) -> Result:
+    """Record 20 steps on the CPU and check them on the GPU."""
+    config = TraceConfig(model=model, dtype=dtype, **({"steps": 2, "batch_size": 4} if rehearse else {}))
+    (report,) = run(config, ["cpu", gpu], tf32=tf32 and not rehearse)
+    name = f"parity-{model}-{'tf32' if tf32 else dtype}.txt"
+    (folder / name).write_text(report.text() + "\n", encoding="utf-8")
+    closest = max(report.rows, key=lambda row: row.severity)
+    worst = f"; nearest to its tolerance: {closest.layer} {closest.direction}, {closest.severity:.2f} of it"
+    return report.agrees, report.verdict + worst, report.to_dict()
+
+
+def accuracy(gpu: Device, folder: Path, rehearse: bool) -> Result:
+    """Train LeNet-5 from one seed on both devices."""
+    config = RunConfig(epochs=1 if rehearse else 6)
+    train, test = (load_dataset(config.data, part) for part in ("train", "test"))
+    if rehearse:
+        train, test = train.subset(slice(512)), test.subset(slice(512))
+    found: dict[str, Any] = {}
+    for place, device in (("cpu", Device("cpu")), ("gpu", gpu)):
+        loader = config.make_loader(train, train=True, device=device)
+        model = config.make_model(train).to(device)
+        started = time.perf_counter()
+        config.make_trainer(model, config.epochs * len(loader), ()).fit(loader, config.epochs)
+        seconds = time.perf_counter() - started
+        result = evaluate(model, config.make_loader(test, train=False, device=device))
+        found[place] = {"device": device.name, "accuracy": result.accuracy, "loss": result.loss, "seconds": seconds}
+    ours, theirs = found["gpu"]["accuracy"], found["cpu"]["accuracy"]
+    line = f"test accuracy {ours:.2%} on {gpu.name} ({found['gpu']['seconds']:.1f} s), {theirs:.2%} on cpu"
+    return abs(ours - theirs) <= 0.003 and (rehearse or ours >= 0.98), line, found
+
+
+def dropout(gpu: Device, folder: Path, rehearse: bool) -> Result:
+    """Time dropout's masks beside NumPy's generator."""
+    options = ["--sizes", "1000", "--rounds", "2"] if rehearse else ["--device", gpu.name]
+    code, output = call([sys.executable, "scripts/benchmark_dropout.py", *options], folder / "dropout.txt")
+    return code == 0, output.strip().splitlines()[-1] if output.strip() else "no output", {"exit_code": code}
+
+
+def speed(gpu: Device, folder: Path, rehearse: bool) -> Result:
+    """Time training steps beside PyTorch on the same GPU."""
+    if not (ROOT / "scripts" / "benchmark.py").exists():
+        return False, "scripts/benchmark.py is absent", None
+    figures = (folder / "benchmark.json").resolve()
+    options = ["--quick", "--only", "3-filter", "--seconds", "0.1"] if rehearse else ["--device", "cuda"]
+    command = [sys.executable, "scripts/benchmark.py", "--json", str(figures), *options]
+    code, output = call(command, folder / "benchmark.txt")
+    last = next((line for line in reversed(output.splitlines()) if line.strip()), "no output")
+    done = code == 0 and figures.exists()
+    return done, f"see benchmark.txt; last line: {last}", json.loads(figures.read_text()) if done else None
+
+
+def call(command: Sequence[str], log: Path, environment: dict[str, str] | None = None) -> tuple[int, str]:
+    """Run a command in the clone, keep its output, and return its exit code and output."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    variables = os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | (environment or {})
+    result = subprocess.run(
+        command, cwd=ROOT, env=variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+    )
+    log.write_text(result.stdout, encoding="utf-8")
+    return result.returncode, result.stdout
+
+
+PARTS: dict[str, Callable[[Device, Path, bool], Result]] = {
+    "parity, LeNet-5, float32": lambda *a: parity(*a, "lenet5"),
+    "parity, LeNet-5, float64": lambda *a: parity(*a, "lenet5", "float64"),
+    "parity, LeNet-5, TF32": lambda *a: parity(*a, "lenet5", tf32=True),
+    "parity, ResNet-20, float32": lambda *a: parity(*a, "resnet20"),
+    "parity, ResNet-20, float64": lambda *a: parity(*a, "resnet20", "float64"),
+    "accuracy": accuracy,
+    "dropout": dropout,
+    "speed": speed,
+    "tests": tests,
+}
+
+
+def main() -> int:
+    """Run all parts and write the reports."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("gpu-report"), help="folder for the reports")
+    parser.add_argument("--rehearse", action="store_true", help="on the CPU and in small, to test this script")
+    parser.add_argument("--only", default="", help="only the parts whose name contains this")
+    options = parser.parse_args()
+    try:
+        gpu = Device("cpu" if options.rehearse else "cuda")
+    except DeviceUnavailableError as error:
+        print(f"gpu_check: no GPU: {error}", file=sys.stderr)
+        return 2
+    options.output.mkdir(parents=True, exist_ok=True)
+    report: dict[str, Any] = {
+        "rehearsal": options.rehearse,
+        "date": time.strftime("%Y-%m-%d"),
+        "device": {"name": gpu.name, "description": gpu.description},
+        "versions": {"xpcnn": __version__, "python": platform.python_version()} | installed(),
+        "parts": {},
+    }
+    for name, part in PARTS.items():
+        if options.only.lower() not in name.lower():
+            continue
+        started = time.perf_counter()
+        try:
+            well, line, figures = part(gpu, options.output, options.rehearse)
+        except Exception as error:  # one part that fails must not keep the others from running
+            (options.output / "errors.txt").open("a", encoding="utf-8").write(f"{name}\n{traceback.format_exc()}\n")
+            well, line, figures = False, f"{type(error).__name__}: {error}", None
+        seconds = time.perf_counter() - started
+        report["parts"][name] = {"well": well, "line": line, "seconds": round(seconds, 1), "figures": figures}
+        print(f"{'well ' if well else 'WRONG'}  {name} ({seconds:.0f} s): {line}", flush=True)
+        write(report, options.output)
+    return 0 if report["parts"] and all(part["well"] for part in report["parts"].values()) else 1
+
+
+def installed() -> dict[str, str]:
+    """Return the versions of what is measured with, as far as it is there."""
+    from importlib import metadata
+
+    names = ["numpy", "torch", "cupy", "cupy-cuda12x", "cupy-cuda13x", "safetensors", "pytest"]
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write(report: dict[str, Any], folder: Path) -> None:
+    """Write both reports; called after each part, so that an interruption leaves those that are done."""
+    (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    device, versions = report["device"], ", ".join(f"{name} {value}" for name, value in report["versions"].items())
+    lines = ["# GPU check" + (" (a rehearsal on the CPU: it proves nothing)" if report["rehearsal"] else ""), ""]
+    lines += [f"{report['date']}, {device['name']}: {device['description']}. {versions}.", ""]
+    lines += ["| part | well | seconds | result |", "| --- | --- | --- | --- |"]
+    for name, part in report["parts"].items():
+        line = " ".join(part["line"].replace("|", "/").split())
+        lines.append(f"| {name} | {'yes' if part['well'] else 'NO'} | {part['seconds']} | {line} |")
+    if (folder / "benchmark.txt").exists():
+        lines += ["", "```", (folder / "benchmark.txt").read_text(encoding="utf-8").strip(), "```"]
+    (folder / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""Batches made on the device are those of the host, bit for bit."""
+
+import numpy as np
+import pytest
+from strict_xp import DEVICE, forbid_host_reads
+
+from xpcnn.backend import CPU, device_of, to_host
+from xpcnn.data import DATASETS, Dataset, DeviceLoader, Loader, RandomShift, load_dataset
+from xpcnn.nn import Flatten, Linear, Sequential
+from xpcnn.optim import SGD
+from xpcnn.training import Trainer, evaluate
+from xpcnn.training.run import RunConfig
+
+
+def colours(rng, N=23):
+    images = rng.integers(0, 256, (N, 3, 5, 4), np.uint8)
+    return Dataset("colours", "train", images, rng.integers(0, 7, N), tuple("abcdefg"))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("options", [{}, {"shuffle": True, "seed": 3}, {"shuffle": True, "drop_last": True}], ids=str)
+def test_the_same_batches_as_on_the_host(options, dtype, device, rng):
+    dataset = colours(rng)
+    options = options | {"mean": (0.1, 0.5, 0.9), "std": (0.3, 0.7, 1.1), "dtype": dtype}
+    ours, theirs = DeviceLoader(dataset, 6, device=device, **options), Loader(dataset, 6, **options)
+    assert len(ours) == len(theirs)
+    for epoch, start in ((0, 0), (2, 0), (2, 2), (1, len(theirs))):
+        batches = list(ours.epoch(epoch, start))
+        expected = list(theirs.epoch(epoch, start))
+        assert len(batches) == len(expected)
+        for (images, labels), (pixels, classes) in zip(batches, expected, strict=True):
+            assert device_of(images) is device_of(labels) is device
+            assert images.dtype == dtype
+            assert images.transpose(1, 2, 3, 0).flags.c_contiguous
+            np.testing.assert_array_equal(to_host(images), pixels)
+            np.testing.assert_array_equal(to_host(labels), classes)
+    assert [rows.tolist() for rows in ours.indices(2)] == [rows.tolist() for rows in theirs.indices(2)]
+
+
+def test_an_epoch_reads_nothing_back(rng):
+    loader = DeviceLoader(colours(rng), 5, device=DEVICE, shuffle=True)
+    with forbid_host_reads():
+        assert sum(len(labels) for _, labels in loader) == 23
+
+
+def test_augmentation_is_left_to_the_host(rng):
+    with pytest.raises(ValueError, match="augmented on the host"):
+        DeviceLoader(colours(rng), 5, device="cpu", transform=RandomShift(1))
+    with pytest.raises(ValueError, match="batch_size of 1 or more, got 0"):
+        DeviceLoader(colours(rng), 0, device="cpu")
+
+
+def test_a_run_uses_it_where_it_can(device):
+    dataset = load_dataset("mnist-mini").subset(slice(40))
+    for augment, train in ((True, True), (True, False), (False, True), (False, False)):
+        loader = RunConfig(augment=augment).make_loader(dataset, train=train, device=device)
+        assert isinstance(loader, DeviceLoader) == (device is not CPU and not (augment and train))
+
+
+def test_training_on_it_ends_with_the_same_bits(device):
+    info = DATASETS["mnist-mini"]
+    dataset = load_dataset("mnist-mini").subset(slice(96))
+    options = {"shuffle": True, "mean": info.mean, "std": info.std}
+    weights, results = [], []
+    for loader in (Loader(dataset, 32, **options), DeviceLoader(dataset, 32, device=device, **options)):
+        model = Sequential(Flatten(), Linear(784, 10, rng=np.random.default_rng(0))).to(device)
+        Trainer(model, SGD(model.named_parameters(), 0.1)).fit(loader, 2)
+        weights.append(to_host(model[1].weight.data))
+        results.append(evaluate(model, loader).loss)
+    np.testing.assert_array_equal(weights[1], weights[0])
+    assert results[0] == results[1]

@@ -1,0 +1,120 @@
+"""What serves GPUs, as far as it shows without one: the choice of TF32, the fixtures, and the check script."""
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from xpcnn.backend import CPU, _Cuda
+from xpcnn.testing.fixtures import first_gpu
+
+ROOT = Path(__file__).parents[2]
+TF32, USUAL = 7, 1
+
+
+def fake_cuda(capability="80"):
+    """Return a `_Cuda` device over as much of CuPy as choosing TF32 takes."""
+    chosen = {"type": USUAL}
+    core = SimpleNamespace(
+        get_compute_type=lambda dtype: chosen["type"], set_compute_type=lambda dtype, kind: chosen.update(type=kind)
+    )
+
+    class Gpu(nullcontext):
+        compute_capability = capability
+
+    runtime = SimpleNamespace(getDeviceProperties=lambda index: {"name": b"Fake GPU"})
+    return _Cuda(SimpleNamespace(_core=core, cuda=SimpleNamespace(Device=Gpu, runtime=runtime), __version__="14"), 0)
+
+
+def test_tf32_is_off_unless_asked_for_and_off_again_after_the_block():
+    device = fake_cuda()
+    assert not device.tf32
+    with device.allow_tf32():
+        assert device.tf32
+    assert not device.tf32
+    with pytest.raises(ZeroDivisionError), device.allow_tf32():
+        raise ZeroDivisionError
+    assert not device.tf32
+
+
+@pytest.mark.parametrize("device", [CPU, fake_cuda("75")], ids=["cpu", "older GPU"])
+def test_a_device_without_tf32_says_so(device):
+    assert not device.tf32
+    with pytest.raises(ValueError, match=r"TF32 was asked for, but .* does not have it"), device.allow_tf32():
+        pass
+    assert not device.tf32
+
+
+def test_cupy_has_what_the_choice_takes():
+    pytest.importorskip("cupy")
+    from cupy import _core
+    from cupy._core import _routines_linalg
+
+    assert _routines_linalg.compute_type_to_str(TF32) == "COMPUTE_TYPE_TF32"
+    assert _core.get_compute_type(np.float32) in (USUAL, TF32)  # the latter by CUPY_TF32=1
+    assert callable(_core.set_compute_type)
+
+
+def test_float32_products_on_a_gpu_are_float32_unless_told_otherwise():
+    gpu, reason = first_gpu()
+    if gpu is None:
+        pytest.skip(reason)
+    a = np.random.default_rng(0).normal(size=(256, 256)).astype("f")
+    exact, x = a.astype("d") @ a.astype("d"), gpu.asarray(a)
+    assert abs(gpu.to_host(x @ x) - exact).max() < 1e-3
+    with gpu.allow_tf32():
+        assert abs(gpu.to_host(x @ x) - exact).max() > 1e-3
+    assert abs(gpu.to_host(x @ x) - exact).max() < 1e-3
+
+
+USER_S_TESTS = """
+def test_layer(device, xp):
+    assert device.name in ("cpu", "cuda:0")
+    assert float(xp.ones(3).sum()) == 3
+"""
+
+
+def call(command, cwd=ROOT, **environment):
+    # Without the machine's own GPU, if there is one: what is tested here is its absence.
+    variables = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""} | environment
+    return subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, cwd=cwd, env=variables, check=False
+    )
+
+
+def test_the_fixtures_serve_a_user_s_own_tests(tmp_path):
+    (tmp_path / "conftest.py").write_text('pytest_plugins = ["xpcnn.testing.fixtures"]\n')
+    (tmp_path / "test_own.py").write_text(USER_S_TESTS)
+    command = ["-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"]
+    result = call(command, tmp_path)
+    assert "1 passed, 1 skipped" in result.stdout, result.stdout
+    assert "To use an NVIDIA GPU" in result.stdout  # the reason, and what to do about it
+    result = call(command, tmp_path, XPCNN_REQUIRE_GPU="1")
+    assert "1 passed, 1 error" in result.stdout, result.stdout
+    assert "XPCNN_REQUIRE_GPU=1, but" in result.stdout
+
+
+def test_the_check_script_needs_a_gpu_and_says_so_in_one_line(tmp_path):
+    result = call(["scripts/gpu_check.py", "--output", str(tmp_path / "out")])
+    assert result.returncode == 2
+    assert result.stderr.startswith("gpu_check: no GPU: ")
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_check_script_can_be_rehearsed(tmp_path):
+    out = tmp_path / "out"
+    for part in ("LeNet-5, float32", "accuracy", "dropout", "tests"):
+        result = call(["scripts/gpu_check.py", "--rehearse", "--output", str(out / part), "--only", part])
+        assert result.returncode == 0, result.stdout + result.stderr
+        report = json.loads((out / part / "report.json").read_text())
+        (found,) = report["parts"].values()
+        assert report["rehearsal"]
+        assert found["well"]
+        assert "| yes |" in (out / part / "report.md").read_text()
