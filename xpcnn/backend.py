@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import copy_context
+from math import inf
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -59,6 +60,7 @@ class Device(metaclass=_ByName):
     name: str
     xp: Namespace
     tile_bytes = 256 << 20  # columns lowered at a time: large enough that a layer is a handful of launches
+    winograd_channels: float = inf  # from how many channels on Winograd's convolution is the faster one
     task_count = 1  # how many shares the work of one layer is cut into; fixed, as results depend on it
 
     if TYPE_CHECKING:
@@ -139,6 +141,7 @@ class _Cpu(Device):
     xp = np
     tile_bytes = 2 << 20  # stays in cache between lowering and product, and outweighs the calls it takes
     task_count = 4
+    winograd_channels = 16
 
     def __init__(self) -> None:
         self._threads = _available_cores()

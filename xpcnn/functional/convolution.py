@@ -1,5 +1,7 @@
 """Two-dimensional convolution by tiled im2col: lower a tile to columns, multiply while it is in cache, forget it.
 
+Where a device does better by Winograd's way (see `winograd.py`), it is taken instead.
+
 The three products of a convolution (Chellapilla, Puri and Simard 2006) are one function each, so that a transposed
 convolution can use the same three in other roles.
 """
@@ -10,6 +12,7 @@ from math import ceil
 from typing import Any, NamedTuple
 
 from ..backend import Array, Device, Shape, batch_first, batch_last, blocks, device_of
+from . import winograd
 from .windows import IntOrPair, Padding, Pair, Tile, Window, col2im, im2col, tiles, window
 
 
@@ -49,7 +52,10 @@ def conv2d_forward(
     shape = window(weight.shape[2:], stride, padding, dilation)
     _check(x, weight, bias, shape, groups)
     x = batch_last(x)
-    y = correlate(x, weight, bias, shape, groups)
+    if winograd.applies(shape, weight, groups, device_of(x)) and (bias is None or bias.ndim == 1):
+        y = winograd.correlate(x, weight, bias, shape)
+    else:
+        y = correlate(x, weight, bias, shape, groups)
     return batch_first(y), _Cache(x, weight, None if bias is None else bias.shape, shape, groups)
 
 
@@ -66,10 +72,14 @@ def conv2d_backward(dy: Array, cache: Any, *, input_gradient: bool = True) -> tu
     """
     x, weight, bias_shape, shape, groups = cache
     dy = batch_last(dy)
-    dweight = weight_gradient(x, dy, shape, groups)
     dbias = None if bias_shape is None else dy.reshape(*bias_shape, -1).sum(axis=-1)
-    dx = batch_first(spread(dy, weight, shape, groups, x.shape[1:3])) if input_gradient else None
-    return dx, dweight, dbias
+    if winograd.applies(shape, weight, groups, device_of(dy)):
+        dweight = winograd.weight_gradient(x, dy, shape)
+        dx = winograd.input_gradient(dy, weight, shape) if input_gradient else None
+    else:
+        dweight = weight_gradient(x, dy, shape, groups)
+        dx = spread(dy, weight, shape, groups, x.shape[1:3]) if input_gradient else None
+    return None if dx is None else batch_first(dx), dweight, dbias
 
 
 def correlate(x: Array, weight: Array, bias: Array | None, window: Window, groups: int) -> Array:
@@ -186,8 +196,10 @@ def _check(x: Array, weight: Array, bias: Array | None, window: Window, groups: 
     O, C = weight.shape[0], weight.shape[1] * groups
     if groups < 1 or O % groups:
         raise ValueError(f"groups={groups} does not divide {O} output channels")
-    if x.shape[1] != C:
-        raise ValueError(f"expected input (N, {C}, H, W) for weight {weight.shape} and groups={groups}, got {x.shape}")
+    if x.shape[1] != C or not len(x):
+        raise ValueError(
+            f"expected input (N, {C}, H, W) with N of at least 1 for weight {weight.shape} and groups={groups}, got {x.shape}"
+        )
     if bias is not None and bias.shape not in ((O,), (O, *window.output_size(*x.shape[2:]))):
         OH, OW = window.output_size(*x.shape[2:])
         raise ValueError(f"expected bias ({O},) or ({O}, {OH}, {OW}), got {bias.shape}")

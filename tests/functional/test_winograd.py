@@ -1,0 +1,118 @@
+"""Winograd's convolution against the direct one: the same sums in another order."""
+
+import numpy as np
+import pytest
+from helpers import assert_close
+from inputs import noted
+
+from xpcnn.functional import conv2d_backward, conv2d_forward, convolution, winograd
+from xpcnn.functional.windows import window
+
+
+def draw(rng):
+    """Return a window and float64 arrays x, weight, bias and dy for it, all channel-major."""
+    while True:
+        C, O = (int(n) for n in rng.integers(1, 6, 2))
+        H, W = (int(n) for n in rng.integers(1, 15, 2))
+        shape = window(3, padding=[int(n) for n in rng.integers(0, 3, 4)])
+        try:
+            OH, OW = shape.output_size(H, W)
+        except ValueError:
+            continue
+        N = int(rng.choice([1, 3, 33, 150]))
+        sizes = (C, H, W, N), (O, C, 3, 3), (O,), (O, OH, OW, N)
+        return shape, [rng.standard_normal(size) for size in sizes]
+
+
+@pytest.mark.parametrize("tile_bytes", [1, 1 << 20])
+def test_equals_the_direct_sums(device, rng, monkeypatch, tile_bytes):
+    monkeypatch.setattr(type(device), "tile_bytes", tile_bytes)
+    for draw_rng in rng.spawn(30 if device.name == "cpu" else 8):
+        shape, arrays = draw(draw_rng)
+        x, weight, bias, dy = (device.asarray(array) for array in arrays)
+        with noted(shape=shape, x=x.shape, weight=weight.shape):
+            pairs = [
+                (winograd.correlate(x, weight, bias, shape), convolution.correlate(x, weight, bias, shape, 1)),
+                (winograd.weight_gradient(x, dy, shape), convolution.weight_gradient(x, dy, shape, 1)),
+                (
+                    winograd.input_gradient(dy, weight, shape),
+                    convolution.spread(dy, weight, shape, 1, x.shape[1:3]),
+                ),
+            ]
+            for got, expected in pairs:
+                assert_close(got, device.to_host(expected), rtol=1e-10, atol=1e-11, device=device)
+
+
+def test_float32_stays_within_one_part_in_a_hundred_thousand(rng):
+    for channels in (16, 64, 256):
+        shape = window(3, padding=1)
+        x, dy = (rng.standard_normal((channels, 8, 8, 32)) for _ in range(2))
+        weight = rng.standard_normal((channels, channels, 3, 3)) / np.sqrt(9 * channels)
+        small = [array.astype(np.float32) for array in (x, weight, dy)]
+        exact = [array.astype(np.float64) for array in small]
+        for got, expected in (
+            (winograd.correlate(small[0], small[1], None, shape), convolution.correlate(*exact[:2], None, shape, 1)),
+            (
+                winograd.input_gradient(small[2], small[1], shape),
+                convolution.spread(exact[2], exact[1], shape, 1, (8, 8)),
+            ),
+            (
+                winograd.weight_gradient(small[0], small[2], shape),
+                convolution.weight_gradient(exact[0], exact[2], shape, 1),
+            ),
+        ):
+            assert np.abs(got - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    ("options", "taken"),
+    [
+        ({"padding": 1}, True),
+        ({"padding": (0, 1, 2, 1)}, True),
+        ({"padding": 3}, False),
+        ({"stride": 2}, False),
+        ({"dilation": 2}, False),
+        ({"groups": 2}, False),
+        ({"channels": 15}, False),
+        ({"kernel": 5}, False),
+        ({"bias": (16, 6, 6)}, False),
+    ],
+)
+def test_it_is_taken_where_it_applies_and_nowhere_else(rng, monkeypatch, options, taken):
+    options = dict(options)
+    channels, kernel, groups = options.pop("channels", 16), options.pop("kernel", 3), options.get("groups", 1)
+    bias = options.pop("bias", (channels,))
+    calls = []
+    for name in ("correlate", "weight_gradient", "input_gradient"):
+        original = getattr(winograd, name)
+        monkeypatch.setattr(winograd, name, lambda *args, n=name, f=original: calls.append(n) or f(*args))
+    x = rng.standard_normal((2, channels, 8, 8), np.float32)
+    weight = rng.standard_normal((channels, channels // groups, kernel, kernel), np.float32)
+    y, cache = conv2d_forward(x, weight, np.zeros(bias, np.float32), **options)
+    assert calls == (["correlate"] if taken else [])
+    conv2d_backward(y, cache)
+    if "bias" not in options and bias == (channels,):
+        assert len(calls) == (4 if taken else 0)  # the gradient by the input is itself a correlation
+
+
+def test_the_same_bits_on_any_number_of_threads(rng):
+    from xpcnn.backend import CPU
+
+    shape, before = window(3, padding=1), CPU.threads
+    x, dy = (rng.standard_normal((16, 20, 20, 40)).astype(np.float32) for _ in range(2))
+    weight = rng.standard_normal((16, 16, 3, 3)).astype(np.float32)
+    results = []
+    try:
+        for CPU.threads in (1, 2, 4):
+            results.append(
+                (
+                    winograd.correlate(x, weight, None, shape),
+                    winograd.input_gradient(dy, weight, shape),
+                    winograd.weight_gradient(x, dy, shape),
+                )
+            )
+    finally:
+        CPU.threads = before
+    for others in results[1:]:
+        for got, expected in zip(others, results[0], strict=True):
+            np.testing.assert_array_equal(got, expected)

@@ -1,0 +1,163 @@
+"""Winograd's minimal filtering for 3×3 windows with stride 1: a quarter of the multiplications (Lavin and Gray 2016).
+
+F(4×4, 3×3) makes 4×4 outputs from 6×6 inputs with 36 products per pair of channels, where the direct sum takes 144:
+
+    y = Aᵀ [ (G w Gᵀ) ∘ (Bᵀ x B) ] A
+
+Applied to images as vectors of 36 numbers, each transform is one product with the Kronecker square of its matrix, and
+the elementwise products summed over channels are 36 products of matrices. The gradients follow by the chain rule through
+the same transforms. TH and TW count the 4×4 outputs along each axis; T is their number times the images'.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from math import ceil
+from typing import Any
+
+import numpy as np
+
+from ..backend import Array, Device, blocks, device_of
+from .windows import Tile, Window, im2col, reach, tiles
+
+
+def applies(window: Window, weight: Array, groups: int, device: Device) -> bool:
+    """Return whether this way is open, and on this device the faster one, for such a convolution."""
+    return (
+        window.kernel == (3, 3)
+        and window.stride == window.dilation == (1, 1)
+        and groups == 1
+        and max(window.padding) <= 2
+        and min(weight.shape[:2]) >= device.winograd_channels
+    )
+
+
+def correlate(x: Array, weight: Array, bias: Array | None, window: Window) -> Array:
+    """Return `y (O, OH, OW, N)`, the correlation of `x (C, H, W, N)` with `weight (O, C, 3, 3)`, plus `bias (O,)`."""
+    device = device_of(x)
+    matmul = device.xp.matmul
+    C, H, W, N = x.shape
+    O = weight.shape[0]
+    OH, OW = window.output_size(H, W)
+    outputs, _, inputs = _transforms(device, x.dtype)
+    with device.one_blas_thread():
+        filters = _transform_filters(weight, device)
+    y = device.empty((O, OH, OW, N), x.dtype)
+    patches, cut = _cut(window, OH, OW, N, max(C, O), x.itemsize, device)
+
+    def multiply(tile: Tile) -> None:
+        points = _transformed(x, inputs, patches, tile, device, "points")
+        products = device.scratch((O, 36, points.shape[2]), x.dtype, "products")
+        matmul(filters, points.transpose(1, 0, 2), out=products.transpose(1, 0, 2))  # 36 times (O, C) @ (C, T)
+        results = device.scratch((O, 16, points.shape[2]), x.dtype, "columns")
+        matmul(outputs, products, out=results)  # O times (16, 36) @ (36, T)
+        if bias is not None:
+            results += bias[:, None, None]
+        _place(results, tile, y)
+
+    device.map(multiply, cut)
+    return y
+
+
+def input_gradient(dy: Array, weight: Array, window: Window) -> Array:
+    """Return `dx (C, H, W, N)`: the correlation of `dy` with the filters turned about, in and out exchanged."""
+    top, bottom, left, right = window.padding
+    turned = device_of(dy).xp.ascontiguousarray(weight[:, :, ::-1, ::-1].transpose(1, 0, 2, 3))
+    return correlate(dy, turned, None, window._replace(padding=(2 - top, 2 - bottom, 2 - left, 2 - right)))
+
+
+def weight_gradient(x: Array, dy: Array, window: Window) -> Array:
+    """Return the gradient of `correlate` by its weight, `(O, C, 3, 3)`."""
+    device = device_of(x)
+    matmul = device.xp.matmul
+    C, N = x.shape[0], x.shape[3]
+    O, OH, OW, _ = dy.shape
+    outputs, filters, inputs = _transforms(device, x.dtype)
+    patches, cut = _cut(window, OH, OW, N, max(C, O), x.itemsize, device)
+    # The last outputs may reach over the edge; there the gradient is 0, as padding is.
+    dy_patches = Window((4, 4), (4, 4), (1, 1), (0, ceil(OH / 4) * 4 - OH, 0, ceil(OW / 4) * 4 - OW))
+
+    def accumulate(part: slice) -> Array:
+        total = device.empty((36, O, C), x.dtype)
+        for i, tile in enumerate(cut[part]):
+            points = _transformed(x, inputs, patches, tile, device, "points")
+            slopes = _transformed(dy, outputs.T, dy_patches, tile, device, "slopes")
+            product = total if i == 0 else device.scratch(total.shape, x.dtype, "products")
+            matmul(slopes.transpose(1, 0, 2), points.transpose(1, 2, 0), out=product)  # 36 times (O, T) @ (T, C)
+            if i:
+                total += product
+        return total
+
+    # Cut and summed in an order that follows from shapes alone: the same bits on any number of threads.
+    first, *others = device.map(accumulate, blocks(len(cut), device.task_count))
+    for share in others:
+        first += share
+    with device.one_blas_thread():
+        dweight = matmul(filters.T, first.reshape(36, -1))  # (9, 36) @ (36, O·C)
+    return device.xp.ascontiguousarray(dweight.reshape(3, 3, O, C).transpose(2, 3, 0, 1))
+
+
+def _transform_filters(weight: Array, device: Device) -> Array:
+    """Return `G w Gᵀ` of each filter, `(36, O, C)`, in scratch memory."""
+    O, C = weight.shape[:2]
+    _, filters, _ = _transforms(device, weight.dtype)
+    transformed = device.scratch((36, O * C), weight.dtype, "filters")
+    device.xp.matmul(filters, weight.reshape(O * C, 9).T, out=transformed)  # (36, 9) @ (9, O·C)
+    return transformed.reshape(36, O, C)
+
+
+def _transformed(x: Array, transform: Array, patches: Window, tile: Tile, device: Device, slot: str) -> Array:
+    """Return the transform of the patches of `x (C, H, W, N)` under a tile, `(C, 36, T)`, in scratch memory."""
+    columns = im2col(x, patches, tile, device).reshape(x.shape[0], transform.shape[1], -1)
+    transformed = device.scratch((x.shape[0], 36, columns.shape[2]), x.dtype, slot)
+    device.xp.matmul(transform, columns, out=transformed)  # C times (36, 36 or 16) @ (36 or 16, T)
+    return transformed
+
+
+def _place(results: Array, tile: Tile, y: Array) -> None:
+    """Put the 4×4 outputs of a tile, `(O, 16, T)`, where they belong in `y (O, OH, OW, N)`."""
+    O, OH, OW, _ = y.shape
+    results = results.reshape(O, 4, 4, *tile.shape)
+    for h in range(4):
+        tile_rows, rows = reach(tile.rows, 4, h, OH)
+        for w in range(4):
+            tile_cols, cols = reach(tile.cols, 4, w, OW)
+            y[:, rows, cols, tile.images] = results[:, h, w, tile_rows, tile_cols]
+
+
+def _cut(
+    window: Window, OH: int, OW: int, N: int, channels: int, itemsize: int, device: Device
+) -> tuple[Window, tuple[Tile, ...]]:
+    """Return the window that lowers 6×6 patches, and the tiles of 4×4 outputs to work on."""
+    TH, TW = ceil(OH / 4), ceil(OW / 4)
+    top, bottom, left, right = window.padding
+    patches = Window((6, 6), (4, 4), (1, 1), (top, bottom + 4 * TH - OH, left, right + 4 * TW - OW))
+    # Three arrays of this size are in use at a time. Products of fewer columns than 128 are slow, whatever the cache.
+    each = channels * 36 * itemsize
+    return patches, tiles(TH, TW, N, each, max(device.tile_bytes // 2, 128 * each), device.task_count)
+
+
+@cache
+def _transforms(device: Device, dtype: Any) -> tuple[Array, Array, Array]:
+    """Return the Kronecker squares of Aᵀ (16, 36), G (36, 9) and Bᵀ (36, 36) on a device."""
+    A, G, B = (device.asarray(np.kron(matrix, matrix), dtype) for matrix in _matrices())
+    return A, G, B
+
+
+@cache
+def _matrices() -> tuple[Any, Any, Any]:
+    """Return Aᵀ (4, 6), G (6, 3) and Bᵀ (6, 6) of F(4, 3), in float64.
+
+    The transposed Toom-Cook algorithm for five points and infinity. These points round less than 0, ±1 and ±2 do
+    (Barabasz, Anderson, Soodhalter and Gregg 2020).
+    """
+    points = np.array([0, 1, -1, 0.5, -2])
+    A, G, B = np.zeros((4, 6)), np.zeros((6, 3)), np.zeros((6, 6))
+    for k, point in enumerate(points):
+        others = np.delete(points, k)
+        A[:, k] = point ** np.arange(4)
+        G[k] = point ** np.arange(3) / np.prod(point - others)
+        B[k, :5] = np.poly(others)[::-1]
+    A[3, 5] = G[5, 2] = 1
+    B[5] = np.poly(points)[::-1]
+    return A, G, B
