@@ -12,7 +12,6 @@ from xpcnn.training import Checkpoint, CheckpointError
 def test_round_trip_on_every_device(tmp_path, device, rng):
     arrays = {"a.weight": rng.standard_normal((3, 4, 2, 2)).astype("f"), "a.bias": rng.standard_normal(3)}
     arrays["a.num_batches_tracked"] = np.array(7)
-    arrays["bn.num_batches_tracked"] = np.array(7)  # of no axes, which it has to stay
     on_device = {name: device.asarray(array) for name, array in arrays.items()}
     flipped = device.asarray(arrays["a.weight"]).transpose(3, 2, 1, 0)
     Checkpoint(on_device, {"mean.a": flipped}, {"note": "π", "epoch": 3}).save(tmp_path / "c")
@@ -20,7 +19,6 @@ def test_round_trip_on_every_device(tmp_path, device, rng):
     assert loaded.info == {"note": "π", "epoch": 3}
     for name, array in arrays.items():
         assert (loaded.model[name].dtype, loaded.model[name].shape) == (array.dtype, array.shape)
-        assert loaded.model[name].shape == array.shape
         np.testing.assert_array_equal(loaded.model[name], array)
     np.testing.assert_array_equal(loaded.optimizer["mean.a"], arrays["a.weight"].transpose(3, 2, 1, 0))
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
