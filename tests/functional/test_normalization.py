@@ -184,19 +184,19 @@ def test_running_averages_by_hand(device):
 @pytest.mark.parametrize("kind", ["batch", "group", "layer"])
 def test_values_far_from_zero(kind, device, rng):
     """Around 1e4 float32 numbers are 0.001 apart, so a mean or variance taken carelessly is off by as much."""
-    shape, option = (16, 4, 24, 24), {"batch": None, "group": 2, "layer": (4, 24, 24)}[kind]
+    shape, option = (16, 8, 24, 24), {"batch": None, "group": 2, "layer": (8, 24, 24)}[kind]
     x, dy = (1e4 + rng.normal(size=shape)).astype(np.float32), rng.normal(size=shape).astype(np.float32)
     y, cache = forward(kind, option, device.asarray(x), eps=1e-5)
     exact, exact_cache = forward(kind, option, device.asarray(x, np.float64), eps=1e-5)
     expected, dx = device.to_host(exact), device.to_host(BACKWARD[kind](device.asarray(dy, np.float64), exact_cache)[0])
     assert abs(expected.mean()) < 1e-10
     assert abs(expected.std() - 1) < 1e-4
-    assert_close(y, expected.astype(np.float32), 2e-5, 2e-6, device=device)
-    assert_close(BACKWARD[kind](device.asarray(dy), cache)[0], dx.astype(np.float32), 2e-5, 4e-6, device=device)
+    assert_close(y, expected.astype(np.float32), 2e-6, 2e-6, device=device)
+    assert_close(BACKWARD[kind](device.asarray(dy), cache)[0], dx.astype(np.float32), 2e-6, 4e-6, device=device)
     if kind == "batch":
         _, statistics, _ = F.batch_norm_forward(device.asarray(x))
         wide = x.astype(np.float64)
-        assert_close(statistics.mean, wide.mean((0, 2, 3)).astype(np.float32), 1e-7, 0, device=device)
+        assert np.abs(device.to_host(statistics.mean) - wide.mean((0, 2, 3))).max() < 0.0005  # half of those 0.001
         assert_close(statistics.variance, wide.var((0, 2, 3)).astype(np.float32), 1e-6, 0, device=device)
 
 
@@ -211,6 +211,15 @@ def test_a_constant_channel_survives(value, device, rng):
     assert np.isfinite(dx).all()
     assert np.isfinite(device.to_host(layer.running_var.data)).all()
     assert device.to_host(layer.running_var.data)[1] == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(("length", "value"), [(88_443, 7.2265265e6), (62_191, 1.9929834e7), (3, 0.1)])
+def test_a_constant_sample_survives(length, value, device):
+    """In float32 the mean square of such numbers, less their squared mean, can come out below 0."""
+    layer, x = LayerNorm(length).to(device), device.asarray(np.full((2, length), value, np.float32))
+    assert_close(layer(x), np.zeros((2, length), np.float32), 0, 1e-3, device=device)
+    dx = device.to_host(layer.backward(device.asarray(np.ones((2, length), np.float32))))
+    assert np.isfinite(dx).all()
 
 
 def test_one_value_per_channel(device):

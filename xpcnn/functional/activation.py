@@ -17,7 +17,12 @@ def relu_forward(x: Array) -> tuple[Array, Any]:
     x = batch_last(x)
     device = device_of(x)
     y = device.empty(x.shape, x.dtype)
-    device.map_elements(lambda x, y: device.xp.maximum(x, 0, out=y), x, y)
+
+    def clip(x: Array, y: Array) -> None:
+        y[...] = 0  # NumPy compares an array with an array in a third of the time it takes with a number
+        device.xp.maximum(x, y, out=y)
+
+    device.map_elements(clip, x, y)
     return batch_first(y), y
 
 

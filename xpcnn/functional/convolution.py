@@ -95,9 +95,8 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window, group
     flat = y.reshape(groups, O // groups, -1)
     x = x.reshape(groups, C // groups, H, W, N)
     rows = weight.reshape(groups, O // groups, -1)
-    if bias is not None:
-        at_positions = bias.reshape(O, *(bias.shape[1:] or (1, 1)), 1)
-        bias = device.xp.broadcast_to(at_positions, (O, OH, OW, 1)).reshape(groups, O // groups, OH, OW, 1)
+    shared_bias = bias is None or bias.ndim == 1
+    bias = None if bias is None else bias.reshape(groups, O // groups, *(bias.shape[1:] or (1, 1)), 1)
     cut = _tiles(device, OH, OW, N, rows.shape[2], O // groups, x.itemsize)
 
     def multiply(task: tuple[int, Tile]) -> None:
@@ -111,7 +110,7 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window, group
         device.xp.matmul(rows[g], columns, out=product)  # (O, K) @ (K, P)
         if bias is not None:
             product = product.reshape(-1, *tile.shape)
-            product += bias[g][:, tile.rows, tile.cols]
+            product += bias[g] if shared_bias else bias[g][:, tile.rows, tile.cols]
         if span is None:
             y[g][:, tile.rows, tile.cols, tile.images] = product.reshape(-1, *tile.shape)
 
@@ -197,9 +196,8 @@ def _check(x: Array, weight: Array, bias: Array | None, window: Window, groups: 
     if groups < 1 or O % groups:
         raise ValueError(f"groups={groups} does not divide {O} output channels")
     if x.shape[1] != C or not len(x):
-        raise ValueError(
-            f"expected input (N, {C}, H, W) with N of at least 1 for weight {weight.shape} and groups={groups}, got {x.shape}"
-        )
+        expected = f"expected input (N, {C}, H, W) with N of at least 1"
+        raise ValueError(f"{expected} for weight {weight.shape} and groups={groups}, got {x.shape}")
     if bias is not None and bias.shape not in ((O,), (O, *window.output_size(*x.shape[2:]))):
         OH, OW = window.output_size(*x.shape[2:])
         raise ValueError(f"expected bias ({O},) or ({O}, {OH}, {OW}), got {bias.shape}")

@@ -1,7 +1,7 @@
 """The usual activation functions, each beside its derivative as a function of the input `x` and the output `y`.
 
-Every formula holds for all finite inputs: nothing overflows on the way to a finite result. Cases are told apart by adding
-terms of which all but one are 0, as choosing element by element with `where` costs more than an exponential on a CPU.
+Every formula holds for all finite inputs: nothing overflows on the way to a finite result. Cases are told apart by
+adding terms of which all but one are 0, as on a CPU to choose with `where` costs more than an exponential.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ _FAR = 38  # where the density is too small for any floating point number
 def normal_cdf(x: Array) -> Array:
     """Return Φ(x), the probability that a standard normal number is below `x`.
 
-    Off by less than 2e-7 for float32 and 1e-15 for float64. Far down in the lower tail, where the value itself is tiny, five and
-    twelve of its digits are right.
+    Off by less than 2e-7 for float32 and 1e-15 for float64. Far down in the lower tail, where the value itself is tiny,
+    five and twelve of its digits are right.
     """
     xp = array_namespace(x)
     distance = xp.minimum(abs(x), _FAR)

@@ -5,6 +5,7 @@ Channels are rows of contiguous memory here. A few rows at a time stay in cache 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -57,7 +58,7 @@ def batch_norm_forward(
 
     def normalize(rows: slice) -> None:
         centred = y[rows]
-        mean[rows], rest[rows], variance[rows] = centre(values[rows], centred, device)
+        mean[rows], rest[rows], variance[rows] = centre(values[rows], centred, device, _mean_of_rows)
         scale[rows] = 1 / xp.sqrt(variance[rows] + eps)
         factor = scale[rows] if weights is None else scale[rows] * weights[rows]
         centred *= factor
@@ -153,20 +154,24 @@ def batch_norm_fixed(
     return batch_first(y.reshape(x.shape))
 
 
-def centre(x: Array, y: Array, device: Device) -> tuple[Array, Array, Array]:
-    """Write `x` less its mean along axis 1 to `y`; return that mean, the mean of `y`, and the variance.
+def centre(x: Array, y: Array, device: Device, mean_of: Callable[[Array], Array]) -> tuple[Array, Array, Array]:
+    """Write `x` less its mean to `y`; return that mean, the mean of `y`, and the variance.
 
     The mean as rounded may be off by more than the values vary, if they are far from 0. The subtraction however is
     exact for values near each other, so what is left of the mean shows up in `y`, and is returned to be taken off too.
     """
     xp = device.xp
-    mean = x.mean(axis=1, keepdims=True)
+    mean = mean_of(x)
     xp.subtract(x, mean, out=y)
-    rest = y.mean(axis=1, keepdims=True)
+    rest = mean_of(y)
     squares = device.scratch(y.shape, y.dtype, "squares")
     xp.multiply(y, y, out=squares)
-    variance = squares.mean(axis=1, keepdims=True) - rest * rest
+    variance = mean_of(squares) - rest * rest
     return mean, rest, xp.maximum(variance, 0)
+
+
+def _mean_of_rows(x: Array) -> Array:
+    return x.mean(axis=1, keepdims=True)
 
 
 def _shares(values: Array, device: Device) -> list[slice]:

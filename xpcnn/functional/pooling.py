@@ -90,12 +90,17 @@ def max_pool2d_backward(dy: Array, cache: Any) -> Array:
     device = device_of(dy)
     C, OH, OW, N = dy.shape
     dx = device.empty((C, H, W, N), dy.dtype)
+    overlapping = any((k - 1) * d >= s for k, d, s in zip(shape.kernel, shape.dilation, shape.stride, strict=True))
 
     def unpool(channels: slice) -> None:
         dx[channels] = 0
         for offset, (rows, cols), (image_rows, image_cols) in offsets(shape, OH, OW, H, W):
             won = first_maximum[channels, rows, cols] == offset
-            dx[channels, image_rows, image_cols] += dy[channels, rows, cols] * won
+            place, gradient = dx[channels, image_rows, image_cols], dy[channels, rows, cols]
+            if overlapping:
+                place += gradient * won
+            else:
+                device.xp.multiply(gradient, won, out=place)
 
     device.map(unpool, blocks(C, device.task_count if dy.size > 1 << 15 else 1))
     return batch_first(dx)

@@ -5,8 +5,8 @@ F(4×4, 3×3) makes 4×4 outputs from 6×6 inputs with 36 products per pair of c
     y = Aᵀ [ (G w Gᵀ) ∘ (Bᵀ x B) ] A
 
 Applied to images as vectors of 36 numbers, each transform is one product with the Kronecker square of its matrix, and
-the elementwise products summed over channels are 36 products of matrices. The gradients follow by the chain rule through
-the same transforms. TH and TW count the 4×4 outputs along each axis; T is their number times the images'.
+the elementwise products summed over channels are 36 products of matrices. The gradients follow by the chain rule
+through the same transforms. TH and TW count the 4×4 outputs along each axis; T is their number times the images'.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
-
-import numpy as np
 
 from .. import functional as F
 from ..backend import Array, device_of
@@ -52,9 +51,9 @@ class CrossEntropyLoss(Loss):
         label_smoothing: what part of each target is spread over all classes evenly.
     """
 
-    def __init__(self, weight: Array | None = None, *, label_smoothing: float = 0.0) -> None:
+    def __init__(self, weight: Array | Sequence[float] | None = None, *, label_smoothing: float = 0.0) -> None:
         super().__init__()
-        self.weight = None if weight is None else np.asarray(weight) if isinstance(weight, list | tuple) else weight
+        self.weight = weight
         self.label_smoothing = label_smoothing
 
     def _forward(self, output: Array, target: Array) -> tuple[Array, Any]:
