@@ -5,7 +5,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from helpers import assert_close
+import strict_xp
+from helpers import assert_close, to_device
 from inputs import refused
 from pytorch import single_threaded_torch
 
@@ -20,7 +21,7 @@ from xpcnn.models import (
     vgg,
 )
 from xpcnn.nn import CrossEntropyLoss, L2Penalty
-from xpcnn.optim import SGD
+from xpcnn.optim import SGD, RMSprop, clip_grad_norm
 
 
 def theirs_three_layer_net(torch, channels, height, width, classes, num_filters=4, filter_size=5, hidden_dim=7):
@@ -121,6 +122,22 @@ def test_outputs_and_gradients_equal_pytorchs(name, device, rng):
         assert_close(ours.state_dict()[key], value.numpy(), 1e-9, 1e-12, device=device)
     expected = theirs.eval()(torch.tensor(x)).detach().numpy()
     assert_close(ours.eval()(device.asarray(x)), expected, 1e-9, 1e-10, device=device)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_step_reads_nothing_on_the_host(name):
+    """Each read would wait for a GPU to come to the end of its work."""
+    model, loss = build_model(name, (2, 14, 13), 3).to(strict_xp.DEVICE), CrossEntropyLoss()
+    optimizer = RMSprop(model.named_parameters(), momentum=0.9)
+    x, labels = to_device(strict_xp.DEVICE, np.ones((2, 2, 14, 13), np.float32), np.array([2, 0]))
+    with strict_xp.forbid_host_reads():
+        for _ in range(2):
+            optimizer.zero_grad()
+            loss(model(x), labels)
+            model.backward(loss.backward(), input_gradient=False)
+            clip_grad_norm(model.parameters(), 1)
+            optimizer.step()
+        model.eval()(x)
 
 
 @pytest.mark.parametrize("name", MODELS)
