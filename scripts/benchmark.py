@@ -77,10 +77,6 @@ LAYERS = {  # name: (C, O, kernel, image side, batch, padding)
 }
 
 
-class Flattened:
-    """Makes PyTorch flatten where a translated module ends in `(N, C, 1, 1)`."""
-
-
 def to_torch(module: nn.Module) -> Any:
     """Translate a module into PyTorch's, with its options and weights."""
     import torch
@@ -287,7 +283,8 @@ def compare_layer(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
     steps = {"xpcnn": ours, "nchw": theirs(torch.contiguous_format), "channels_last": theirs(torch.channels_last)}
     times = take_turns(steps, device, args.seconds)
-    return {"network": name, "batch": batch, "ms": times, "ratio": times["xpcnn"] / min(times["nchw"], times["channels_last"])}
+    ratio = times["xpcnn"] / min(times["nchw"], times["channels_last"])
+    return {"network": name, "batch": batch, "ms": times, "ratio": ratio}
 
 
 def print_table(title: str, rows: list[dict[str, Any]]) -> None:

@@ -53,14 +53,14 @@ def layers(rng):
         y, cache = F.relu_forward(x)
         return bits(y, F.relu_backward(dy, cache))
 
-    x, dy = (batch_first(normal(rng, 6, 29, 31, 40)) for _ in range(2))
-    halved = batch_first(normal(rng, 6, 15, 16, 40))
-    weight, depthwise, bias = normal(rng, 6, 6, 3, 3), normal(rng, 6, 1, 5, 3), normal(rng, 6)
+    x, dy = (batch_first(normal(rng, 12, 29, 31, 100)) for _ in range(2))
+    halved = batch_first(normal(rng, 12, 15, 16, 100))
+    weight, depthwise, bias = normal(rng, 12, 12, 3, 3), normal(rng, 12, 1, 5, 3), normal(rng, 12)
     wide = normal(rng, 130, 401), normal(rng, 130, 85), normal(rng, 85, 401), normal(rng, 85)
     return {
         "conv2d": lambda: convolution(x, dy, weight, bias, padding=1),
         "conv2d, stride 2": lambda: convolution(x, halved, weight, bias, padding=1, stride=2),
-        "conv2d, depthwise": lambda: convolution(x, dy, depthwise, bias, padding=(2, 1), groups=6),
+        "conv2d, depthwise": lambda: convolution(x, dy, depthwise, bias, padding=(2, 1), groups=12),
         "max_pool2d": lambda: pooling(x, halved),
         "linear": lambda: linear(*wide),
         "relu": lambda: relu(x, dy),

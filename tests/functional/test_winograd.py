@@ -75,18 +75,19 @@ def test_float32_stays_within_one_part_in_a_hundred_thousand(rng):
         ({"groups": 2}, False),
         ({"channels": 15}, False),
         ({"kernel": 5}, False),
+        ({"images": 7}, False),
         ({"bias": (16, 6, 6)}, False),
     ],
 )
 def test_it_is_taken_where_it_applies_and_nowhere_else(rng, monkeypatch, options, taken):
     options = dict(options)
     channels, kernel, groups = options.pop("channels", 16), options.pop("kernel", 3), options.get("groups", 1)
-    bias = options.pop("bias", (channels,))
+    bias, images = options.pop("bias", (channels,)), options.pop("images", 8)
     calls = []
     for name in ("correlate", "weight_gradient", "input_gradient"):
         original = getattr(winograd, name)
         monkeypatch.setattr(winograd, name, lambda *args, n=name, f=original: calls.append(n) or f(*args))
-    x = rng.standard_normal((2, channels, 8, 8), np.float32)
+    x = rng.standard_normal((images, channels, 8, 8), np.float32)
     weight = rng.standard_normal((channels, channels // groups, kernel, kernel), np.float32)
     y, cache = conv2d_forward(x, weight, np.zeros(bias, np.float32), **options)
     assert calls == (["correlate"] if taken else [])

@@ -52,7 +52,8 @@ def conv2d_forward(
     shape = window(weight.shape[2:], stride, padding, dilation)
     _check(x, weight, bias, shape, groups)
     x = batch_last(x)
-    if winograd.applies(shape, weight, groups, device_of(x)) and (bias is None or bias.ndim == 1):
+    size = (*shape.output_size(*x.shape[1:3]), x.shape[3])
+    if winograd.applies(shape, weight, groups, size, device_of(x)) and (bias is None or bias.ndim == 1):
         y = winograd.correlate(x, weight, bias, shape)
     else:
         y = correlate(x, weight, bias, shape, groups)
@@ -73,7 +74,7 @@ def conv2d_backward(dy: Array, cache: Any, *, input_gradient: bool = True) -> tu
     x, weight, bias_shape, shape, groups = cache
     dy = batch_last(dy)
     dbias = None if bias_shape is None else dy.reshape(*bias_shape, -1).sum(axis=-1)
-    if winograd.applies(shape, weight, groups, device_of(dy)):
+    if winograd.applies(shape, weight, groups, dy.shape[1:], device_of(dy)):
         dweight = winograd.weight_gradient(x, dy, shape)
         dx = winograd.input_gradient(dy, weight, shape) if input_gradient else None
     else:
@@ -184,7 +185,7 @@ def spread(dy: Array, weight: Array, window: Window, groups: int, size: Pair, bi
 
 def _tiles(device: Device, OH: int, OW: int, N: int, K: int, O: int, itemsize: int) -> tuple[Tile, ...]:
     # A small layer stays in one piece: handing it to another thread would cost more than it saves.
-    small = K * (O + 16) * OH * OW * N < 1 << 22
+    small = K * (O + 16) * OH * OW * N < 1 << 25
     return tiles(OH, OW, N, K * itemsize, device.tile_bytes, 1 if small else device.task_count)
 
 

@@ -74,7 +74,7 @@ def max_pool2d_forward(
                 xp.maximum(which[:, rows, cols], rose * which.dtype.type(offset), out=which[:, rows, cols])
             xp.maximum(best[:, rows, cols], candidate, out=best[:, rows, cols])
 
-    device.map(pool, blocks(C, device.task_count if y.size * KH * KW > 1 << 17 else 1))
+    device.map(pool, blocks(C, device.task_count if y.size * KH * KW > 1 << 20 else 1))
     return batch_first(y), _Cache(first_maximum, shape, (H, W))
 
 
@@ -102,7 +102,7 @@ def max_pool2d_backward(dy: Array, cache: Any) -> Array:
             else:
                 device.xp.multiply(gradient, won, out=place)
 
-    device.map(unpool, blocks(C, device.task_count if dy.size > 1 << 15 else 1))
+    device.map(unpool, blocks(C, device.task_count if first_maximum.size > 1 << 18 else 1))
     return batch_first(dx)
 
 

@@ -21,14 +21,16 @@ from ..backend import Array, Device, blocks, device_of
 from .windows import Tile, Window, im2col, reach, tiles
 
 
-def applies(window: Window, weight: Array, groups: int, device: Device) -> bool:
-    """Return whether this way is open, and on this device the faster one, for such a convolution."""
+def applies(window: Window, weight: Array, groups: int, size: tuple[int, int, int], device: Device) -> bool:
+    """Return whether this way is open, and on this device the faster one, for an output of `size (OH, OW, N)`."""
     return (
         window.kernel == (3, 3)
         and window.stride == window.dilation == (1, 1)
         and groups == 1
         and max(window.padding) <= 2
         and min(weight.shape[:2]) >= device.winograd_channels
+        # Fewer outputs do not make up for the transform of the filters.
+        and ceil(size[0] / 4) * ceil(size[1] / 4) * size[2] >= 32
     )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 from .. import functional as F
-from ..backend import Array
+from ..backend import Array, device_or_none
 from .module import Module
 
 
@@ -33,11 +34,12 @@ class Sequential(Module):
         return self._modules[index] if isinstance(index, str) else list(self)[index]
 
     def forward(self, x: Array) -> Array:
-        for name, module in self._modules.items():
-            try:
-                x = module(x)
-            except (ValueError, TypeError) as error:
-                raise type(error)(f"{name} ({type(module).__name__}): {error}") from error
+        with _once_for_all(x):
+            for name, module in self._modules.items():
+                try:
+                    x = module(x)
+                except (ValueError, TypeError) as error:
+                    raise type(error)(f"{name} ({type(module).__name__}): {error}") from error
         return x
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
@@ -47,11 +49,18 @@ class Sequential(Module):
             # What lies before the first parameter has nothing to learn from a gradient.
             trained = (i for i, module in enumerate(modules) if any(True for _ in module.parameters()))
             first = next(trained, len(modules))
-        for i in reversed(range(first, len(modules))):
-            dy = modules[i].backward(dy, input_gradient=input_gradient or i > first)
+        with _once_for_all(dy):
+            for i in reversed(range(first, len(modules))):
+                dy = modules[i].backward(dy, input_gradient=input_gradient or i > first)
         for module in modules[:first]:
             module.forget()
         return dy if input_gradient else None
+
+
+def _once_for_all(x: Array) -> AbstractContextManager[None]:
+    # Every layer sets BLAS's threads; on a small one that takes as long as its product, unless it was done before.
+    device = device_or_none(x)  # None is for a layer to refuse, under its name
+    return nullcontext() if device is None else device.one_blas_thread()
 
 
 class Residual(Module):
