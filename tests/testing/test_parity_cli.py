@@ -1,12 +1,18 @@
 """The parity commands, as their user types them."""
 
 import json
+import os
+import platform
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from other_order import other_order
 from strict_xp import DEVICE
 
+import xpcnn
 from xpcnn import backend
 from xpcnn.backend import CPU
 from xpcnn.cli import main
@@ -119,3 +125,17 @@ def test_what_could_not_run_is_said_in_one_line(trace, arguments, message, capsy
     assert message in captured.err
     assert captured.err.count("\n") == 1
     assert captured.out == ""
+
+
+@pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64") or not any("openblas" in lib.prefix for lib in CPU._blas),
+    reason="another processor can be played only where OpenBLAS has kernels for several",
+)
+def test_another_processor_agrees(trace):
+    """OpenBLAS with an older processor's kernels sums in another order: in effect, another machine."""
+    environment = os.environ | {"OPENBLAS_CORETYPE": "Sandybridge", "PYTHONPATH": str(Path(xpcnn.__file__).parents[1])}
+    command = [sys.executable, "-m", "xpcnn", "parity", "check", str(trace), "--device", "cpu", "--json"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (report,) = json.loads(done.stdout)
+    assert any(row["absolute"] > 0 for row in report["layers"])

@@ -1,7 +1,7 @@
 """How far two runs drift apart from rounding alone: measured with a twin, not derived.
 
-The twin starts from weights that differ by what rounding in one layer may come to. What it is off by at each step, for
-the loss and for the size of every array, is what another device may be off by, too.
+The twin starts from weights that differ by what rounding in one layer may come to. What it is off by at each step, in
+the loss and in the sizes of all arrays, is what another device may be off by, too.
 """
 
 from __future__ import annotations
@@ -42,10 +42,20 @@ def twin_of(config: TraceConfig, dataset: Dataset, initial: dict[str, HostArray]
 
 
 def spreads(sizes: Sequence[dict[str, float]], twin: Iterator[StepResult]) -> Iterator[dict[str, float]]:
-    """Yield for each step the relative distance of the two runs, the largest so far, by quantity."""
-    so_far: dict[str, float] = {}
+    """Yield for each step the largest relative distance of the two runs so far, one for each pass.
+
+    One number for all arrays of a pass, and not one for each: a single array of the twin may come close to its original
+    by chance, which says nothing of how far another device's may be from it. The loss belongs to the forward pass.
+    """
+    so_far = {"forward": 0.0, "backward": 0.0}
     for own, result in zip(sizes, twin, strict=True):
         for name, value in result.quantities().items():
             distance = abs(value - own[name]) / (abs(own[name]) or 1.0)
-            so_far[name] = max(so_far.get(name, 0.0), distance if np.isfinite(distance) else 1.0)
+            kind = direction(name)
+            so_far[kind] = max(so_far[kind], distance if np.isfinite(distance) else 1.0)
         yield dict(so_far)
+
+
+def direction(quantity: str) -> str:
+    """Return the pass in which a quantity arises: `"layer:y"` and `"loss"` in the forward one, gradients backward."""
+    return "forward" if quantity == "loss" or quantity.endswith(":y") else "backward"

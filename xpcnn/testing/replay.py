@@ -16,7 +16,7 @@ from ..backend import Device
 from ..data import Dataset, load_dataset
 from ..nn import Sequential
 from .bounds import Bound, largest, rms
-from .drift import perturbation
+from .drift import direction, perturbation
 from .files import Folder, TraceError, load_calls
 from .observe import HostArray, LayerCall, leaves
 from .parity import replay, replay_loss
@@ -170,7 +170,7 @@ def _on_its_own(trace: Trace, model: Sequential, dataset: Dataset, device: Devic
                 result.step,
                 entry["loss"],
                 result.loss,
-                base + _MARGIN * spread["loss"],
+                base + _MARGIN * spread["forward"],
                 entry["correct"],
                 result.correct,
             )
@@ -182,8 +182,7 @@ def _on_its_own(trace: Trace, model: Sequential, dataset: Dataset, device: Devic
             recorded = entry["sizes"].get(name, float("nan"))
             absolute = abs(size - recorded)
             relative = absolute / recorded if recorded else (float("inf") if absolute else 0.0)
-            direction = "forward" if array == "y" else "backward"
-            allowed = base + _MARGIN * spread.get(name, 0.0)
-            row = Row(layer, kinds.get(layer, "loss"), direction, array, result.step, absolute, relative, allowed)
+            allowed = base + _MARGIN * spread[direction(name)]
+            row = Row(layer, kinds.get(layer, "loss"), direction(name), array, result.step, absolute, relative, allowed)
             rows.append(row.of_sizes())
     return rows, losses

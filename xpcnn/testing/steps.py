@@ -43,7 +43,7 @@ class StepResult:
 
     def quantities(self) -> dict[str, float]:
         """Return the sizes, and the loss as `"loss"`."""
-        return {"loss": self.loss, "correct": float(self.correct)} | self.sizes()
+        return {"loss": self.loss} | self.sizes()
 
 
 class _ObservedLoss:
