@@ -400,7 +400,8 @@ def _cuda_device(index: int) -> Device:
     try:
         cupy = importlib.import_module("cupy")
     except ImportError as error:
-        raise DeviceUnavailableError(f"CuPy cannot be imported ({_first_line(error)}). {_INSTALL}") from error
+        reason = f"cuda:{index} does not answer (CuPy cannot be imported: {_first_line(error)})"
+        raise DeviceUnavailableError(f"{reason}. {_INSTALL}") from error
     try:
         count = cupy.cuda.runtime.getDeviceCount()
         if index >= count:
