@@ -1,6 +1,6 @@
 """Two filters set by hand, applied to photographs: one makes them grey, one shows the horizontal edges of their blue.
 
-    python scripts/image_filters.py                    # on photographs that come with installed packages
+    python scripts/image_filters.py                    # on images that come with installed packages
     python scripts/image_filters.py one.jpg two.jpg    # on your own
 
 Each photograph is cropped to a square of 200×200 pixels and stands in a row with what the two filters made of it.
@@ -23,7 +23,7 @@ SIZE = 200
 PHOTOGRAPHS = {  # package: files inside it
     "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
     "skimage": ("data/chelsea.png", "data/astronaut.png"),
-    "matplotlib": ("mpl-data/sample_data/grace_hopper.jpg",),
+    "matplotlib": ("mpl-data/sample_data/grace_hopper.jpg", "mpl-data/sample_data/Minduka_Present_Blue_Pack.png"),
 }
 HINT = "pass others as arguments, or pip install scikit-learn, which brings two"
 
@@ -43,7 +43,7 @@ def filtered(images: Array, device: Device) -> Array:
 
 
 def photographs_at_hand() -> list[Path]:
-    """Return the photographs found in installed packages, without importing these."""
+    """Return the images found in installed packages, photographs first, without importing these."""
     specs = {package: find_spec(package) for package in PHOTOGRAPHS}
     folders = {package: Path(spec.origin).parent for package, spec in specs.items() if spec and spec.origin}
     files = [folders[package] / name for package in folders for name in PHOTOGRAPHS[package]]
