@@ -56,7 +56,7 @@ def layers(rng):
     x, dy = (batch_first(normal(rng, 12, 29, 31, 100)) for _ in range(2))
     halved = batch_first(normal(rng, 12, 15, 16, 100))
     weight, depthwise, bias = normal(rng, 12, 12, 3, 3), normal(rng, 12, 1, 5, 3), normal(rng, 12)
-    wide = normal(rng, 130, 401), normal(rng, 130, 85), normal(rng, 85, 401), normal(rng, 85)
+    wide = normal(rng, 530, 401), normal(rng, 530, 85), normal(rng, 85, 401), normal(rng, 85)
     return {
         "conv2d": lambda: convolution(x, dy, weight, bias, padding=1),
         "conv2d, stride 2": lambda: convolution(x, halved, weight, bias, padding=1, stride=2),

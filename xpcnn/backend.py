@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from .memory import MemoryPool
+
 Array: TypeAlias = Any  # numpy.ndarray or cupy.ndarray: CuPy publishes no types that would say so
 Namespace: TypeAlias = Any
 Shape: TypeAlias = tuple[int, ...]
@@ -147,6 +149,7 @@ class _Cpu(Device):
         self._threads = _available_cores()
         self._pool: ThreadPoolExecutor | None = None
         self._local = threading.local()
+        self._memory = MemoryPool()
         self._lock = threading.Lock()
         self._blas = [lib for lib in ThreadpoolController().lib_controllers if lib.user_api == "blas"]
         self._blas_depth = 0
@@ -172,6 +175,9 @@ class _Cpu(Device):
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
         return np.asarray(x)
+
+    def empty(self, shape: Shape, dtype: Any) -> Array:
+        return self._memory.empty(shape, dtype)
 
     def scratch(self, shape: Shape, dtype: Any, slot: str) -> Array:
         # Fresh pages cost as much as the arithmetic done in them, so each thread keeps its working memory.

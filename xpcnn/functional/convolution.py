@@ -98,10 +98,15 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window, group
     rows = weight.reshape(groups, O // groups, -1)
     shared_bias = bias is None or bias.ndim == 1
     bias = None if bias is None else bias.reshape(groups, O // groups, *(bias.shape[1:] or (1, 1)), 1)
-    cut = _tiles(device, OH, OW, N, rows.shape[2], O // groups, x.itemsize)
+    shares = _shares(device, rows.shape[2], O // groups, OH * OW * N)
+    cut = tiles(OH, OW, N, rows.shape[2] * x.itemsize, device.tile_bytes, shares)
 
-    def multiply(task: tuple[int, Tile]) -> None:
-        g, tile = task
+    def multiply(task: tuple[int, slice]) -> None:
+        g, part = task
+        for tile in cut[part]:
+            multiply_tile(g, tile)
+
+    def multiply_tile(g: int, tile: Tile) -> None:
         columns = im2col(x[g], window, tile, device)
         span = tile.span(OW, N)
         if span is not None:
@@ -115,7 +120,7 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window, group
         if span is None:
             y[g][:, tile.rows, tile.cols, tile.images] = product.reshape(-1, *tile.shape)
 
-    device.map(multiply, [(g, tile) for g in range(groups) for tile in cut])
+    device.map(multiply, [(g, part) for g in range(groups) for part in blocks(len(cut), shares)])
     return y.reshape(O, OH, OW, N)
 
 
@@ -127,7 +132,8 @@ def weight_gradient(x: Array, dy: Array, window: Window, groups: int) -> Array:
     K = C * window.kernel[0] * window.kernel[1]
     x = x.reshape(groups, C, *x.shape[1:])
     dy = dy.reshape(groups, O // groups, OH, OW, N)
-    cut = _tiles(device, OH, OW, N, K, O // groups, x.itemsize)
+    shares = _shares(device, K, O // groups, OH * OW * N)
+    cut = tiles(OH, OW, N, K * x.itemsize, device.tile_bytes, shares)
 
     def accumulate(task: tuple[int, slice]) -> Array:
         g, part = task
@@ -142,7 +148,7 @@ def weight_gradient(x: Array, dy: Array, window: Window, groups: int) -> Array:
         return total
 
     # The shares are cut and summed in an order that follows from shapes alone: the same bits on any number of threads.
-    parts = blocks(len(cut), device.task_count)
+    parts = blocks(len(cut), shares)
     sums = device.map(accumulate, [(g, part) for g in range(groups) for part in parts])
     for g in range(groups):
         for share in sums[g * len(parts) + 1 : (g + 1) * len(parts)]:
@@ -164,8 +170,9 @@ def spread(dy: Array, weight: Array, window: Window, groups: int, size: Pair, bi
     weight = weight.reshape(groups, O // groups, C, KH * KW)
     start = None if bias is None else bias.reshape(groups, C, 1, 1, 1)
     # Products of fewer than about 64 rows are slow, so a layer with few channels is cut into fewer shares.
-    channel_blocks = blocks(C, min(device.task_count, max(1, C * KH * KW // 64)))
-    cut = _tiles(device, OH, OW, N, ceil(C / len(channel_blocks)) * KH * KW, O // groups, dy.itemsize)
+    shares = min(_shares(device, C * KH * KW, O // groups, OH * OW * N), max(1, C * KH * KW // 64))
+    channel_blocks = blocks(C, shares)
+    cut = tiles(OH, OW, N, ceil(C / len(channel_blocks)) * KH * KW * dy.itemsize, device.tile_bytes, 1)
 
     def scatter(task: tuple[int, slice]) -> None:
         # Shares are cut by channel: two of them never add to the same pixel.
@@ -183,10 +190,10 @@ def spread(dy: Array, weight: Array, window: Window, groups: int, size: Pair, bi
     return dx.reshape(groups * C, *size, N)
 
 
-def _tiles(device: Device, OH: int, OW: int, N: int, K: int, O: int, itemsize: int) -> tuple[Tile, ...]:
-    # A small layer stays in one piece: handing it to another thread would cost more than it saves.
-    small = K * (O + 16) * OH * OW * N < 1 << 25
-    return tiles(OH, OW, N, K * itemsize, device.tile_bytes, 1 if small else device.task_count)
+def _shares(device: Device, K: int, O: int, P: int) -> int:
+    """Return into how many shares a product `(O, K) @ (K, P)` and its lowering are cut."""
+    # A small one stays in one piece: to wake another thread would cost more than it saves.
+    return 1 if K * (O + 16) * P < 1 << 25 else device.task_count
 
 
 def _check(x: Array, weight: Array, bias: Array | None, window: Window, groups: int) -> None:
