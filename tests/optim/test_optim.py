@@ -220,3 +220,17 @@ def test_steps_by_a_factor():
 def test_bad_schedules_are_named(make_schedule, words):
     with refused(*words):
         make_schedule()
+
+
+@every
+def test_a_large_parameter_in_any_order_of_memory(optimizer, options, device, rng):
+    """Large enough to be shared among threads; as a transposed view it has no flat one."""
+    values, gradient = rng.normal(size=(2, 1100, 1000)).astype(np.float32)
+    plain, turned = Parameter(device.asarray(values.copy())), Parameter(device.asarray(values.T.copy()).T)
+    for parameter in (plain, turned):
+        step = optimizer([("weight", parameter)], **options)
+        for _ in range(2):
+            parameter.grad = device.asarray(gradient)
+            step.step()
+    assert_close(turned.data, device.to_host(plain.data), 0, 0, device=device)
+    assert np.abs(device.to_host(turned.data) - values).max() > 1e-4

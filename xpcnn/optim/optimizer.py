@@ -43,6 +43,8 @@ class Optimizer:
         for name, parameter in self.parameters.items():
             if parameter.grad is not None:
                 device = device_of(parameter.data)
+                # Parts of a flat view are updated in place, and only C order has such a view.
+                parameter.data = device.xp.ascontiguousarray(parameter.data)
                 state = [self._slot(slot, name, parameter) for slot in self.slots]
                 device.map_elements(self._update, parameter.data, device.xp.ascontiguousarray(parameter.grad), *state)
 
@@ -55,7 +57,7 @@ class Optimizer:
         if name not in arrays or device_of(arrays[name]) is not device_of(parameter.data):
             # Made on first use, so that the model may be moved after the optimizer was made.
             device = device_of(parameter.data)
-            zeros = device.xp.zeros_like(parameter.data)
+            zeros = device.xp.zeros(parameter.data.shape, parameter.data.dtype)
             arrays[name] = device.asarray(arrays[name], parameter.data.dtype) if name in arrays else zeros
         return arrays[name]
 
