@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import copy_context
-from math import inf
+from math import inf, prod
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -183,7 +183,7 @@ class _Cpu(Device):
         # Fresh pages cost as much as the arithmetic done in them, so each thread keeps its working memory.
         buffers = self._local.__dict__.setdefault("buffers", {})
         dtype = np.dtype(dtype)
-        size = dtype.itemsize * functools.reduce(int.__mul__, shape, 1)
+        size = dtype.itemsize * prod(shape)
         buffer = buffers.get(slot)
         if buffer is None or buffer.size < size:
             buffer = buffers[slot] = np.empty(size, np.uint8)

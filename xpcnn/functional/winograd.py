@@ -45,9 +45,13 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window) -> Ar
     with device.one_blas_thread():
         filters = _transform_filters(weight, device)
     y = device.empty((O, OH, OW, N), x.dtype)
-    patches, cut = _cut(window, OH, OW, N, max(C, O), x.itemsize, device)
+    patches, cut, shares = _cut(window, OH, OW, N, C, O, x.itemsize, device)
 
-    def multiply(tile: Tile) -> None:
+    def multiply(share: slice) -> None:
+        for tile in cut[share]:
+            multiply_tile(tile)
+
+    def multiply_tile(tile: Tile) -> None:
         points = _transformed(x, inputs, patches, tile, device, "points")
         products = device.scratch((O, 36, points.shape[2]), x.dtype, "products")
         matmul(filters, points.transpose(1, 0, 2), out=products.transpose(1, 0, 2))  # 36 times (O, C) @ (C, T)
@@ -57,7 +61,7 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window) -> Ar
             results += bias[:, None, None]
         _place(results, tile, y)
 
-    device.map(multiply, cut)
+    device.map(multiply, shares)
     return y
 
 
@@ -75,13 +79,13 @@ def weight_gradient(x: Array, dy: Array, window: Window) -> Array:
     C, N = x.shape[0], x.shape[3]
     O, OH, OW, _ = dy.shape
     outputs, filters, inputs = _transforms(device, x.dtype)
-    patches, cut = _cut(window, OH, OW, N, max(C, O), x.itemsize, device)
+    patches, cut, shares = _cut(window, OH, OW, N, C, O, x.itemsize, device)
     # The last outputs may reach over the edge; there the gradient is 0, as padding is.
     dy_patches = Window((4, 4), (4, 4), (1, 1), (0, ceil(OH / 4) * 4 - OH, 0, ceil(OW / 4) * 4 - OW))
 
-    def accumulate(part: slice) -> Array:
+    def accumulate(share: slice) -> Array:
         total = device.empty((36, O, C), x.dtype)
-        for i, tile in enumerate(cut[part]):
+        for i, tile in enumerate(cut[share]):
             points = _transformed(x, inputs, patches, tile, device, "points")
             slopes = _transformed(dy, outputs.T, dy_patches, tile, device, "slopes")
             product = total if i == 0 else device.scratch(total.shape, x.dtype, "products")
@@ -91,9 +95,9 @@ def weight_gradient(x: Array, dy: Array, window: Window) -> Array:
         return total
 
     # Cut and summed in an order that follows from shapes alone: the same bits on any number of threads.
-    first, *others = device.map(accumulate, blocks(len(cut), device.task_count))
-    for share in others:
-        first += share
+    first, *others = device.map(accumulate, shares)
+    for other in others:
+        first += other
     with device.one_blas_thread():
         dweight = matmul(filters.T, first.reshape(36, -1))  # (9, 36) @ (36, O·C)
     return device.xp.ascontiguousarray(dweight.reshape(3, 3, O, C).transpose(2, 3, 0, 1))
@@ -120,23 +124,27 @@ def _place(results: Array, tile: Tile, y: Array) -> None:
     """Put the 4×4 outputs of a tile, `(O, 16, T)`, where they belong in `y (O, OH, OW, N)`."""
     O, OH, OW, _ = y.shape
     results = results.reshape(O, 4, 4, *tile.shape)
+    across = [reach(tile.cols, 4, w, OW) for w in range(4)]
     for h in range(4):
         tile_rows, rows = reach(tile.rows, 4, h, OH)
-        for w in range(4):
-            tile_cols, cols = reach(tile.cols, 4, w, OW)
+        for w, (tile_cols, cols) in enumerate(across):
             y[:, rows, cols, tile.images] = results[:, h, w, tile_rows, tile_cols]
 
 
 def _cut(
-    window: Window, OH: int, OW: int, N: int, channels: int, itemsize: int, device: Device
-) -> tuple[Window, tuple[Tile, ...]]:
-    """Return the window that lowers 6×6 patches, and the tiles of 4×4 outputs to work on."""
+    window: Window, OH: int, OW: int, N: int, C: int, O: int, itemsize: int, device: Device
+) -> tuple[Window, tuple[Tile, ...], list[slice]]:
+    """Return the window that lowers 6×6 patches, the tiles of 4×4 outputs to work on, and the shares of tiles."""
     TH, TW = ceil(OH / 4), ceil(OW / 4)
     top, bottom, left, right = window.padding
     patches = Window((6, 6), (4, 4), (1, 1), (top, bottom + 4 * TH - OH, left, right + 4 * TW - OW))
-    # Three arrays of this size are in use at a time. Products of fewer columns than 128 are slow, whatever the cache.
-    each = channels * 36 * itemsize
-    return patches, tiles(TH, TW, N, each, max(device.tile_bytes // 2, 128 * each), device.task_count)
+    # To wake another thread pays from some millions of multiplications on.
+    work = 36 * TH * TW * N * (C * O + 36 * (C + O))
+    shares = min(device.task_count, max(1, work >> 24))
+    # Products of fewer columns than 128 are slow, whatever the cache.
+    each = max(C, O) * 36 * itemsize
+    cut = tiles(TH, TW, N, each, max(device.tile_bytes // 2, 128 * each), shares)
+    return patches, cut, blocks(len(cut), shares)
 
 
 @cache
