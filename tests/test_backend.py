@@ -355,3 +355,19 @@ def test_a_kind_of_array_can_be_registered():
         assert device_of(strange) is CPU
     finally:
         del backend._DEVICE_OF_TYPE[Strange]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_has_a_pool_of_its_own():
+    code = """
+import os
+from xpcnn.backend import CPU
+CPU.threads = 3
+assert CPU.map(abs, range(-4, 0)) == [4, 3, 2, 1]
+if child := os.fork():
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+os._exit(CPU.map(abs, range(-4, 0)) != [4, 3, 2, 1])
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(xpcnn.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, timeout=60, check=False)
+    assert done.returncode == 0

@@ -147,11 +147,17 @@ class _Cpu(Device):
 
     def __init__(self) -> None:
         self._threads = _available_cores()
+        self._blas = [lib for lib in ThreadpoolController().lib_controllers if lib.user_api == "blas"]
+        self._begin()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._begin)
+
+    def _begin(self) -> None:
+        # A forked process has none of its parent's threads, and a lock that one of them held stays locked for good.
         self._pool: ThreadPoolExecutor | None = None
         self._local = threading.local()
         self._memory = MemoryPool()
         self._lock = threading.Lock()
-        self._blas = [lib for lib in ThreadpoolController().lib_controllers if lib.user_api == "blas"]
         self._blas_depth = 0
         self._blas_threads: list[int] = []
 
