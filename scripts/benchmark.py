@@ -3,7 +3,7 @@
     python scripts/benchmark.py                # the full table, about ten minutes on two cores
     python scripts/benchmark.py --quick        # few rounds, small batches: a look, not a result
     python scripts/benchmark.py --layers       # single layers, forward and backward, to see where time goes
-    python scripts/benchmark.py --device cuda  # both on the GPU
+    python scripts/benchmark.py --device cuda  # both on the GPU, without TF32 unless --tf32 is given
 
 A step is forward, loss, backward and SGD with momentum. Each network is built once with xpcnn and translated module by
 module, weights included, so both sides compute the same thing. All contenders take turns in one process, on the same
@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import date
 from math import exp, log
 from typing import Any
@@ -320,6 +321,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="smallest batch of each network, one second each")
     parser.add_argument("--layers", action="store_true", help="single layers instead of networks")
     parser.add_argument("--compile", action="store_true", help="torch.compile as a further column (slow to start)")
+    parser.add_argument("--tf32", action="store_true", help="let both sides use TF32 in products on a GPU")
     parser.add_argument("--memory", action="store_true", help="peak memory too, each in a process of its own")
     parser.add_argument("--seconds", type=float, default=10.0, help="how long each row is measured")
     parser.add_argument("--only", default="", help="networks or layers whose name contains this")
@@ -328,17 +330,28 @@ def main() -> None:
     args = parser.parse_args()
     if args.memory_of:
         network, batch, side = args.memory_of
-        return measure_memory(network, int(batch), side, args.threads)
+        measure_memory(network, int(batch), side, args.threads)
+        return
     import torch
 
     set_threads(args.threads)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = args.tf32
     if args.quick:
         args.seconds = 1.0
+    with Device(args.device).allow_tf32() if args.tf32 else nullcontext():
+        report(args)
+
+
+def report(args: argparse.Namespace) -> None:
+    """Measure what was asked for, print tables and write the figures."""
+    import torch
+
     machine = {
         "date": date.today().isoformat(),
         "device": Device(args.device).description,
         "processor": processor(),
         "threads": args.threads,
+        "tf32": args.tf32,
         "python": platform.python_version(),
         "numpy": np.__version__,
         "torch": torch.__version__,
@@ -365,7 +378,6 @@ def main() -> None:
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:  # noqa: PTH123
             json.dump(results, file, indent=1)
-    return None
 
 
 def processor() -> str:

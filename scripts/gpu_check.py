@@ -82,17 +82,17 @@ def dropout(gpu: Device, folder: Path, rehearse: bool) -> Result:
     return code == 0, output.strip().splitlines()[-1] if output.strip() else "no output", {"exit_code": code}
 
 
-def speed(gpu: Device, folder: Path, rehearse: bool) -> Result:
+def speed(gpu: Device, folder: Path, rehearse: bool, *precision: str) -> Result:
     """Time training steps beside PyTorch on the same GPU."""
-    if not (ROOT / "scripts" / "benchmark.py").exists():
-        return False, "scripts/benchmark.py is absent", None
-    figures = (folder / "benchmark.json").resolve()
+    name = "benchmark" + "".join(precision)
+    figures = (folder / f"{name}.json").resolve()
     options = ["--quick", "--only", "3-filter", "--seconds", "0.1"] if rehearse else ["--device", "cuda"]
     command = [sys.executable, "scripts/benchmark.py", "--json", str(figures), *options]
-    code, output = call(command, folder / "benchmark.txt")
+    command += () if rehearse else precision
+    code, output = call(command, folder / f"{name}.txt")
     last = next((line for line in reversed(output.splitlines()) if line.strip()), "no output")
     done = code == 0 and figures.exists()
-    return done, f"see benchmark.txt; last line: {last}", json.loads(figures.read_text()) if done else None
+    return done, f"see {name}.txt; last line: {last}", json.loads(figures.read_text()) if done else None
 
 
 def call(command: Sequence[str], log: Path, environment: dict[str, str] | None = None) -> tuple[int, str]:
@@ -115,6 +115,7 @@ PARTS: dict[str, Callable[[Device, Path, bool], Result]] = {
     "accuracy": accuracy,
     "dropout": dropout,
     "speed": speed,
+    "speed, TF32": lambda *a: speed(*a, "--tf32"),
     "tests": tests,
 }
 
