@@ -12,10 +12,10 @@ from ..functional.conv_transpose import transposed_window
 from ..functional.windows import IntOrPair, Padding, Pair, window
 from ..random import default_generator
 from .init import Initializer, he_normal
-from .module import Module, host_parameter
+from .module import Weighted, host_parameter
 
 
-class Conv2d(Module):
+class Conv2d(Weighted):
     """Two-dimensional convolution.
 
     Args:
@@ -68,20 +68,13 @@ class Conv2d(Module):
         return _describe(self.in_channels, self.out_channels, self.weight.data.shape, self._options, self.bias)
 
     def forward(self, x: Array) -> Array:
-        bias = None if self.bias is None else self.bias.data
-        y, cache = F.conv2d_forward(x, self.weight.data, bias, **self._options)
-        self._keep(cache)
-        return y
+        return self._compute(F.conv2d_forward, x, **self._options)
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
-        dx, dweight, dbias = F.conv2d_backward(dy, self._take(), input_gradient=input_gradient)
-        self.weight.add_gradient(dweight)
-        if self.bias is not None:
-            self.bias.add_gradient(dbias)
-        return dx
+        return self._learn(F.conv2d_backward, dy, input_gradient)
 
 
-class ConvTranspose2d(Module):
+class ConvTranspose2d(Weighted):
     """Two-dimensional transposed convolution, which enlarges images where a convolution with its options shrinks them.
 
     Args:
@@ -132,17 +125,10 @@ class ConvTranspose2d(Module):
         return _describe(self.in_channels, self.out_channels, self.weight.data.shape, self._options, self.bias)
 
     def forward(self, x: Array) -> Array:
-        bias = None if self.bias is None else self.bias.data
-        y, cache = F.conv_transpose2d_forward(x, self.weight.data, bias, **self._options)
-        self._keep(cache)
-        return y
+        return self._compute(F.conv_transpose2d_forward, x, **self._options)
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
-        dx, dweight, dbias = F.conv_transpose2d_backward(dy, self._take(), input_gradient=input_gradient)
-        self.weight.add_gradient(dweight)
-        if self.bias is not None:
-            self.bias.add_gradient(dbias)
-        return dx
+        return self._learn(F.conv_transpose2d_backward, dy, input_gradient)
 
 
 def _check_groups(groups: int, in_channels: int, out_channels: int) -> None:

@@ -10,10 +10,10 @@ from .. import functional as F
 from ..backend import Array, batch_first, batch_last
 from ..random import default_generator
 from .init import Initializer, he_normal
-from .module import Module, host_parameter
+from .module import Module, Weighted, host_parameter
 
 
-class Linear(Module):
+class Linear(Weighted):
     """A fully connected layer, `y = x @ weight.T + bias`.
 
     Args:
@@ -47,16 +47,10 @@ class Linear(Module):
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
 
     def forward(self, x: Array) -> Array:
-        y, cache = F.linear_forward(x, self.weight.data, None if self.bias is None else self.bias.data)
-        self._keep(cache)
-        return y
+        return self._compute(F.linear_forward, x)
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
-        dx, dweight, dbias = F.linear_backward(dy, self._take(), input_gradient=input_gradient)
-        self.weight.add_gradient(dweight)
-        if self.bias is not None:
-            self.bias.add_gradient(dbias)
-        return dx
+        return self._learn(F.linear_backward, dy, input_gradient)
 
 
 class Flatten(Module):

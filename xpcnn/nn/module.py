@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -186,6 +186,25 @@ class Module:
     def count_parameters(self) -> int:
         """Return how many numbers the parameters hold."""
         return sum(parameter.data.size for parameter in self.parameters())
+
+
+class Weighted(Module):
+    """A layer with a weight and perhaps a bias, computed by a forward function and its backward function."""
+
+    weight: Parameter
+    bias: Parameter | None
+
+    def _compute(self, forward: Callable[..., tuple[Array, Any]], x: Array, **options: Any) -> Array:
+        y, cache = forward(x, self.weight.data, None if self.bias is None else self.bias.data, **options)
+        self._keep(cache)
+        return y
+
+    def _learn(self, backward: Callable[..., Any], dy: Array, input_gradient: bool) -> Array | None:
+        dx, dweight, dbias = backward(dy, self._take(), input_gradient=input_gradient)
+        self.weight.add_gradient(dweight)
+        if self.bias is not None:
+            self.bias.add_gradient(dbias)
+        return dx
 
 
 def host_parameter(values: np.ndarray[Any, Any], dtype: Any) -> Parameter:

@@ -11,7 +11,17 @@ from ..functional.windows import IntOrPair, Padding, pair
 from .module import Module
 
 
-class MaxPool2d(Module):
+class _WindowPool2d(Module):
+    """A pooling layer with a window and options."""
+
+    kernel_size: IntOrPair
+    _options: dict[str, Any]
+
+    def extra_repr(self) -> str:
+        return ", ".join([f"{self.kernel_size}", *(f"{name}={value}" for name, value in self._options.items())])
+
+
+class MaxPool2d(_WindowPool2d):
     """The largest value under each position of a window; the first of equal ones takes the gradient.
 
     Args:
@@ -39,11 +49,8 @@ class MaxPool2d(Module):
         super().__init__()
         pooling_window(kernel_size, stride, padding, dilation)
         self.kernel_size = kernel_size
-        self._options: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
+        self._options = {"stride": stride, "padding": padding, "dilation": dilation}
         self._options["ceil_mode"] = ceil_mode
-
-    def extra_repr(self) -> str:
-        return ", ".join([f"{self.kernel_size}", *(f"{name}={value}" for name, value in self._options.items())])
 
     def forward(self, x: Array) -> Array:
         y, cache = F.max_pool2d_forward(x, self.kernel_size, **self._options)
@@ -54,7 +61,7 @@ class MaxPool2d(Module):
         return F.max_pool2d_backward(dy, self._take())
 
 
-class AvgPool2d(Module):
+class AvgPool2d(_WindowPool2d):
     """The mean under each position of a window.
 
     Args:
@@ -81,11 +88,8 @@ class AvgPool2d(Module):
         super().__init__()
         pooling_window(kernel_size, stride, padding, 1)
         self.kernel_size = kernel_size
-        self._options: dict[str, Any] = {"stride": stride, "padding": padding, "ceil_mode": ceil_mode}
+        self._options = {"stride": stride, "padding": padding, "ceil_mode": ceil_mode}
         self._options["count_include_pad"] = count_include_pad
-
-    def extra_repr(self) -> str:
-        return ", ".join([f"{self.kernel_size}", *(f"{name}={value}" for name, value in self._options.items())])
 
     def forward(self, x: Array) -> Array:
         y, cache = F.avg_pool2d_forward(x, self.kernel_size, **self._options)
