@@ -9,6 +9,7 @@
 """
 
 from .assertions import assert_close
+from .config import TraceConfig
 from .files import TraceError
 from .gradients import GradientError, check_gradients
 from .parity import compare_devices
@@ -16,7 +17,7 @@ from .replay import check, run
 from .report import Report
 from .rows import Row
 from .tolerances import tolerance, tolerance_table
-from .trace import Trace, TraceConfig, record
+from .trace import Trace, record
 
 __all__ = [
     "GradientError",

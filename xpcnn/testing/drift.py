@@ -7,18 +7,15 @@ the loss and in the sizes of all arrays, is what another device may be off by, t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..data import Dataset
 from ..nn import Sequential
+from .config import TraceConfig
 from .observe import HostArray
 from .steps import StepResult
 from .tolerances import Precision, tolerance
-
-if TYPE_CHECKING:
-    from .trace import TraceConfig
 
 
 def perturbation(precision: Precision) -> float:

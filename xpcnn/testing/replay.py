@@ -16,6 +16,7 @@ from ..backend import Device
 from ..data import Dataset, load_dataset
 from ..nn import Sequential
 from .bounds import Bound, largest, rms
+from .config import TraceConfig
 from .drift import direction, perturbation
 from .files import Folder, TraceError, load_calls
 from .observe import HostArray, LayerCall, leaves
@@ -24,7 +25,7 @@ from .report import LossStep, Report
 from .rows import Row, make_row
 from .steps import batch_digest, host_state, train_steps
 from .tolerances import Precision, precision_of, tolerance
-from .trace import MEGABYTE, Trace, TraceConfig, record, versions
+from .trace import MEGABYTE, Trace, record, versions
 
 TIGHT_STEPS = 10  # from there on values near zero have changed sides, and only loss and accuracy are compared
 _MARGIN = 4  # the twin's drift is one sample of what rounding may do

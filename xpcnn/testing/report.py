@@ -10,7 +10,7 @@ from .rows import Row
 from .tolerances import Precision
 
 if TYPE_CHECKING:
-    from .trace import TraceConfig
+    from .config import TraceConfig
 
 _ORDER = {"forward": 0, "backward": 1, "update": 2}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -13,10 +13,8 @@ from ..backend import Array
 from ..data import Dataset
 from ..nn import Module, Sequential
 from .bounds import rms
+from .config import TraceConfig
 from .observe import HostArray, LayerCall, host_copy, observe
-
-if TYPE_CHECKING:
-    from .trace import TraceConfig
 
 
 @dataclass

@@ -34,7 +34,7 @@ beside the deviation, as an error in the mean is divided by the deviation.
 by NumPy's products alike; elementwise steps round each time.
 
 Training amplifies rounding errors from step to step, by as much as the network and its data make it. That is not
-derived but measured, for each trace anew: see `xpcnn.testing.trace`.
+derived but measured, for each trace anew: see `xpcnn.testing.drift`.
 """
 
 from __future__ import annotations
