@@ -220,7 +220,7 @@ class _Cpu(Device):
 
     def map_elements(self, function: Callable[..., None], *arrays: Array) -> None:
         size = arrays[0].size
-        if size < 1 << 19:  # waking another thread costs about as much as a hundred thousand sums
+        if size < 1 << 19:  # waking another thread costs about as much as half a million sums
             return function(*arrays)
         flat = [array.reshape(-1) for array in arrays]
         self.map(lambda part: function(*(array[part] for array in flat)), blocks(size, self._threads))

@@ -21,6 +21,7 @@ from . import __version__, parity_cli
 from .backend import CPU, Array, DeviceUnavailableError, available_devices, to_host
 from .data import DATASETS, load_dataset
 from .data.images import read_image
+from .functional import softmax_forward
 from .models import MODELS
 from .nn import Module
 from .training import ProgressBar, Table, TrainingDivergedError, evaluate
@@ -139,9 +140,8 @@ def _devices(args: argparse.Namespace) -> int:
 
 
 def _probabilities(model: Module, images: Array) -> Any:
-    logits = to_host(model(model.device.asarray(images)))
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
+    probabilities, _ = softmax_forward(model(model.device.asarray(images)), dim=1)
+    return to_host(probabilities)
 
 
 def _describe(model: Any) -> str:
