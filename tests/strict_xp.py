@@ -509,6 +509,7 @@ class StrictDevice(backend.Device):
     xp = xp
     tile_bytes = 1 << 13
     task_count = 3
+    small_product = 10**5
 
     def __init__(self) -> None:
         self._local = threading.local()

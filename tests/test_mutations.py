@@ -18,6 +18,7 @@ from strict_xp import DEVICE, HostReadError, forbid_host_reads
 
 from xpcnn import functional, models
 from xpcnn.backend import CPU, Device, device_or_none, to_host
+from xpcnn.functional.windows import window
 from xpcnn.nn import CrossEntropyLoss
 from xpcnn.optim import SGD, AdamW
 from xpcnn.testing.assertions import worst_difference
@@ -99,8 +100,24 @@ def convolution(module: ModuleType, device: Device) -> list[Any]:
     return [y, *module.conv2d_backward(dy, cache)]
 
 
+def lowered(module: ModuleType, device: Device) -> list[Any]:
+    x, weight, bias, dy = arrays(device, (3, 9, 9, 5), (4, 3, 3, 3), (4,), (4, 9, 9, 5))
+    shape = window(3, padding=1)
+    return [
+        module.correlate(x, weight, bias, shape, 1),
+        module.weight_gradient(x, dy, shape, 1),
+        module.spread(dy, weight, shape, 1, (9, 9)),
+    ]
+
+
+def mec(module: ModuleType, device: Device) -> list[Any]:
+    x, weight, bias, dy = arrays(device, (3, 9, 9, 17), (4, 3, 3, 3), (4,), (4, 9, 9, 17))
+    shape = window(3, padding=1)
+    return [module.correlate(x, weight, bias, shape), module.weight_gradient(x, dy, shape)]
+
+
 def windows(module: ModuleType, device: Device) -> list[Any]:
-    return convolution(load("convolution", windows=module), device)
+    return lowered(load("lowered", windows=module), device)
 
 
 def addition(module: ModuleType, device: Device) -> list[Any]:
@@ -213,12 +230,13 @@ LEAKS = {
     ),
     "memory never written": Leak("pooling", max_pool, "        dx[channels] = 0\n", "", passes_on_numpy=False),
     "scratch in use": Leak(
-        "convolution",
-        convolution,
+        "lowered",
+        lowered,
         'total.shape, x.dtype, "product")',
         'total.shape, x.dtype, "columns")',
         passes_on_numpy=False,
     ),
+    "scratch in use by a view": Leak("mec", mec, 'x.dtype, "product")', 'x.dtype, "columns")', passes_on_numpy=False),
     "tasks that count on their order": Leak(
         "linear",
         linear,
@@ -243,6 +261,8 @@ PROGRAMS = {
     "dropout": [dropout],
     "pooling": [max_pool],
     "convolution": [convolution],
+    "lowered": [lowered],
+    "mec": [mec],
     "windows": [windows],
     "addition": [addition],
 }

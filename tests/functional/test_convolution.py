@@ -11,7 +11,7 @@ from inputs import MEMORY, as_int_or_pair, choose, draw_pair, draw_size, in_memo
 from pytorch import single_threaded_torch
 
 from xpcnn.backend import CPU, batch_first
-from xpcnn.functional import conv2d_backward, conv2d_forward, convolution, windows
+from xpcnn.functional import conv2d_backward, conv2d_forward, lowered, windows
 
 # The shapes of input and weight, and the options; all with bias but the last.
 CASES = {
@@ -105,6 +105,7 @@ def draw_case(rng):
         "bias": bool(rng.random() < 0.7),
         "options": {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups},
         "tile_bytes": choose(rng, 1, 256, 4096, 1 << 20),
+        "small_product": choose(rng, 0, 0, 1 << 12, 10**6),
         "memory": choose(rng, *MEMORY),
     }
 
@@ -140,11 +141,12 @@ def test_equals_pytorch_in_tiles_of_every_shape(device, rng, monkeypatch):
             met.add("only padding")
         return windows.im2col(x, window, tile, device)
 
-    monkeypatch.setattr(convolution, "im2col", lower)
+    monkeypatch.setattr(lowered, "im2col", lower)
     for i, draw_rng in enumerate(rng.spawn(100)):
         case = draw_case(draw_rng)
         with noted(draw=i, **case):
             tiles_of(device, monkeypatch, case["tile_bytes"])
+            monkeypatch.setattr(type(device), "small_product", case["small_product"])
             x, weight, bias, options = (
                 draw_rng.normal(size=case["x_shape"]).astype(np.float32),
                 draw_rng.normal(size=case["weight_shape"]).astype(np.float32),
@@ -244,7 +246,7 @@ def memory_beyond_results(batch):
 
 def test_memory_does_not_grow_with_the_batch(monkeypatch):
     """All columns of 64 images are 19 MB, of 1024 images 302 MB; one copy of the latter's input is 34 MB."""
-    bound = 2 * 3 * CPU.tile_bytes  # two threads, each with a tile's columns, its product and its part of the image
+    bound = 2 * 3 * CPU.tile_bytes  # two threads, each with a tile's columns, and what it computes from them
     before = CPU.threads
     try:
         for batch in (64, 1024):

@@ -54,7 +54,9 @@ def test_observing_leaves_no_trace_and_changes_no_bit(rng):
     np.testing.assert_array_equal(y, expected)
     for (name, ours), (_, theirs) in zip(model.named_parameters(), plain.named_parameters(), strict=True):
         np.testing.assert_array_equal(ours.grad, theirs.grad, err_msg=name)
-    assert [call.name for call in calls] == [name for name, _ in model.named_children()]
+    names = [call.name for call in calls]
+    assert sorted(names) == sorted(name for name, _ in model.named_children())
+    assert names[:4] == ["conv1", "pool1", "relu1", "conv2"]  # as they are computed
     assert calls[0].dx is None
     assert calls[0].gradients["weight"].shape == (6, 1, 5, 5)
     assert calls[1].dx is not None

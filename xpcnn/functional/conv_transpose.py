@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ..backend import Array, batch_first, batch_last
-from .convolution import correlate, spread, weight_gradient
+from ..backend import Array, batch_first, batch_last, device_of
+from .lowered import correlate, spread, weight_gradient
 from .windows import IntOrPair, Padding, Pair, Window, pair, window
 
 
@@ -75,7 +75,7 @@ def conv_transpose2d_backward(
     x, weight, has_bias, shape, groups = cache
     dy = batch_last(dy)
     dweight = weight_gradient(dy, x, shape, groups)
-    dbias = dy.reshape(dy.shape[0], -1).sum(axis=1) if has_bias else None
+    dbias = device_of(dy).row_sums(dy.reshape(dy.shape[0], -1))[:, 0] if has_bias else None
     dx = batch_first(correlate(dy, weight, None, shape, groups)) if input_gradient else None
     return dx, dweight, dbias
 

@@ -124,7 +124,7 @@ def _forward(
     device = device_of(x)
     values = x.reshape(parts)
     normalized = device.empty(values.shape, x.dtype)
-    _, rest, variance = centre(values, normalized, device, _mean)
+    _, rest, variance = centre(values, normalized, _mean, lambda y: _mean(y * y))
     scale = 1 / device.xp.sqrt(variance + eps)
     normalized -= rest
     normalized *= scale

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from math import ceil
 from typing import Any, NamedTuple
 
-from ..backend import Array, Device, Shape, batch_first, batch_last, blocks, device_of
+from ..backend import Array, Device, Shape, array_namespace, batch_first, batch_last, blocks, device_of
 
 
 class Statistics(NamedTuple):
@@ -56,9 +56,15 @@ def batch_norm_forward(
     mean, rest, variance, scale = (device.empty((x.shape[0], 1), x.dtype) for _ in range(4))
     weights, biases = _columns(weight, bias)
 
+    def mean_of(x: Array) -> Array:
+        return device.row_sums(x) / x.shape[1]
+
+    def mean_square_of(x: Array) -> Array:
+        return device.row_dots(x, x) / x.shape[1]
+
     def normalize(rows: slice) -> None:
         centred = y[rows]
-        mean[rows], rest[rows], variance[rows] = centre(values[rows], centred, device, _mean_of_rows)
+        mean[rows], rest[rows], variance[rows] = centre(values[rows], centred, mean_of, mean_square_of)
         scale[rows] = 1 / xp.sqrt(variance[rows] + eps)
         factor = scale[rows] if weights is None else scale[rows] * weights[rows]
         centred *= factor
@@ -94,20 +100,17 @@ def batch_norm_backward(
 
     def differentiate(rows: slice) -> None:
         dy, result = gradients[rows], dx[rows]
-        products = device.scratch(dy.shape, dy.dtype, "products")
         xp.subtract(values[rows], mean[rows], out=result)
-        xp.multiply(dy, result, out=products)
-        dbias[rows] = dy.sum(axis=1, keepdims=True)
-        dweight[rows] = (products.sum(axis=1, keepdims=True) - rest[rows] * dbias[rows]) * scale[rows]
+        dbias[rows] = device.row_sums(dy)
+        dweight[rows] = (device.row_dots(dy, result) - rest[rows] * dbias[rows]) * scale[rows]
         if not input_gradient:
             return
         # dx = factor·(dy - mean(dy) - x̂·mean(dy·x̂)), gathered by powers of the centred input
-        factor = scale[rows] if weights is None else scale[rows] * weights[rows]
-        slope = factor * scale[rows] * dweight[rows] / -M
+        slope = scale[rows] * dweight[rows] / -M
         result *= slope
-        xp.multiply(dy, factor, out=products)
-        result += products
-        result += factor * dbias[rows] / -M - slope * rest[rows]
+        result += dy
+        result += dbias[rows] / -M - slope * rest[rows]
+        result *= scale[rows] if weights is None else scale[rows] * weights[rows]
 
     device.map(differentiate, _shares(values, device))
     by_input = batch_first(dx.reshape(x.shape)) if input_gradient else None
@@ -154,30 +157,25 @@ def batch_norm_fixed(
     return batch_first(y.reshape(x.shape))
 
 
-def centre(x: Array, y: Array, device: Device, mean_of: Callable[[Array], Array]) -> tuple[Array, Array, Array]:
+def centre(
+    x: Array, y: Array, mean_of: Callable[[Array], Array], mean_square_of: Callable[[Array], Array]
+) -> tuple[Array, Array, Array]:
     """Write `x` less its mean to `y`; return that mean, the mean of `y`, and the variance.
 
     The mean as rounded may be off by more than the values vary, if they are far from 0. The subtraction however is
     exact for values near each other, so what is left of the mean shows up in `y`, and is returned to be taken off too.
     """
-    xp = device.xp
+    xp = array_namespace(x)
     mean = mean_of(x)
     xp.subtract(x, mean, out=y)
     rest = mean_of(y)
-    squares = device.scratch(y.shape, y.dtype, "squares")
-    xp.multiply(y, y, out=squares)
-    variance = mean_of(squares) - rest * rest
-    return mean, rest, xp.maximum(variance, 0)
-
-
-def _mean_of_rows(x: Array) -> Array:
-    return x.mean(axis=1, keepdims=True)
+    return mean, rest, xp.maximum(mean_square_of(y) - rest * rest, 0)
 
 
 def _shares(values: Array, device: Device) -> list[slice]:
     rows, size = values.shape[0], values.size
     in_cache = ceil(size * values.itemsize / device.tile_bytes)
-    return blocks(rows, max(in_cache, device.task_count if size > 1 << 16 else 1))
+    return blocks(rows, max(in_cache, device.task_count if size > 1 << 21 else 1))
 
 
 def _columns(weight: Array | None, bias: Array | None) -> tuple[Array | None, Array | None]:

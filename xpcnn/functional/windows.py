@@ -23,7 +23,7 @@ from functools import lru_cache
 from math import ceil
 from typing import Any, NamedTuple, TypeAlias
 
-from ..backend import Array, Device, blocks
+from ..backend import Array, Device, blocks, device_of
 
 Pair: TypeAlias = tuple[int, int]
 IntOrPair: TypeAlias = int | Sequence[int]
@@ -156,6 +156,24 @@ def tiles(OH: int, OW: int, N: int, bytes_per_position: int, tile_bytes: int, at
         for col in blocks(OW, ceil(OW / cols))
         for image in blocks(N, ceil(N / images))
     )
+
+
+def share_count(K: int, O: int, P: int, device: Device) -> int:
+    """Return into how many shares a product `(O, K) @ (K, P)` and its lowering are cut."""
+    # A small one stays in one piece: to wake another thread would cost more than it saves.
+    return 1 if K * (O + 16) * P < 1 << 25 else device.task_count
+
+
+def turned(weight: Array, window: Window) -> tuple[Array, Window]:
+    """Return the weight `(C, O, KH, KW)` and window whose correlation with `dy` is the gradient by the input.
+
+    For a window that moves by one pixel: the filters turned about, in and out exchanged.
+    """
+    top, bottom, left, right = window.padding
+    height, width = ((size - 1) * step for size, step in zip(window.kernel, window.dilation, strict=True))
+    padding = (height - top, height - bottom, width - left, width - right)
+    about = weight[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)
+    return device_of(weight).xp.ascontiguousarray(about), window._replace(padding=padding)
 
 
 def im2col(x: Array, window: Window, tile: Tile, device: Device) -> Array:

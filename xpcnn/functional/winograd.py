@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, Device, blocks, device_of
-from .windows import Tile, Window, im2col, reach, tiles
+from .windows import Tile, Window, im2col, reach, tiles, turned
 
 
 def applies(window: Window, weight: Array, groups: int, size: tuple[int, int, int], device: Device) -> bool:
@@ -67,9 +67,8 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window) -> Ar
 
 def input_gradient(dy: Array, weight: Array, window: Window) -> Array:
     """Return `dx (C, H, W, N)`: the correlation of `dy` with the filters turned about, in and out exchanged."""
-    top, bottom, left, right = window.padding
-    turned = device_of(dy).xp.ascontiguousarray(weight[:, :, ::-1, ::-1].transpose(1, 0, 2, 3))
-    return correlate(dy, turned, None, window._replace(padding=(2 - top, 2 - bottom, 2 - left, 2 - right)))
+    about, full = turned(weight, window)
+    return correlate(dy, about, None, full)
 
 
 def weight_gradient(x: Array, dy: Array, window: Window) -> Array:

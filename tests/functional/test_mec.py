@@ -1,0 +1,94 @@
+"""Convolution lowered along one axis against the direct one: the same sums, in tiles of every shape."""
+
+import numpy as np
+import pytest
+from helpers import assert_close
+from inputs import choose, draw_pair, draw_size, noted
+
+from xpcnn.backend import CPU
+from xpcnn.functional import conv2d_backward, conv2d_forward, lowered, mec
+from xpcnn.functional.windows import turned, window
+
+
+def draw(rng):
+    """Return a window and float64 arrays x, weight, bias and dy for it, all channel-major."""
+    kernel, dilation = draw_pair(rng, 1, 5), (int(rng.integers(1, 3)), 1)
+    padding = [int(n) for n in rng.integers(0, 4, 4)]
+    shape = window(kernel, draw_pair(rng, 1, 3), padding, dilation)
+    H, W = draw_size(rng, kernel, tuple(padding), dilation)
+    C, O = (int(n) for n in rng.integers(1, 6, 2))
+    OH, OW = shape.output_size(H, W)
+    N = choose(rng, 16, 33, 150)
+    bias = choose(rng, (O,), (O, OH, OW))
+    sizes = (C, H, W, N), (O, C, *kernel), bias, (O, OH, OW, N)
+    return shape, [rng.standard_normal(size) for size in sizes]
+
+
+@pytest.mark.parametrize("tile_bytes", [1, 1 << 14, 1 << 20])
+def test_equals_the_direct_sums(device, rng, monkeypatch, tile_bytes):
+    monkeypatch.setattr(type(device), "tile_bytes", tile_bytes)
+    met = set()
+    for draw_rng in rng.spawn(40 if device.name == "cpu" else 20):
+        shape, arrays = draw(draw_rng)
+        x, weight, bias, dy = (device.asarray(array) for array in arrays)
+        # From products of sixteen images to products of all of them.
+        monkeypatch.setattr(type(device), "small_product", weight.size * 16 * choose(draw_rng, 1, 2, 1000))
+        with noted(shape=shape, x=x.shape, weight=weight.shape, small_product=device.small_product):
+            pairs = [(mec.correlate(x, weight, bias, shape), lowered.correlate(x, weight, bias, shape, 1))]
+            if shape.stride[1] == 1:
+                pairs.append((mec.weight_gradient(x, dy, shape), lowered.weight_gradient(x, dy, shape, 1)))
+                met.add("weight")
+            about, full = turned(weight, shape)
+            if shape.stride == (1, 1) and mec.applies(full, about, 1, x.shape[3], device):
+                dx = lowered.spread(dy, weight, shape, 1, x.shape[1:3])
+                pairs.append((mec.correlate(dy, about, None, full), dx))
+                met.add("input")
+            for got, expected in pairs:
+                assert_close(got, device.to_host(expected), rtol=1e-10, atol=1e-11, device=device)
+    assert met == {"weight", "input"}
+
+
+@pytest.mark.parametrize(
+    ("options", "calls"),
+    [
+        ({}, ["correlate", "weight_gradient", "correlate"]),
+        ({"images": 15}, []),
+        ({"groups": 2}, []),
+        ({"dilation": (1, 2)}, []),
+        ({"dilation": (2, 1)}, ["correlate", "weight_gradient", "correlate"]),
+        ({"stride": (1, 2)}, ["correlate"]),
+        ({"stride": (2, 1)}, ["correlate", "weight_gradient"]),
+        ({"padding": 3}, ["correlate", "weight_gradient"]),  # more than a gradient could be padded by
+        ({"padding": 0, "size": 4}, ["correlate", "weight_gradient"]),  # the gradient's windows would meet mostly zeros
+        ({"channels": 96}, []),
+    ],
+)
+def test_it_is_taken_where_it_applies_and_nowhere_else(rng, monkeypatch, options, calls):
+    options = {"padding": 1} | options
+    channels, images, size = (options.pop(*option) for option in (("channels", 4), ("images", 16), ("size", 8)))
+    seen = []
+    for name in ("correlate", "weight_gradient"):
+        original = getattr(mec, name)
+        monkeypatch.setattr(mec, name, lambda *args, n=name, f=original: seen.append(n) or f(*args))
+    monkeypatch.setattr(type(CPU), "winograd_channels", np.inf)
+    x = rng.standard_normal((images, channels, size, size), np.float32)
+    weight = rng.standard_normal((channels, channels // options.get("groups", 1), 3, 3), np.float32)
+    y, cache = conv2d_forward(x, weight, None, **options)
+    conv2d_backward(y, cache)
+    assert seen == calls
+
+
+def test_the_same_bits_on_any_number_of_threads(rng, monkeypatch):
+    shape = window(3, padding=1)
+    x, dy = (rng.standard_normal((16, 20, 20, 40)).astype(np.float32) for _ in range(2))
+    weight = rng.standard_normal((16, 16, 3, 3)).astype(np.float32)
+    results = []
+    before = CPU.threads
+    try:
+        for CPU.threads in (1, 2, 4):
+            results.append((mec.correlate(x, weight, None, shape), mec.weight_gradient(x, dy, shape)))
+    finally:
+        CPU.threads = before
+    for others in results[1:]:
+        for got, expected in zip(others, results[0], strict=True):
+            np.testing.assert_array_equal(got, expected)

@@ -1,0 +1,152 @@
+"""Convolution by lowering along one axis only (MEC: Cho and Brand 2017), which leaves the other to overlapping views.
+
+im2col copies a pixel once for each place it takes in a window, KH·KW times. Here the rows under a window are stacked on
+each other, KH copies, in an order of memory in which neighbouring windows overlap:
+
+    (rows, W, KH, C, N)    the window at column w is the matrix (KW·KH·C, N) that begins there: for `correlate`
+    (rows, KH, C, W, N)    column kw of all windows of a row is the matrix (KH·C, OW·N) that begins there: for gradients
+
+A layer becomes many small products, computed by one call. Small ones are also what BLAS does fastest: up to
+`Device.small_product` multiplications it takes the operands as they lie, where it rearranges those of larger ones.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import NamedTuple
+
+from ..backend import Array, Device, blocks, device_of
+from .windows import Window, reach, share_count
+
+_LEAST_IMAGES = 16  # products narrower than this are slow
+
+
+class _Tile(NamedTuple):
+    """Rows of the output, in some of the images, that are lowered and multiplied together."""
+
+    rows: slice
+    images: slice
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.rows.stop - self.rows.start, self.images.stop - self.images.start
+
+
+def applies(window: Window, weight: Array, groups: int, images: int, device: Device) -> bool:
+    """Return whether this way is open, and on this device a fast one, for a weight `(O, C / groups, KH, KW)`."""
+    return (
+        groups == 1
+        and window.dilation[1] == 1
+        and min(window.padding) >= 0
+        and images >= _LEAST_IMAGES
+        and weight.size * _LEAST_IMAGES <= device.small_product
+    )
+
+
+def correlate(x: Array, weight: Array, bias: Array | None, window: Window) -> Array:
+    """Return `y (O, OH, OW, N)`, the correlation of `x (C, H, W, N)` with `weight (O, C, KH, KW)`.
+
+    The bias has the shape `(O,)` or `(O, OH, OW)`.
+    """
+    device = device_of(x)
+    xp = device.xp
+    C, H, W, N = x.shape
+    O, _, KH, KW = weight.shape
+    OH, OW = window.output_size(H, W)
+    width = window.padding[2] + W + window.padding[3]
+    y = device.empty((O, OH, OW, N), x.dtype)
+    filters = xp.ascontiguousarray(weight.transpose(0, 3, 2, 1)).reshape(O, KW * KH * C)
+    bias = None if bias is None else bias.reshape(O, *(bias.shape[1:] or (1, 1)), 1)
+    most, row_bytes = device.small_product // filters.size, width * KH * C * x.itemsize
+    cut, parts = _cut(OH, N, most, row_bytes, share_count(KW * KH * C, O, OH * OW * N, device), device)
+
+    def multiply(share: slice) -> None:
+        for tile in cut[share]:
+            R, n = tile.shape
+            rows = device.scratch((R, width, KH, C, n), x.dtype, "columns")
+            _stack(x, window, tile, rows.transpose(3, 0, 2, 1, 4))
+            windows = xp.lib.stride_tricks.as_strided(
+                rows,
+                (R, OW, KW * KH * C, n),
+                (rows.strides[0], rows.strides[1] * window.stride[1], *rows.strides[3:]),
+            )
+            result = y[:, tile.rows, :, tile.images]
+            xp.matmul(filters, windows, out=result.transpose(1, 2, 0, 3))  # R·OW times (O, K) @ (K, n)
+            if bias is not None:
+                result += bias if bias.shape[1] == 1 else bias[:, tile.rows]
+
+    device.map(multiply, parts)
+    return y
+
+
+def weight_gradient(x: Array, dy: Array, window: Window) -> Array:
+    """Return the gradient of `correlate` by its weight, `(O, C, KH, KW)`; for windows that move by one column."""
+    device = device_of(x)
+    xp = device.xp
+    C, _, W, N = x.shape
+    O, OH, OW, _ = dy.shape
+    KH, KW = window.kernel
+    K, width = KH * C, window.padding[2] + W + window.padding[3]
+    most = device.small_product // (K * O)
+    row_bytes = (width * K + KW * K * O // N) * x.itemsize
+    cut, parts = _cut(OH, N, most, row_bytes, share_count(K * KW, O, OH * OW * N, device), device)
+    # How many neighbouring windows are one product: as many as stay small, in even parts.
+    images = max(tile.shape[1] for tile in cut)
+    joined = next(w for w in range(OW, 0, -1) if OW % w == 0 and (w * images <= most or w == 1))
+
+    def accumulate(share: slice) -> Array:
+        total = device.empty((KW, K * O), x.dtype)
+        for i, tile in enumerate(cut[share]):
+            R, n = tile.shape
+            rows = device.scratch((R, K, width * n), x.dtype, "columns")
+            _stack(x, window, tile, rows.reshape(R, KH, C, width, n).transpose(2, 0, 1, 3, 4))
+            row, k, number = rows.strides
+            columns = xp.lib.stride_tricks.as_strided(
+                rows, (KW, R, OW // joined, K, joined * n), (number * n, row, number * n * joined, k, number)
+            )
+            slopes = dy[:, tile.rows, :, tile.images].reshape(O, R, OW // joined, joined * n)
+            products = device.scratch((KW, R, OW // joined, K, O), x.dtype, "product")
+            xp.matmul(columns, slopes.transpose(1, 2, 3, 0), out=products)  # KW·R·parts times (K, P) @ (P, O)
+            target = total if i == 0 else device.scratch(total.shape, x.dtype, "sum")
+            xp.sum(products.reshape(KW, -1, K * O), axis=1, out=target)
+            if i:
+                total += target
+        return total
+
+    # Cut and summed in an order that follows from shapes alone: the same bits on any number of threads.
+    first, *others = device.map(accumulate, parts)
+    for other in others:
+        first += other
+    return xp.ascontiguousarray(first.reshape(KW, KH, C, O).transpose(3, 2, 1, 0))
+
+
+def _stack(x: Array, window: Window, tile: _Tile, rows: Array) -> None:
+    """Fill `rows (C, R, KH, width, n)` with the rows under the windows of a tile, padding included."""
+    _, H, W, _ = x.shape
+    top, _, left, _ = window.padding
+    rows[:, :, :, :left] = 0
+    rows[:, :, :, left + W :] = 0
+    inside = rows[:, :, :, left : left + W]
+    for kh in range(window.kernel[0]):
+        met, image_rows = reach(tile.rows, window.stride[0], kh * window.dilation[0] - top, H)
+        inside[:, : met.start, kh] = 0
+        inside[:, met.stop :, kh] = 0
+        inside[:, met, kh] = x[:, image_rows, :, tile.images]
+
+
+def _cut(
+    OH: int, N: int, most_images: int, row_bytes: int, shares: int, device: Device
+) -> tuple[list[_Tile], list[slice]]:
+    """Return the tiles to work on, each of whole rows, and the shares of tiles that may run at the same time.
+
+    Args:
+        most_images: how many a product may take.
+        row_bytes: the size of what one row of the output needs, for each image.
+        shares: into how many parts to cut the work, where the number of rows allows it.
+    """
+    budget = 2 * device.tile_bytes  # few calls count for more here than the second-level cache
+    most = min(most_images, max(_LEAST_IMAGES, budget // row_bytes))
+    images = blocks(N, ceil(N / (most // _LEAST_IMAGES * _LEAST_IMAGES)))
+    rows = max(1, budget // (row_bytes * ceil(N / len(images))))
+    cut = [_Tile(row, image) for row in blocks(OH, max(shares, ceil(OH / rows))) for image in images]
+    return cut, blocks(len(cut), shares)
