@@ -212,7 +212,7 @@ def test_blocks_are_even_and_whole():
 
 def blas_threads():
     # NumPy's own; other packages bring further copies, which no layer calls.
-    return [lib.num_threads for lib in CPU._blas]
+    return [lib.num_threads for lib in CPU._workers._blas]
 
 
 @pytest.fixture

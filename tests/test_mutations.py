@@ -182,9 +182,9 @@ LEAKS = {
         "return batch_first(y), (y, axis)",
         "(y < 0).nonzero()\n    return batch_first(y), (y, axis)",
     ),
-    "iteration": Leak("linear", linear, "dy.sum(axis=1)", "device.xp.stack([row.sum() for row in dy])"),
+    "iteration": Leak("linear", linear, "dy.sum(axis=1)", "device_of(dy).xp.stack([row.sum() for row in dy])"),
     "list of arrays": Leak(
-        "linear", linear, "dy.sum(axis=1)", "device.xp.asarray([dy[i].sum() for i in range(len(dy))])"
+        "linear", linear, "dy.sum(axis=1)", "device_of(dy).xp.asarray([dy[i].sum() for i in range(len(dy))])"
     ),
     "list as index": Leak("linear", linear, "dy.sum(axis=1)", "dy[[*range(len(dy))]].sum(axis=1)"),
     "host index array": Leak("linear", linear, "dy.sum(axis=1)", "dy[np.arange(len(dy))].sum(axis=1)"),
@@ -194,7 +194,7 @@ LEAKS = {
         "x.max(axis=axis, keepdims=True)",
         "device_of(x).xp.maximum.reduce(x, axis=axis, keepdims=True)",
     ),
-    "keyword where": Leak("linear", linear, "dy.sum(axis=1)", "device.xp.sum(dy, axis=1, where=True)"),
+    "keyword where": Leak("linear", linear, "dy.sum(axis=1)", "device_of(dy).xp.sum(dy, axis=1, where=True)"),
     "keyword initial": Leak(
         "activation", softmax, "x.max(axis=axis, keepdims=True)", "x.max(axis=axis, keepdims=True, initial=-1e30)"
     ),

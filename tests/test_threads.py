@@ -1,12 +1,15 @@
-"""The same bits for any number of threads, from one layer to a whole training run."""
+"""The same bits for any number of threads, from one layer to a whole training run, and work in the background."""
+
+import threading
 
 import numpy as np
 import pytest
+from inputs import refused
 
 from xpcnn import functional as F
 from xpcnn.backend import CPU, batch_first
 from xpcnn.models import lenet5
-from xpcnn.nn import CrossEntropyLoss
+from xpcnn.nn import Conv2d, CrossEntropyLoss, ReLU, Sequential
 from xpcnn.optim import Adam
 
 
@@ -97,3 +100,119 @@ def test_of_a_training_run(batch, with_threads, rng):
 
     one, two, four = with_threads(train)
     assert one == two == four
+
+
+# -- In the background ------------------------------------------------------------------------------------------------
+
+LARGE = 1 << 30  # multiplications
+
+
+@pytest.fixture
+def two_threads():
+    before, CPU.threads = CPU.threads, 2
+    yield
+    CPU.threads = before
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_background_task_runs_beside_the_block_and_is_done_when_it_ends():
+    meeting, done = threading.Barrier(2), []
+
+    def task():
+        meeting.wait(timeout=10)
+        done.append(threading.get_ident())
+        return "result"
+
+    with CPU.overlapping(), CPU.overlapping():
+        result = CPU.background(task, LARGE)
+        meeting.wait(timeout=10)
+    assert done != [threading.get_ident()]
+    assert len(done) == 1
+    assert result() == result() == "result"
+
+
+@pytest.mark.parametrize("where", ["no block", "one thread", "a small task", "a worker"])
+def test_a_background_task_is_done_at_once_where_it_gains_nothing(where, two_threads):
+    seen = []
+
+    def start(_=None):
+        result = CPU.background(lambda: seen.append(threading.get_ident()), 10 if where == "a small task" else LARGE)
+        assert seen == [threading.get_ident()]
+        result()
+
+    if where == "no block":
+        start()
+    elif where == "a worker":
+        with CPU.overlapping():
+            CPU.map(lambda i: start() if i else None, [0, 1])
+    else:
+        CPU.threads = 1 if where == "one thread" else 2
+        with CPU.overlapping():
+            start()
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_of_many_background_tasks_only_a_few_wait():
+    go, begun = threading.Event(), []
+
+    def task(i):
+        begun.append(i)
+        assert threading.current_thread() is threading.main_thread() or go.wait(timeout=10)
+        return i
+
+    with CPU.overlapping():
+        results = [CPU.background(lambda i=i: task(i), LARGE) for i in range(6)]
+        assert {2, 3, 4, 5} <= set(begun)  # one runs and one waits: these were done at once
+        go.set()
+    assert [result() for result in results] == list(range(6))
+    assert sorted(begun) == list(range(6))
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_an_error_in_the_background_is_raised_where_the_block_ends():
+    with refused("behind", error=LookupError), CPU.overlapping():
+        CPU.background(lambda: {}["behind"], LARGE)
+    running, ended = threading.Event(), []
+
+    def slow():
+        running.set()
+        threading.Event().wait(0.05)
+        ended.append(True)
+
+    with refused("in the block", error=LookupError), CPU.overlapping():
+        CPU.background(slow, LARGE)
+        assert running.wait(timeout=10)
+        raise LookupError("in the block")
+    assert ended
+    with CPU.overlapping():
+        assert CPU.background(lambda: 1, LARGE)() == 1
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_gradients_are_complete_when_backward_returns(rng):
+    """The caller may then use the arrays it gave for something else; several passes add up in order."""
+    model = Sequential(Conv2d(8, 8, 3, padding=1, rng=rng), ReLU(), Conv2d(8, 8, 3, padding=1, rng=rng))
+    arrays = [batch_first(normal(rng, 8, 32, 32, 64)) for _ in range(4)]
+    results = []
+    for CPU.threads in (1, 2):
+        for x, dy in (arrays[:2], arrays[2:]):
+            given = [array.copy(order="K") for array in (x, dy)]
+            model(given[0])
+            model.backward(given[1])
+            for array in given:
+                array[...] = np.nan
+        results.append(bits(*(parameter.grad for parameter in model.parameters())))
+        model.zero_grad()
+    assert results[0] == results[1]
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_gradient_asked_for_too_early_is_waited_for(rng):
+    """As by a module that looks at its layers' gradients in its own backward pass."""
+    conv = Conv2d(8, 8, 3, padding=1, rng=rng)
+    x = batch_first(normal(rng, 8, 32, 32, 64))
+    with CPU.overlapping():
+        conv.backward(conv(x))
+        early = conv.weight.grad.copy()
+    assert np.abs(early).min() > 0
+    assert bits(early) == bits(conv.weight.grad)

@@ -13,16 +13,14 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from contextvars import copy_context
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import inf, prod
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from .memory import MemoryPool
+from .threads import Workers
 
 Array: TypeAlias = Any  # numpy.ndarray or cupy.ndarray: CuPy publishes no types that would say so
 Namespace: TypeAlias = Any
@@ -113,6 +111,19 @@ class Device(metaclass=_ByName):
         """Call `function` on matching parts of contiguous arrays of one size, for elementwise work in place."""
         function(*arrays)
 
+    def overlapping(self) -> AbstractContextManager[None]:
+        """Let `background` tasks run beside what the block does; when it ends, all of them are done."""
+        return nullcontext()
+
+    def background(self, task: Callable[[], Result], multiplications: int) -> Callable[[], Result]:
+        """Begin a task that nothing waits for yet, or do it at once; return a function that gives its result.
+
+        Args:
+            multiplications: how many of them the task takes, about.
+        """
+        result = task()
+        return lambda: result
+
     def row_sums(self, x: Array) -> Array:
         """Return the sum of each row of `x (rows, length)`, as `(rows, 1)`."""
         return x.sum(axis=1, keepdims=True)
@@ -141,10 +152,9 @@ class Device(metaclass=_ByName):
         raise ValueError(f"TF32 was asked for, but {self.name} does not have it")
         yield
 
-    @contextmanager
-    def one_blas_thread(self) -> Iterator[None]:
+    def one_blas_thread(self) -> AbstractContextManager[None]:
         """Hold matrix products to the calling thread, so that their bits do not depend on the number of cores."""
-        yield
+        return nullcontext()
 
 
 class _Cpu(Device):
@@ -158,38 +168,27 @@ class _Cpu(Device):
     winograd_channels = 64
 
     def __init__(self) -> None:
-        self._threads = _available_cores()
-        self._blas = [lib for lib in ThreadpoolController().lib_controllers if lib.user_api == "blas"]
-        self._begin()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._begin)
-
-    def _begin(self) -> None:
-        # A forked process has none of its parent's threads, and a lock that one of them held stays locked for good.
-        self._pool: ThreadPoolExecutor | None = None
+        self._workers = Workers(_available_cores())
         self._local = threading.local()
         self._memory = MemoryPool()
-        self._lock = threading.Lock()
-        self._blas_depth = 0
-        self._blas_threads: list[int] = []
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._after_fork)
+
+    def _after_fork(self) -> None:
+        self._memory = MemoryPool()  # a lock that one of the parent's threads held stays locked for good
 
     @property
     def threads(self) -> int:
         """How many threads share the work, at first the number of cores this process may use."""
-        return self._threads
+        return self._workers.threads
 
     @threads.setter
     def threads(self, count: int) -> None:
-        if count < 1:
-            raise ValueError(f"the number of threads must be at least 1, got {count}")
-        with self._lock:
-            pool, self._pool, self._threads = self._pool, None, count
-        if pool is not None:
-            pool.shutdown()
+        self._workers.threads = count
 
     @property
     def description(self) -> str:
-        return f"NumPy {np.__version__}, {self._threads} thread{'s' if self._threads > 1 else ''}"
+        return f"NumPy {np.__version__}, {self.threads} thread{'s' if self.threads > 1 else ''}"
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
         return np.asarray(x)
@@ -208,34 +207,14 @@ class _Cpu(Device):
         return buffer[:size].view(dtype).reshape(shape)
 
     def map(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Result]:
-        threads = min(self._threads, len(tasks))
-        with self.one_blas_thread():
-            if threads < 2 or getattr(self._local, "in_pool", False):
-                return [function(task) for task in tasks]
-            # One long piece of work a thread: many short ones lose more to the interpreter lock than they gain.
-            borders = [len(tasks) * i // threads for i in range(threads + 1)]
-
-            def share(i: int) -> list[Result]:
-                self._local.in_pool = True
-                try:
-                    return [function(task) for task in tasks[borders[i] : borders[i + 1]]]
-                finally:
-                    self._local.in_pool = False
-
-            # In copies of the caller's context, which holds what the caller set by numpy.errstate.
-            futures = [self._executor().submit(copy_context().run, share, i) for i in range(1, threads)]
-            try:
-                results = share(0)
-            finally:
-                wait(futures)  # before an error leaves, or a task might still be writing behind the caller's back
-            return results + [result for future in futures for result in future.result()]
+        return self._workers.map(function, tasks)
 
     def map_elements(self, function: Callable[..., None], *arrays: Array) -> None:
         size = arrays[0].size
         if size < 1 << 20:  # waking another thread costs about as much as a million sums
             return function(*arrays)
         flat = [array.reshape(-1) for array in arrays]
-        self.map(lambda part: function(*(array[part] for array in flat)), blocks(size, self._threads))
+        self.map(lambda part: function(*(array[part] for array in flat)), blocks(size, self.threads))
         return None
 
     # BLAS adds up four times as fast as NumPy's own sum, and as exactly.
@@ -247,35 +226,16 @@ class _Cpu(Device):
     def row_dots(self, x: Array, y: Array) -> Array:
         return np.matmul(x[:, None, :], y[:, :, None])[:, 0]
 
-    def _executor(self) -> ThreadPoolExecutor:
-        with self._lock:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="xpcnn")
-            return self._pool
+    def overlapping(self) -> AbstractContextManager[None]:
+        return self._workers.overlapping()
 
-    @contextmanager
-    def one_blas_thread(self) -> Iterator[None]:
-        with self._lock:
-            self._blas_depth += 1
-            if self._blas_depth == 1:
-                self._blas_threads = [lib.num_threads for lib in self._blas]
-                self._set_blas_threads([1] * len(self._blas))
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._blas_depth -= 1
-                if self._blas_depth == 0:
-                    self._set_blas_threads(self._blas_threads)
+    def background(self, task: Callable[[], Result], multiplications: int) -> Callable[[], Result]:
+        if multiplications < 1 << 25:  # handing it over would take as long
+            return super().background(task, multiplications)
+        return self._workers.background(task)
 
-    def _set_blas_threads(self, counts: list[int]) -> None:
-        for lib, count in zip(self._blas, counts, strict=True):
-            # From version 3.7 on, threadpoolctl heeds only the first thread that ever set a number. Ours are set and
-            # restored in pairs, under a lock, by whichever thread comes first and leaves last.
-            release = getattr(lib, "clear_controlling_thread", lambda force: None)
-            release(force=True)
-            lib.set_num_threads(count)
-            release(force=True)
+    def one_blas_thread(self) -> AbstractContextManager[None]:
+        return self._workers.one_blas_thread()
 
 
 _TF32 = 7  # CuPy's COMPUTE_TYPE_TF32

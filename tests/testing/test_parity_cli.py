@@ -128,7 +128,7 @@ def test_what_could_not_run_is_said_in_one_line(trace, arguments, message, capsy
 
 
 @pytest.mark.skipif(
-    platform.machine() not in ("x86_64", "AMD64") or not any("openblas" in lib.prefix for lib in CPU._blas),
+    platform.machine() not in ("x86_64", "AMD64") or not any("openblas" in lib.prefix for lib in CPU._workers._blas),
     reason="another processor can be played only where OpenBLAS has kernels for several",
 )
 def test_another_processor_agrees(trace):

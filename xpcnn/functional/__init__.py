@@ -21,8 +21,13 @@ from .average_pooling import (
     global_avg_pool2d_backward,
     global_avg_pool2d_forward,
 )
-from .conv_transpose import conv_transpose2d_backward, conv_transpose2d_forward
-from .convolution import conv2d_backward, conv2d_forward
+from .conv_transpose import (
+    conv_transpose2d_backward,
+    conv_transpose2d_forward,
+    conv_transpose2d_input_gradient,
+    conv_transpose2d_parameter_gradients,
+)
+from .convolution import conv2d_backward, conv2d_forward, conv2d_input_gradient, conv2d_parameter_gradients
 from .dropout import dropout_backward, dropout_forward
 from .elementwise import (
     elu,
@@ -41,7 +46,7 @@ from .elementwise import (
     tanh_derivative,
 )
 from .group_norm import group_norm_backward, group_norm_forward, layer_norm_backward, layer_norm_forward
-from .linear import linear_backward, linear_forward
+from .linear import linear_backward, linear_forward, linear_input_gradient, linear_parameter_gradients
 from .loss import (
     binary_cross_entropy_backward,
     binary_cross_entropy_forward,
@@ -68,8 +73,12 @@ __all__ = [
     "binary_cross_entropy_forward",
     "conv2d_backward",
     "conv2d_forward",
+    "conv2d_input_gradient",
+    "conv2d_parameter_gradients",
     "conv_transpose2d_backward",
     "conv_transpose2d_forward",
+    "conv_transpose2d_input_gradient",
+    "conv_transpose2d_parameter_gradients",
     "cross_entropy_backward",
     "cross_entropy_forward",
     "dropout_backward",
@@ -94,6 +103,8 @@ __all__ = [
     "leaky_relu_derivative",
     "linear_backward",
     "linear_forward",
+    "linear_input_gradient",
+    "linear_parameter_gradients",
     "max_pool2d_backward",
     "max_pool2d_forward",
     "mean_squared_error_backward",

@@ -72,12 +72,22 @@ def conv_transpose2d_backward(
     Returns:
         `dx (N, C, H, W)` or None, `dweight` in the shape of the weight, `dbias (O,)` or None.
     """
-    x, weight, has_bias, shape, groups = cache
+    dx = conv_transpose2d_input_gradient(dy, cache) if input_gradient else None
+    return dx, *conv_transpose2d_parameter_gradients(dy, cache)
+
+
+def conv_transpose2d_input_gradient(dy: Array, cache: Any) -> Array:
+    """Return `dx (N, C, H, W)`, the first part of `conv_transpose2d_backward`."""
+    _, weight, _, shape, groups = cache
+    return batch_first(correlate(batch_last(dy), weight, None, shape, groups))
+
+
+def conv_transpose2d_parameter_gradients(dy: Array, cache: Any) -> tuple[Array, Array | None]:
+    """Return `dweight` and `dbias`, the other part of `conv_transpose2d_backward`."""
+    x, _, has_bias, shape, groups = cache
     dy = batch_last(dy)
-    dweight = weight_gradient(dy, x, shape, groups)
     dbias = device_of(dy).row_sums(dy.reshape(dy.shape[0], -1))[:, 0] if has_bias else None
-    dx = batch_first(correlate(dy, weight, None, shape, groups)) if input_gradient else None
-    return dx, dweight, dbias
+    return weight_gradient(dy, x, shape, groups), dbias
 
 
 def transposed_window(

@@ -66,12 +66,24 @@ def conv2d_backward(dy: Array, cache: Any, *, input_gradient: bool = True) -> tu
     Returns:
         `dx (N, C, H, W)` or None, `dweight` in the shape of the weight, `dbias` in that of the bias or None.
     """
+    dx = conv2d_input_gradient(dy, cache) if input_gradient else None
+    return dx, *conv2d_parameter_gradients(dy, cache)
+
+
+def conv2d_input_gradient(dy: Array, cache: Any) -> Array:
+    """Return `dx (N, C, H, W)`, the first part of `conv2d_backward`."""
+    x, weight, _, shape, groups = cache
+    return batch_first(_input_gradient(batch_last(dy), weight, shape, groups, x.shape[1:3]))
+
+
+def conv2d_parameter_gradients(dy: Array, cache: Any) -> tuple[Array, Array | None]:
+    """Return `dweight` and `dbias`, the other part of `conv2d_backward`."""
     x, weight, bias_shape, shape, groups = cache
     dy = batch_last(dy)
-    dbias = None if bias_shape is None else _bias_gradient(dy, bias_shape)
-    dweight = _weight_gradient(x, dy, weight, shape, groups)
-    dx = _input_gradient(dy, weight, shape, groups, x.shape[1:3]) if input_gradient else None
-    return None if dx is None else batch_first(dx), dweight, dbias
+    dbias = None
+    if bias_shape is not None:
+        dbias = device_of(dy).row_sums(dy.reshape(prod(bias_shape), -1)).reshape(bias_shape)
+    return _weight_gradient(x, dy, weight, shape, groups), dbias
 
 
 def _correlate(x: Array, weight: Array, bias: Array | None, window: Window, groups: int) -> Array:
@@ -93,11 +105,6 @@ def _weight_gradient(x: Array, dy: Array, weight: Array, window: Window, groups:
     if mec.applies(window, weight, groups, N, device) and window.stride[1] == 1:
         return mec.weight_gradient(x, dy, window)
     return lowered.weight_gradient(x, dy, window, groups)
-
-
-def _bias_gradient(dy: Array, shape: Shape) -> Array:
-    """Return the gradient by a bias of `shape (O,)` or `(O, OH, OW)` from `dy (O, OH, OW, N)`."""
-    return device_of(dy).row_sums(dy.reshape(prod(shape), -1)).reshape(shape)
 
 
 def _input_gradient(dy: Array, weight: Array, window: Window, groups: int, size: Pair) -> Array:

@@ -48,13 +48,22 @@ def linear_backward(dy: Array, cache: Any, *, input_gradient: bool = True) -> tu
     Returns:
         `dx (N, in)` or None, `dweight (out, in)`, `dbias (out,)` or None.
     """
-    x, weight, has_bias = cache
+    dx = linear_input_gradient(dy, cache) if input_gradient else None
+    return dx, *linear_parameter_gradients(dy, cache)
+
+
+def linear_input_gradient(dy: Array, cache: Any) -> Array:
+    """Return `dx (N, in)`, the first part of `linear_backward`."""
     dy = batch_last(dy)
-    device = device_of(dy)
-    dweight = _product(dy, x.T, device)  # (out, N) @ (N, in)
-    dbias = dy.sum(axis=1) if has_bias else None
-    dx = _product(weight.T, dy, device).T if input_gradient else None  # (in, out) @ (out, N)
-    return dx, dweight, dbias
+    return _product(cache.weight.T, dy, device_of(dy)).T  # (in, out) @ (out, N)
+
+
+def linear_parameter_gradients(dy: Array, cache: Any) -> tuple[Array, Array | None]:
+    """Return `dweight` and `dbias`, the other part of `linear_backward`."""
+    x, _, has_bias = cache
+    dy = batch_last(dy)
+    dweight = _product(dy, x.T, device_of(dy))  # (out, N) @ (N, in)
+    return dweight, dy.sum(axis=1) if has_bias else None
 
 
 def _product(a: Array, b: Array, device: Device) -> Array:

@@ -61,7 +61,8 @@ class Sequential(Module):
             # What lies before the first parameter has nothing to learn from a gradient.
             trained = (i for i, module in enumerate(modules) if any(True for _ in module.parameters()))
             first = next(trained, len(modules))
-        with _once_for_all(dy):
+        device = device_or_none(dy)
+        with _once_for_all(dy), nullcontext() if device is None else device.overlapping():
             for i in reversed(range(first, len(modules))):
                 dy = modules[i].backward(dy, input_gradient=input_gradient or i > first)
         for module in modules[:first]:

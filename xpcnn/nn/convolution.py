@@ -71,7 +71,7 @@ class Conv2d(Weighted):
         return self._compute(F.conv2d_forward, x, **self._options)
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
-        return self._learn(F.conv2d_backward, dy, input_gradient)
+        return self._learn(F.conv2d_input_gradient, F.conv2d_parameter_gradients, dy, input_gradient)
 
 
 class ConvTranspose2d(Weighted):
@@ -128,7 +128,9 @@ class ConvTranspose2d(Weighted):
         return self._compute(F.conv_transpose2d_forward, x, **self._options)
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
-        return self._learn(F.conv_transpose2d_backward, dy, input_gradient)
+        return self._learn(
+            F.conv_transpose2d_input_gradient, F.conv_transpose2d_parameter_gradients, dy, input_gradient
+        )
 
 
 def _check_groups(groups: int, in_channels: int, out_channels: int) -> None:

@@ -50,7 +50,7 @@ class Linear(Weighted):
         return self._compute(F.linear_forward, x)
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
-        return self._learn(F.linear_backward, dy, input_gradient)
+        return self._learn(F.linear_input_gradient, F.linear_parameter_gradients, dy, input_gradient)
 
 
 class Flatten(Module):

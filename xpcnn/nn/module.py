@@ -15,22 +15,39 @@ class Parameter:
 
     Attributes:
         data: the array.
-        grad: an array of the same shape, or None before a backward pass.
     """
 
     def __init__(self, data: Array) -> None:
         self.data = data
-        self.grad: Array | None = None
+        self._grad: Array | None = None
+        self._coming: list[Callable[[], Array]] = []  # gradients that may still be on their way, in order
 
     def __repr__(self) -> str:
         return f"Parameter(shape={self.data.shape}, dtype={self.data.dtype}, device={device_of(self.data).name!r})"
 
+    @property
+    def grad(self) -> Array | None:
+        """An array of the same shape, or None before a backward pass."""
+        coming, self._coming = self._coming, []
+        for gradient in coming:
+            self.add_gradient(gradient())
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: Array | None) -> None:
+        self._grad, self._coming = value, []
+
     def add_gradient(self, gradient: Array) -> None:
         """Add to `grad`, as a parameter may be used more than once between two steps."""
-        if self.grad is None:
+        before = self.grad
+        if before is None:
             self.grad = gradient
         else:
-            self.grad += gradient
+            before += gradient
+
+    def add_later(self, gradient: Callable[[], Array]) -> None:
+        """Add what a function returns to `grad`, when that is asked for."""
+        self._coming.append(gradient)
 
 
 class Buffer:
@@ -199,12 +216,21 @@ class Weighted(Module):
         self._keep(cache)
         return y
 
-    def _learn(self, backward: Callable[..., Any], dy: Array, input_gradient: bool) -> Array | None:
-        dx, dweight, dbias = backward(dy, self._take(), input_gradient=input_gradient)
-        self.weight.add_gradient(dweight)
+    def _learn(
+        self,
+        by_input: Callable[..., Array],
+        by_parameters: Callable[..., tuple[Array, Array | None]],
+        dy: Array,
+        input_gradient: bool,
+    ) -> Array | None:
+        """Begin with the gradients by the parameters, for which no other layer waits, and return that by the input."""
+        cache = self._take()
+        multiplications = self.weight.data.size * dy.size // dy.shape[1]
+        gradients = device_of(dy).background(lambda: by_parameters(dy, cache), multiplications)
+        self.weight.add_later(lambda: gradients()[0])
         if self.bias is not None:
-            self.bias.add_gradient(dbias)
-        return dx
+            self.bias.add_later(lambda: gradients()[1])
+        return by_input(dy, cache) if input_gradient else None
 
 
 def host_parameter(values: np.ndarray[Any, Any], dtype: Any) -> Parameter:
