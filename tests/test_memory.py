@@ -1,6 +1,7 @@
 """The pool of host memory: blocks come back when the last array in them is gone, and never before."""
 
 import gc
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -50,11 +51,41 @@ def test_arrays_are_what_was_asked_for():
         assert array.flags.writeable
 
 
-def test_sizes_nearly_alike_share_a_block():
+def test_a_block_is_cut_for_smaller_ones_and_grows_together_again():
     pool = MemoryPool()
-    place = address(pool.empty((1000, 100), np.float32))
-    assert address(pool.empty((990, 100), np.float32)) == place
-    assert address(pool.empty((500, 100), np.float32)) != place
+    before, block, after = (pool.empty((1 << 20,), np.uint8) for _ in range(3))
+    place = address(block)
+    del block
+    halves = [pool.empty((1 << 19,), np.uint8) for _ in range(2)]
+    assert sorted(address(half) for half in halves) == [place, place + (1 << 19)]
+    del halves[:]
+    assert address(pool.empty((1 << 20,), np.uint8)) == place
+    assert before is not after  # kept until here, so that the block had no idle neighbour
+
+
+@pytest.mark.parametrize("megabytes", [0.5, 100])  # cut from a slab, or a slab of its own
+def test_blocks_begin_at_lines_of_the_cache(megabytes):
+    pool = MemoryPool()
+    arrays = [pool.empty((int(megabytes * (1 << 20)) - 100,), np.uint8) for _ in range(3)]
+    assert {address(array) % 64 for array in arrays} == {0}
+
+
+def test_no_two_arrays_share_memory(rng):
+    """Whatever order they come and go in; and in the end each slab is whole again."""
+    pool, arrays = MemoryPool(), {}
+    for i in range(2000):
+        if arrays and rng.random() < 0.5:
+            name = rng.choice(list(arrays))
+            assert (arrays.pop(name) == name % 251).all()
+        else:
+            arrays[i] = pool.empty((int(rng.integers(1 << 16, 1 << 21)),), np.uint8)
+            arrays[i][...] = i % 251
+    spans = sorted((address(array), array.nbytes) for array in arrays.values())
+    assert all(place + size <= following for (place, size), (following, _) in pairwise(spans))
+    arrays.clear()
+    assert pool._used_bytes == 0
+    assert sum(size * len(parts) for size, parts in pool._idle.items()) == pool._idle_bytes
+    assert all(slab.size == size for size, parts in pool._idle.items() for slab, _ in parts)
 
 
 def test_what_lies_idle_is_bounded():

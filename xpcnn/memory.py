@@ -2,27 +2,44 @@
 
 A training step writes as much as the one before it, but the system takes large blocks back when they are freed, and
 filling fresh pages costs as much as the arithmetic done in them. CuPy keeps such a pool for a GPU; this is NumPy's.
+
+Memory comes from the system in large slabs. Blocks are cut from them, and grow together with their idle neighbours
+again when they are given back: the layers of a network differ in size.
 """
 
 from __future__ import annotations
 
 import threading
 import weakref
-from collections import OrderedDict
 from typing import Any
 
 import numpy as np
 
-_LEAST = 1 << 16  # bytes; smaller ones the C library keeps by itself
+_LEAST = 1 << 16  # bytes; smaller blocks the C library keeps by itself
 _SPARE = 64 << 20  # bytes that may lie idle whatever is in use
+_SLAB = 64 << 20  # bytes asked of the system at once: of its pages, only those that are written to take up memory
+_ALIGNMENT = 64  # bytes: a line of the cache
+
+
+class _Slab:
+    """Memory from the system, and which parts of it lie idle."""
+
+    def __init__(self, size: int) -> None:
+        memory = np.empty(size + _ALIGNMENT, np.uint8)
+        skip = -memory.ctypes.data % _ALIGNMENT
+        self.memory = memoryview(memory)[skip : skip + size]  # type: ignore[arg-type]
+        self.size = size
+        self.stop_of: dict[int, int] = {}  # of each idle part, by its start
+        self.start_of: dict[int, int] = {}  # and by its stop
 
 
 class MemoryPool:
     """Makes arrays in blocks of memory that it takes back when the last array in a block is gone."""
 
     def __init__(self) -> None:
-        self._idle: OrderedDict[int, list[memoryview]] = OrderedDict()  # by size; the sizes asked for last come last
-        self._used: dict[int, tuple[weakref.ref[Any], memoryview]] = {}
+        # Idle parts by size, as (slab, start). Dictionaries, as they keep the order and lose any entry quickly.
+        self._idle: dict[int, dict[tuple[_Slab, int], None]] = {}
+        self._used: dict[int, tuple[weakref.ref[Any], _Slab, int, int]] = {}
         self._idle_bytes = self._used_bytes = 0
         self._lock = threading.RLock()  # an array may die, and its block return, at any point of its own thread
 
@@ -34,35 +51,65 @@ class MemoryPool:
             size *= length
         if size < _LEAST:
             return np.empty(shape, dtype)
-        block = self._take(_rounded(size))
+        slab, start, stop = self._take(_rounded(size))
         # An array that does not own its memory, and is no view of one that does: NumPy makes every view of it, and of
         # its views, refer to it. So it lives exactly as long as anything that looks into the block.
-        owner = np.frombuffer(block, np.uint8)
+        owner = np.frombuffer(slab.memory[start:stop], np.uint8)
         reference = weakref.ref(owner, self._give_back)
-        self._used[id(reference)] = reference, block
+        self._used[id(reference)] = reference, slab, start, stop
         array: np.ndarray[Any, Any] = owner[:size].view(dtype).reshape(shape)
         return array
 
-    def _take(self, size: int) -> memoryview:
+    def _take(self, size: int) -> tuple[_Slab, int, int]:
         with self._lock:
             self._used_bytes += size
-            blocks = self._idle.get(size)
-            if blocks:
-                self._idle.move_to_end(size)
-                self._idle_bytes -= size
-                return blocks.pop()
-            # Another size is wanted than those that lie idle: the work has changed, and some will not be needed again.
-            while self._idle_bytes > max(_SPARE, self._used_bytes):
-                oldest, unused = self._idle.popitem(last=False)
-                self._idle_bytes -= oldest * len(unused)
-        return memoryview(np.empty(size, np.uint8))  # type: ignore[arg-type]
+            # The smallest that is large enough; of two alike the one given back last, which may still be in cache.
+            fitting = size if size in self._idle else min((s for s in self._idle if s > size), default=0)
+            if not fitting:
+                self._return_slabs()
+                slab = _Slab(max(size, _SLAB))
+                self._add(slab, 0, slab.size)
+                fitting = slab.size
+            slab, start = next(reversed(self._idle[fitting]))
+            self._remove(slab, start, start + fitting)
+            if fitting > size:
+                self._add(slab, start + size, start + fitting)
+            return slab, start, start + size
 
     def _give_back(self, reference: weakref.ref[Any]) -> None:
         with self._lock:
-            _, block = self._used.pop(id(reference))
-            self._used_bytes -= block.nbytes
-            self._idle_bytes += block.nbytes
-            self._idle.setdefault(block.nbytes, []).append(block)
+            _, slab, start, stop = self._used.pop(id(reference))
+            self._used_bytes -= stop - start
+            if stop in slab.stop_of:
+                after = slab.stop_of[stop]
+                self._remove(slab, stop, after)
+                stop = after
+            if start in slab.start_of:
+                before = slab.start_of[start]
+                self._remove(slab, before, start)
+                start = before
+            self._add(slab, start, stop)
+
+    def _return_slabs(self) -> None:
+        """Give what has long been idle back to the system: no block of it fits, so the work has changed."""
+        whole = [(slab, size) for size, parts in self._idle.items() for slab, _ in parts if slab.size == size]
+        for slab, size in whole:
+            if self._idle_bytes <= max(_SPARE, self._used_bytes):
+                break
+            self._remove(slab, 0, size)
+
+    def _add(self, slab: _Slab, start: int, stop: int) -> None:
+        slab.stop_of[start], slab.start_of[stop] = stop, start
+        self._idle.setdefault(stop - start, {})[slab, start] = None
+        self._idle_bytes += stop - start
+
+    def _remove(self, slab: _Slab, start: int, stop: int) -> None:
+        del slab.stop_of[start], slab.start_of[stop]
+        parts = self._idle[stop - start]
+        del parts[slab, start]
+        if not parts:
+            del self._idle[stop - start]
+        self._idle_bytes -= stop - start
 
 
 def _rounded(size: int) -> int:

@@ -145,7 +145,7 @@ def test_im2col_copies_no_image_where_no_padding_is_met(device, monkeypatch):
     )
     x = device.asarray(np.zeros((1, 6, 6, 2)))
     shape = window(3, 1, (1, 0))
-    for rows, expected in ((slice(1, 5), ["columns"]), (slice(0, 5), ["field", "columns"])):
+    for rows, expected in ((slice(1, 5), ["columns"]), (slice(0, 5), ["product", "columns"])):
         slots.clear()
         im2col(x, shape, Tile(rows, slice(0, 4), slice(0, 2)), device)
         assert slots == expected

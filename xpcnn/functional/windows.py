@@ -236,7 +236,8 @@ def _padded_field(x: Array, window: Window, tile: Tile, device: Device) -> Array
     w0, w1 = _covered(tile.cols, window.stride[1], (KW - 1) * window.dilation[1], left)
     if h0 >= 0 and w0 >= 0 and h1 <= H and w1 <= W:
         return x[:, h0:h1, w0:w1, tile.images]
-    field = device.scratch((C, h1 - h0, w1 - w0, tile.shape[2]), x.dtype, "field")
+    # In memory for products, as it is forgotten before there is one.
+    field = device.scratch((C, h1 - h0, w1 - w0, tile.shape[2]), x.dtype, "product")
     # A tile may lie in the padding altogether: then nothing is inside and all of it is cleared.
     image_h, image_w = slice(min(max(0, h0), H), max(0, min(H, h1))), slice(min(max(0, w0), W), max(0, min(W, w1)))
     inside_h, inside_w = slice(image_h.start - h0, image_h.stop - h0), slice(image_w.start - w0, image_w.stop - w0)

@@ -53,7 +53,7 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window) -> Ar
 
     def multiply_tile(tile: Tile) -> None:
         points = _transformed(x, inputs, patches, tile, device, "points")
-        products = device.scratch((O, 36, points.shape[2]), x.dtype, "products")
+        products = device.scratch((O, 36, points.shape[2]), x.dtype, "product")
         matmul(filters, points.transpose(1, 0, 2), out=products.transpose(1, 0, 2))  # 36 times (O, C) @ (C, T)
         results = device.scratch((O, 16, points.shape[2]), x.dtype, "columns")
         matmul(outputs, products, out=results)  # O times (16, 36) @ (36, T)
@@ -79,6 +79,7 @@ def weight_gradient(x: Array, dy: Array, window: Window) -> Array:
     O, OH, OW, _ = dy.shape
     outputs, filters, inputs = _transforms(device, x.dtype)
     patches, cut, shares = _cut(window, OH, OW, N, C, O, x.itemsize, device)
+    filter_blocks = blocks(O, max(1, O * C >> 14))  # so that a product of many channels stays in cache
     # The last outputs may reach over the edge; there the gradient is 0, as padding is.
     dy_patches = Window((4, 4), (4, 4), (1, 1), (0, ceil(OH / 4) * 4 - OH, 0, ceil(OW / 4) * 4 - OW))
 
@@ -87,10 +88,12 @@ def weight_gradient(x: Array, dy: Array, window: Window) -> Array:
         for i, tile in enumerate(cut[share]):
             points = _transformed(x, inputs, patches, tile, device, "points")
             slopes = _transformed(dy, outputs.T, dy_patches, tile, device, "slopes")
-            product = total if i == 0 else device.scratch(total.shape, x.dtype, "products")
-            matmul(slopes.transpose(1, 0, 2), points.transpose(1, 2, 0), out=product)  # 36 times (O, T) @ (T, C)
-            if i:
-                total += product
+            for block in filter_blocks:
+                part, slopes_part = total[:, block], slopes[block].transpose(1, 0, 2)
+                product = part if i == 0 else device.scratch(part.shape, x.dtype, "product")
+                matmul(slopes_part, points.transpose(1, 2, 0), out=product)  # 36 times (O, T) @ (T, C)
+                if i:
+                    part += product
         return total
 
     # Cut and summed in an order that follows from shapes alone: the same bits on any number of threads.
@@ -103,10 +106,10 @@ def weight_gradient(x: Array, dy: Array, window: Window) -> Array:
 
 
 def _transform_filters(weight: Array, device: Device) -> Array:
-    """Return `G w Gᵀ` of each filter, `(36, O, C)`, in scratch memory."""
+    """Return `G w Gᵀ` of each filter, `(36, O, C)`."""
     O, C = weight.shape[:2]
     _, filters, _ = _transforms(device, weight.dtype)
-    transformed = device.scratch((36, O * C), weight.dtype, "filters")
+    transformed = device.empty((36, O * C), weight.dtype)
     device.xp.matmul(filters, weight.reshape(O * C, 9).T, out=transformed)  # (36, 9) @ (9, O·C)
     return transformed.reshape(36, O, C)
 
@@ -137,12 +140,13 @@ def _cut(
     TH, TW = ceil(OH / 4), ceil(OW / 4)
     top, bottom, left, right = window.padding
     patches = Window((6, 6), (4, 4), (1, 1), (top, bottom + 4 * TH - OH, left, right + 4 * TW - OW))
-    # To wake another thread pays from some millions of multiplications on.
+    # To wake another thread pays from some millions of multiplications on; and each share of a gradient by the weight
+    # takes as much memory as C outputs of each of the O filters.
     work = 36 * TH * TW * N * (C * O + 36 * (C + O))
-    shares = min(device.task_count, max(1, work >> 24))
-    # Products of fewer columns than 128 are slow, whatever the cache.
+    shares = min(device.task_count, max(1, min(work >> 24, TH * TW * N // min(C, O))))
+    # Products of fewer columns than 64 are slow, whatever the cache.
     each = max(C, O) * 36 * itemsize
-    cut = tiles(TH, TW, N, each, max(device.tile_bytes // 2, 128 * each), shares)
+    cut = tiles(TH, TW, N, each, max(device.tile_bytes // 2, 64 * each), shares)
     return patches, cut, blocks(len(cut), shares)
 
 
