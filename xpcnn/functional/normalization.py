@@ -20,11 +20,10 @@ class Statistics(NamedTuple):
 
 
 class _Cache(NamedTuple):
-    x: Array  # (C, ..., N)
+    centred: Array  # (C, ..., N): the input less its mean as rounded
     weight: Array | None
-    mean: Array  # (C, 1), as are the next two: the mean as rounded,
-    rest: Array  # what it is short of the true mean,
-    scale: Array  # 1 / standard deviation
+    rest: Array  # (C, 1): what that mean is short of the true one
+    scale: Array  # (C, 1): 1 / standard deviation
 
 
 def batch_norm_forward(
@@ -52,7 +51,7 @@ def batch_norm_forward(
     device = device_of(x)
     xp = device.xp
     values = x.reshape(x.shape[0], -1)
-    y = device.empty(values.shape, x.dtype)
+    centred, y = (device.empty(values.shape, x.dtype) for _ in range(2))
     mean, rest, variance, scale = (device.empty((x.shape[0], 1), x.dtype) for _ in range(4))
     weights, biases = _columns(weight, bias)
 
@@ -63,16 +62,16 @@ def batch_norm_forward(
         return device.row_dots(x, x) / x.shape[1]
 
     def normalize(rows: slice) -> None:
-        centred = y[rows]
-        mean[rows], rest[rows], variance[rows] = centre(values[rows], centred, mean_of, mean_square_of)
+        mean[rows], rest[rows], variance[rows] = centre(values[rows], centred[rows], mean_of, mean_square_of)
         scale[rows] = 1 / xp.sqrt(variance[rows] + eps)
         factor = scale[rows] if weights is None else scale[rows] * weights[rows]
-        centred *= factor
-        centred += -rest[rows] * factor if biases is None else biases[rows] - rest[rows] * factor
+        result = y[rows]
+        xp.multiply(centred[rows], factor, out=result)
+        result += -rest[rows] * factor if biases is None else biases[rows] - rest[rows] * factor
 
     device.map(normalize, _shares(values, device))
     statistics = Statistics((mean + rest)[:, 0], variance[:, 0])
-    return batch_first(y.reshape(x.shape)), statistics, _Cache(x, weight, mean, rest, scale)
+    return batch_first(y.reshape(x.shape)), statistics, _Cache(centred.reshape(x.shape), weight, rest, scale)
 
 
 def batch_norm_backward(
@@ -88,32 +87,30 @@ def batch_norm_backward(
     Returns:
         `dx` or None, and `dweight (C,)` and `dbias (C,)`, both None if there was no weight.
     """
-    x, weight, mean, rest, scale = cache
+    centred, weight, rest, scale = cache
     dy = batch_last(dy)
     device = device_of(dy)
-    xp = device.xp
-    values, gradients = x.reshape(x.shape[0], -1), dy.reshape(x.shape[0], -1)
+    values, gradients = centred.reshape(len(centred), -1), dy.reshape(len(centred), -1)
     M = values.shape[1]
-    dx = device.empty(values.shape, x.dtype)
-    dweight, dbias = (device.empty(mean.shape, x.dtype) for _ in range(2))
+    dx = device.empty(values.shape, dy.dtype)
+    dweight, dbias = (device.empty(rest.shape, dy.dtype) for _ in range(2))
     weights, _ = _columns(weight, None)
 
     def differentiate(rows: slice) -> None:
         dy, result = gradients[rows], dx[rows]
-        xp.subtract(values[rows], mean[rows], out=result)
         dbias[rows] = device.row_sums(dy)
-        dweight[rows] = (device.row_dots(dy, result) - rest[rows] * dbias[rows]) * scale[rows]
+        dweight[rows] = (device.row_dots(dy, values[rows]) - rest[rows] * dbias[rows]) * scale[rows]
         if not input_gradient:
             return
         # dx = factor·(dy - mean(dy) - x̂·mean(dy·x̂)), gathered by powers of the centred input
         slope = scale[rows] * dweight[rows] / -M
-        result *= slope
+        device.xp.multiply(values[rows], slope, out=result)
         result += dy
         result += dbias[rows] / -M - slope * rest[rows]
         result *= scale[rows] if weights is None else scale[rows] * weights[rows]
 
     device.map(differentiate, _shares(values, device))
-    by_input = batch_first(dx.reshape(x.shape)) if input_gradient else None
+    by_input = batch_first(dx.reshape(dy.shape)) if input_gradient else None
     return (by_input, None, None) if weight is None else (by_input, dweight[:, 0], dbias[:, 0])
 
 
