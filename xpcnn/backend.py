@@ -314,6 +314,9 @@ def register(array_type: type, device_of_array: Callable[[Any], Device]) -> None
 
 def device_or_none(x: object) -> Device | None:
     """Return the device an array lies on, or None if `x` is not an array."""
+    find = _DEVICE_OF_TYPE.get(type(x))
+    if find is not None:
+        return find(x)
     for array_type in type(x).__mro__:
         if array_type in _DEVICE_OF_TYPE:
             return _DEVICE_OF_TYPE[array_type](x)
@@ -352,7 +355,8 @@ def batch_last(x: Array) -> Array:
 
     Free for everything the layers return; memory in another order, such as plain NCHW, is copied once.
     """
-    return array_namespace(x).ascontiguousarray(x.transpose(*range(1, x.ndim), 0))
+    last = x.transpose(*range(1, x.ndim), 0)
+    return last if last.flags.c_contiguous else array_namespace(x).ascontiguousarray(last)
 
 
 def batch_first(x: Array) -> Array:

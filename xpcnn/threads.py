@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import copy_context
 from functools import cache
 from typing import Any, TypeVar
@@ -59,9 +59,9 @@ class Workers:
 
     def map(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Result]:
         """Return `[function(task) for task in tasks]`, computed by all threads that are free."""
-        threads = min(self._threads - self._unfinished, len(tasks))
+        threads = 1 if self._is_worker else min(self._threads - self._unfinished, len(tasks))
         with self.one_blas_thread():
-            if threads < 2 or self._is_worker:
+            if threads < 2:
                 return [function(task) for task in tasks]
             # One long piece of work a thread: many short ones lose more to the interpreter lock than they gain.
             borders = [len(tasks) * i // threads for i in range(threads + 1)]
@@ -118,9 +118,14 @@ class Workers:
         begun.append((future, result))
         return result
 
-    @contextmanager
-    def one_blas_thread(self) -> Iterator[None]:
+    def one_blas_thread(self) -> AbstractContextManager[None]:
         """Hold matrix products to the thread that calls them."""
+        # A layer is computed inside of a network, and a task inside of a layer: there BLAS is held already.
+        return nullcontext() if self._is_worker or getattr(self._local, "holds_blas", False) else self._hold_blas()
+
+    @contextmanager
+    def _hold_blas(self) -> Iterator[None]:
+        self._local.holds_blas = True
         with self._lock:
             self._blas_depth += 1
             if self._blas_depth == 1:
@@ -129,6 +134,7 @@ class Workers:
         try:
             yield
         finally:
+            self._local.holds_blas = False
             with self._lock:
                 self._blas_depth -= 1
                 if self._blas_depth == 0:

@@ -124,13 +124,15 @@ def _stack(x: Array, window: Window, tile: _Tile, rows: Array) -> None:
     """Fill `rows (C, R, KH, width, n)` with the rows under the windows of a tile, padding included."""
     _, H, W, _ = x.shape
     top, _, left, _ = window.padding
-    rows[:, :, :, :left] = 0
-    rows[:, :, :, left + W :] = 0
     inside = rows[:, :, :, left : left + W]
+    if inside.shape != rows.shape:
+        rows[:, :, :, :left] = 0
+        rows[:, :, :, left + W :] = 0
     for kh in range(window.kernel[0]):
         met, image_rows = reach(tile.rows, window.stride[0], kh * window.dilation[0] - top, H)
-        inside[:, : met.start, kh] = 0
-        inside[:, met.stop :, kh] = 0
+        if met.stop - met.start < rows.shape[1]:
+            inside[:, : met.start, kh] = 0
+            inside[:, met.stop :, kh] = 0
         inside[:, met, kh] = x[:, image_rows, :, tile.images]
 
 

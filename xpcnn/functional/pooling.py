@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import lru_cache
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -144,13 +144,16 @@ def _padding_to_reach_the_end(size: int, before: int, after: int, kernel: int, s
     return last * stride + span - size - before
 
 
+@lru_cache(maxsize=1024)
 def offsets(
     window: Window, OH: int, OW: int, H: int, W: int
-) -> Iterator[tuple[int, tuple[slice, slice], tuple[slice, slice]]]:
-    """Yield each offset into the window, the positions at which it meets the image, and the pixels it meets there."""
+) -> list[tuple[int, tuple[slice, slice], tuple[slice, slice]]]:
+    """Return each offset into the window, the positions at which it meets the image, and the pixels it meets there."""
     (KH, KW), (top, _, left, _) = window.kernel, window.padding
+    found = []
     for kh in range(KH):
         rows, image_rows = reach(slice(0, OH), window.stride[0], kh * window.dilation[0] - top, H)
         for kw in range(KW):
             cols, image_cols = reach(slice(0, OW), window.stride[1], kw * window.dilation[1] - left, W)
-            yield kh * KW + kw, (rows, cols), (image_rows, image_cols)
+            found.append((kh * KW + kw, (rows, cols), (image_rows, image_cols)))
+    return found
