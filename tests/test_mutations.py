@@ -135,7 +135,9 @@ class Leak(NamedTuple):
 
 
 LEAKS = {
-    "numpy ufunc": Leak("activation", relu, "device.xp.maximum(x, y, out=y)", "np.maximum(x, y, out=y)"),
+    "numpy ufunc": Leak(
+        "activation", relu, "device.xp.clip(x, 0, device.xp.inf, out=y)", "np.clip(x, 0, np.inf, out=y)"
+    ),
     "numpy reduction": Leak("linear", linear, "dy.sum(axis=1)", "np.sum(dy, axis=1)"),
     "numpy result memory": Leak("linear", linear, "device.empty((M, N), a.dtype)", "np.empty((M, N), a.dtype)"),
     "numpy product": Leak("linear", linear, "device.xp.matmul(", "np.matmul("),

@@ -18,11 +18,8 @@ def relu_forward(x: Array) -> tuple[Array, Any]:
     device = device_of(x)
     y = device.empty(x.shape, x.dtype)
 
-    def clip(x: Array, y: Array) -> None:
-        y[...] = 0  # NumPy compares an array with an array in a third of the time it takes with a number
-        device.xp.maximum(x, y, out=y)
-
-    device.map_elements(clip, x, y)
+    # NumPy takes a third of the time it takes for the larger of an array and a number.
+    device.map_elements(lambda x, y: device.xp.clip(x, 0, device.xp.inf, out=y), x, y)
     return batch_first(y), y
 
 
