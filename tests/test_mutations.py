@@ -113,7 +113,9 @@ def lowered(module: ModuleType, device: Device) -> list[Any]:
 def mec(module: ModuleType, device: Device) -> list[Any]:
     x, weight, bias, dy = arrays(device, (3, 9, 9, 17), (4, 3, 3, 3), (4,), (4, 9, 9, 17))
     shape = window(3, padding=1)
-    return [module.correlate(x, weight, bias, shape), module.weight_gradient(x, dy, shape)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "small_product", 10**5)  # which is 0 on some processors
+        return [module.correlate(x, weight, bias, shape), module.weight_gradient(x, dy, shape)]
 
 
 def windows(module: ModuleType, device: Device) -> list[Any]:

@@ -57,6 +57,11 @@ class Workers:
         if pool is not None:
             pool.shutdown()
 
+    @property
+    def blas_architectures(self) -> set[str]:
+        """The processors, by OpenBLAS's names, whose kernels multiply here; empty where BLAS does not say."""
+        return {getattr(lib, "architecture", "") for lib in self._blas}
+
     def map(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Result]:
         """Return `[function(task) for task in tasks]`, computed by all threads that are free."""
         threads = 1 if self._is_worker else min(self._threads - self._unfinished, len(tasks))

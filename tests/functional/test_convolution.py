@@ -146,7 +146,7 @@ def test_equals_pytorch_in_tiles_of_every_shape(device, rng, monkeypatch):
         case = draw_case(draw_rng)
         with noted(draw=i, **case):
             tiles_of(device, monkeypatch, case["tile_bytes"])
-            monkeypatch.setattr(type(device), "small_product", case["small_product"])
+            monkeypatch.setattr(device, "small_product", case["small_product"])
             x, weight, bias, options = (
                 draw_rng.normal(size=case["x_shape"]).astype(np.float32),
                 draw_rng.normal(size=case["weight_shape"]).astype(np.float32),

@@ -32,7 +32,7 @@ def test_equals_the_direct_sums(device, rng, monkeypatch, tile_bytes):
         shape, arrays = draw(draw_rng)
         x, weight, bias, dy = (device.asarray(array) for array in arrays)
         # From products of sixteen images to products of all of them.
-        monkeypatch.setattr(type(device), "small_product", weight.size * 16 * choose(draw_rng, 1, 2, 1000))
+        monkeypatch.setattr(device, "small_product", weight.size * 16 * choose(draw_rng, 1, 2, 1000))
         with noted(shape=shape, x=x.shape, weight=weight.shape, small_product=device.small_product):
             pairs = [(mec.correlate(x, weight, bias, shape), lowered.correlate(x, weight, bias, shape, 1))]
             if shape.stride[1] == 1:
@@ -70,7 +70,8 @@ def test_it_is_taken_where_it_applies_and_nowhere_else(rng, monkeypatch, options
     for name in ("correlate", "weight_gradient"):
         original = getattr(mec, name)
         monkeypatch.setattr(mec, name, lambda *args, n=name, f=original: seen.append(n) or f(*args))
-    monkeypatch.setattr(type(CPU), "winograd_channels", np.inf)
+    monkeypatch.setattr(CPU, "winograd_channels", np.inf)
+    monkeypatch.setattr(CPU, "small_product", 10**6)
     x = rng.standard_normal((images, channels, size, size), np.float32)
     weight = rng.standard_normal((channels, channels // options.get("groups", 1), 3, 3), np.float32)
     y, cache = conv2d_forward(x, weight, None, **options)
@@ -82,6 +83,7 @@ def test_the_same_bits_on_any_number_of_threads(rng, monkeypatch):
     shape = window(3, padding=1)
     x, dy = (rng.standard_normal((16, 20, 20, 40)).astype(np.float32) for _ in range(2))
     weight = rng.standard_normal((16, 16, 3, 3)).astype(np.float32)
+    monkeypatch.setattr(CPU, "small_product", 10**6)
     results = []
     before = CPU.threads
     try:

@@ -5,6 +5,7 @@ import pytest
 from helpers import assert_close
 from inputs import noted
 
+from xpcnn.backend import CPU
 from xpcnn.functional import conv2d_backward, conv2d_forward, lowered, winograd
 from xpcnn.functional.windows import window
 
@@ -84,6 +85,7 @@ def test_it_is_taken_where_it_applies_and_nowhere_else(rng, monkeypatch, options
     channels, kernel, groups = options.pop("channels", 64), options.pop("kernel", 3), options.get("groups", 1)
     bias, images = options.pop("bias", (channels,)), options.pop("images", 8)
     calls = []
+    monkeypatch.setattr(CPU, "winograd_channels", 64)
     for name in ("correlate", "weight_gradient", "input_gradient"):
         original = getattr(winograd, name)
         monkeypatch.setattr(winograd, name, lambda *args, n=name, f=original: calls.append(n) or f(*args))
@@ -97,8 +99,6 @@ def test_it_is_taken_where_it_applies_and_nowhere_else(rng, monkeypatch, options
 
 
 def test_the_same_bits_on_any_number_of_threads(rng):
-    from xpcnn.backend import CPU
-
     shape, before = window(3, padding=1), CPU.threads
     x, dy = (rng.standard_normal((16, 20, 20, 40)).astype(np.float32) for _ in range(2))
     weight = rng.standard_normal((16, 16, 3, 3)).astype(np.float32)
