@@ -310,7 +310,7 @@ def print_table(title: str, rows: list[dict[str, Any]]) -> None:
         cells = [row["network"], str(row["batch"]), *(f"{row['ms'][column]:.2f}" for column in columns)]
         cells.append(f"**{row['ratio']:.2f}**")
         if memory:
-            cells += [f"{row['MiB']['xpcnn']:.0f}", f"{min(row['MiB']['nchw'], row['MiB']['channels_last']):.0f}"]
+            cells += [f"{row['MiB']['xpcnn']:.1f}", f"{min(row['MiB']['nchw'], row['MiB']['channels_last']):.1f}"]
         print(f"| {' | '.join(cells)} |")
     print(f"\nGeometric mean of the ratios: **{exp(statistics.fmean(log(row['ratio']) for row in rows)):.2f}**")
 

@@ -83,6 +83,7 @@ def test_no_two_arrays_share_memory(rng):
     spans = sorted((address(array), array.nbytes) for array in arrays.values())
     assert all(place + size <= following for (place, size), (following, _) in pairwise(spans))
     arrays.clear()
+    pool._collect()
     assert pool._used_bytes == 0
     assert sum(size * len(parts) for size, parts in pool._idle.items()) == pool._idle_bytes
     assert all(slab.size == size for size, parts in pool._idle.items() for slab, _ in parts)
@@ -92,9 +93,25 @@ def test_what_lies_idle_is_bounded():
     pool = MemoryPool()
     for megabytes in range(1, 200):  # a program that never asks for the same size twice
         pool.empty((megabytes, 1 << 20), np.uint8)
+    pool._collect()
     assert pool._used_bytes == 0
     idle = sum(size * len(blocks) for size, blocks in pool._idle.items())
     assert idle == pool._idle_bytes < 500 << 20
+
+
+def test_an_array_may_die_while_the_pool_is_at_work(monkeypatch):
+    """As when the interpreter collects garbage in between: here, at every block that is taken back or cut."""
+    pool = MemoryPool()
+    dying = [pool.empty((1 << 20,), np.uint8) for _ in range(20)]
+    for name in ("_add", "_remove"):
+        original = getattr(MemoryPool, name)
+        monkeypatch.setattr(MemoryPool, name, lambda *args, f=original: (dying and dying.pop(), f(*args))[1])
+    for _ in range(10):
+        pool.empty((1 << 18,), np.uint8)
+    assert not dying
+    pool._collect()
+    assert pool._used_bytes == 0
+    assert all(slab.size == size for size, parts in pool._idle.items() for slab, _ in parts)
 
 
 def test_a_training_step_takes_no_fresh_memory_for_its_results():

@@ -1,6 +1,7 @@
 """The same bits for any number of threads, from one layer to a whole training run, and work in the background."""
 
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -129,6 +130,17 @@ def test_a_background_task_runs_beside_the_block_and_is_done_when_it_ends():
     assert done != [threading.get_ident()]
     assert len(done) == 1
     assert result() == result() == "result"
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_task_that_is_done_keeps_nothing_alive():
+    array = np.ones(1000)
+    gone = weakref.ref(array)
+    with CPU.overlapping():
+        result = CPU.background(lambda array=array: array.sum(), LARGE)
+    del array
+    assert gone() is None
+    assert result() == 1000
 
 
 @pytest.mark.parametrize("where", ["no block", "one thread", "a small task", "a worker"])

@@ -224,10 +224,12 @@ class _Cpu(Device):
     def row_sums(self, x: Array) -> Array:
         ones = self.scratch((x.shape[1], 1), x.dtype, "ones")
         ones[...] = 1
-        return np.matmul(x, ones)
+        with self.one_blas_thread():
+            return np.matmul(x, ones)
 
     def row_dots(self, x: Array, y: Array) -> Array:
-        return np.matmul(x[:, None, :], y[:, :, None])[:, 0]
+        with self.one_blas_thread():
+            return np.matmul(x[:, None, :], y[:, :, None])[:, 0]
 
     def overlapping(self) -> AbstractContextManager[None]:
         return self._workers.overlapping()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,8 @@ class MemoryPool:
         self._idle: dict[int, dict[tuple[_Slab, int], None]] = {}
         self._used: dict[int, tuple[weakref.ref[Any], _Slab, int, int]] = {}
         self._idle_bytes = self._used_bytes = 0
-        self._lock = threading.RLock()  # an array may die, and its block return, at any point of its own thread
+        self._dead: deque[int] = deque()  # of arrays that are gone, the keys in `_used`
+        self._lock = threading.Lock()
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
         """Return an uninitialised C-contiguous array."""
@@ -55,13 +57,14 @@ class MemoryPool:
         # An array that does not own its memory, and is no view of one that does: NumPy makes every view of it, and of
         # its views, refer to it. So it lives exactly as long as anything that looks into the block.
         owner = np.frombuffer(slab.memory[start:stop], np.uint8)
-        reference = weakref.ref(owner, self._give_back)
+        reference = weakref.ref(owner, self._note_death)
         self._used[id(reference)] = reference, slab, start, stop
         array: np.ndarray[Any, Any] = owner[:size].view(dtype).reshape(shape)
         return array
 
     def _take(self, size: int) -> tuple[_Slab, int, int]:
         with self._lock:
+            self._collect()
             self._used_bytes += size
             # The smallest that is large enough; of two alike the one given back last, which may still be in cache.
             fitting = size if size in self._idle else min((s for s in self._idle if s > size), default=0)
@@ -76,9 +79,15 @@ class MemoryPool:
                 self._add(slab, start + size, start + fitting)
             return slab, start, start + size
 
-    def _give_back(self, reference: weakref.ref[Any]) -> None:
-        with self._lock:
-            _, slab, start, stop = self._used.pop(id(reference))
+    def _note_death(self, reference: weakref.ref[Any]) -> None:
+        # An array may die at any point of any thread, also in here, when the interpreter collects garbage: so its death
+        # is only noted, which needs no lock.
+        self._dead.append(id(reference))
+
+    def _collect(self) -> None:
+        """Take back the blocks of arrays that are gone."""
+        while self._dead:
+            _, slab, start, stop = self._used.pop(self._dead.popleft())
             self._used_bytes -= stop - start
             if stop in slab.stop_of:
                 after = slab.stop_of[stop]

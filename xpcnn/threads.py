@@ -112,13 +112,18 @@ class Workers:
         if begun is None or at_once:
             value = task()
             return lambda: value
-        future = self._submit(task)
+        waiting = [task]  # popped once it runs, or the arrays it needs would live as long as its result
+
+        def run() -> Result:
+            return waiting.pop()()
+
+        future = self._submit(run)
         future.add_done_callback(self._finish)
 
         @cache
         def result() -> Result:
             # A task that no thread has come to yet is done here rather than waited for.
-            return task() if future.cancel() else future.result()
+            return run() if future.cancel() else future.result()
 
         begun.append((future, result))
         return result

@@ -1,5 +1,7 @@
 """Modules: names, saved weights, what is kept between forward and backward, and agreement with PyTorch."""
 
+import copy
+import pickle
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 
@@ -313,3 +315,12 @@ def test_models_by_name():
         lenet5((1, 11, 28))
     with refused("'lenet6'", "lenet5"):
         build_model("lenet6", (1, 28, 28), 10)
+
+
+def test_a_copy_has_the_gradients_that_were_still_on_their_way(rng):
+    model = Sequential(Conv2d(8, 8, 3, padding=1, rng=rng))
+    x = rng.standard_normal((64, 8, 32, 32), np.float32)
+    model.backward(model(x))
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert np.array_equal(copied[0].weight.grad, model[0].weight.grad)
+        assert copied[0].weight.grad is not model[0].weight.grad

@@ -25,6 +25,9 @@ class Parameter:
     def __repr__(self) -> str:
         return f"Parameter(shape={self.data.shape}, dtype={self.data.dtype}, device={device_of(self.data).name!r})"
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"data": self.data, "_grad": self.grad, "_coming": []}
+
     @property
     def grad(self) -> Array | None:
         """An array of the same shape, or None before a backward pass."""
