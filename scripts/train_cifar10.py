@@ -6,7 +6,7 @@ The first layer whitens 2×2 patches: its weights follow from the training image
 blocks of two convolutions follow, normalised after pooling, where a quarter of the values is left. SGD with Nesterov
 momentum, its learning rate rising for a fifth of the run and falling along a cosine; label smoothing; images mirrored
 and shifted at random. At the end the logits of each test image and of its mirror image are averaged. Measured: 91.24 %
-and 92.08 %, at about 2.3 minutes an epoch on two cores.
+and 92.08 % (before the convolutions were made faster), at now about 1.7 minutes an epoch on two cores.
 """
 
 from __future__ import annotations
