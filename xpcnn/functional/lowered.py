@@ -9,7 +9,7 @@ from __future__ import annotations
 from math import ceil
 
 from ..backend import Array, Device, blocks, device_of
-from .windows import Pair, Tile, Window, col2im, im2col, share_count, tiles
+from .windows import Pair, Tile, Window, add_up, col2im, im2col, share_count, tiles
 
 
 def correlate(x: Array, weight: Array, bias: Array | None, window: Window, groups: int) -> Array:
@@ -76,13 +76,10 @@ def weight_gradient(x: Array, dy: Array, window: Window, groups: int) -> Array:
                 total += product
         return total
 
-    # The shares are cut and summed in an order that follows from shapes alone: the same bits on any number of threads.
     parts = blocks(len(cut), shares)
     sums = device.map(accumulate, [(g, part) for g in range(groups) for part in parts])
-    for g in range(groups):
-        for share in sums[g * len(parts) + 1 : (g + 1) * len(parts)]:
-            sums[g * len(parts)] += share
-    dweight = sums[0] if groups == 1 else device.xp.concatenate(sums[:: len(parts)])
+    by_group = [add_up(sums[g * len(parts) : (g + 1) * len(parts)]) for g in range(groups)]
+    dweight = by_group[0] if groups == 1 else device.xp.concatenate(by_group)
     return dweight.reshape(O, C, *window.kernel)
 
 

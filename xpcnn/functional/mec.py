@@ -16,7 +16,7 @@ from math import ceil
 from typing import NamedTuple
 
 from ..backend import Array, Device, blocks, device_of
-from .windows import Window, reach, share_count
+from .windows import Window, add_up, reach, share_count
 
 _LEAST_IMAGES = 16  # products narrower than this are slow
 
@@ -113,11 +113,8 @@ def weight_gradient(x: Array, dy: Array, window: Window) -> Array:
                 total += target
         return total
 
-    # Cut and summed in an order that follows from shapes alone: the same bits on any number of threads.
-    first, *others = device.map(accumulate, parts)
-    for other in others:
-        first += other
-    return xp.ascontiguousarray(first.reshape(KW, KH, C, O).transpose(3, 2, 1, 0))
+    total = add_up(device.map(accumulate, parts))
+    return xp.ascontiguousarray(total.reshape(KW, KH, C, O).transpose(3, 2, 1, 0))
 
 
 def _stack(x: Array, window: Window, tile: _Tile, rows: Array) -> None:

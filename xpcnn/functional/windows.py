@@ -164,6 +164,17 @@ def share_count(K: int, O: int, P: int, device: Device) -> int:
     return 1 if K * (O + 16) * P < 1 << 25 else device.task_count
 
 
+def add_up(shares: list[Array]) -> Array:
+    """Return the sum of what the shares of a product came to, in the memory of the first.
+
+    The shares are cut and summed in an order that follows from shapes alone: the same bits on any number of threads.
+    """
+    total, *others = shares
+    for other in others:
+        total += other
+    return total
+
+
 def turned(weight: Array, window: Window) -> tuple[Array, Window]:
     """Return the weight `(C, O, KH, KW)` and window whose correlation with `dy` is the gradient by the input.
 

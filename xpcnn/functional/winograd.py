@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, Device, blocks, device_of
-from .windows import Tile, Window, im2col, reach, tiles, turned
+from .windows import Tile, Window, add_up, im2col, reach, tiles, turned
 
 
 def applies(window: Window, weight: Array, groups: int, size: tuple[int, int, int], device: Device) -> bool:
@@ -96,12 +96,9 @@ def weight_gradient(x: Array, dy: Array, window: Window) -> Array:
                     part += product
         return total
 
-    # Cut and summed in an order that follows from shapes alone: the same bits on any number of threads.
-    first, *others = device.map(accumulate, shares)
-    for other in others:
-        first += other
+    total = add_up(device.map(accumulate, shares))
     with device.one_blas_thread():
-        dweight = matmul(filters.T, first.reshape(36, -1))  # (9, 36) @ (36, O·C)
+        dweight = matmul(filters.T, total.reshape(36, -1))  # (9, 36) @ (36, O·C)
     return device.xp.ascontiguousarray(dweight.reshape(3, 3, O, C).transpose(2, 3, 0, 1))
 
 
