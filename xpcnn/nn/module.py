@@ -20,37 +20,41 @@ class Parameter:
     def __init__(self, data: Array) -> None:
         self.data = data
         self._grad: Array | None = None
-        self._coming: list[Callable[[], Array]] = []  # gradients that may still be on their way, in order
+        self._coming: Callable[[], Array] | None = None  # gives a gradient that may still be on its way
 
     def __repr__(self) -> str:
         return f"Parameter(shape={self.data.shape}, dtype={self.data.dtype}, device={device_of(self.data).name!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"data": self.data, "_grad": self.grad, "_coming": []}
+        return {"data": self.data, "_grad": self.grad, "_coming": None}
 
     @property
     def grad(self) -> Array | None:
         """An array of the same shape, or None before a backward pass."""
-        coming, self._coming = self._coming, []
-        for gradient in coming:
-            self.add_gradient(gradient())
+        self._settle()
         return self._grad
 
     @grad.setter
     def grad(self, value: Array | None) -> None:
-        self._grad, self._coming = value, []
+        self._grad, self._coming = value, None
 
     def add_gradient(self, gradient: Array) -> None:
         """Add to `grad`, as a parameter may be used more than once between two steps."""
-        before = self.grad
-        if before is None:
-            self.grad = gradient
+        self._settle()
+        if self._grad is None:
+            self._grad = gradient
         else:
-            before += gradient
+            self._grad += gradient
 
     def add_later(self, gradient: Callable[[], Array]) -> None:
-        """Add what a function returns to `grad`, when that is asked for."""
-        self._coming.append(gradient)
+        """Add what a function returns to `grad`, when that is asked for or the next one comes."""
+        self._settle()  # or a pass after the other would leave its gradients behind
+        self._coming = gradient
+
+    def _settle(self) -> None:
+        coming, self._coming = self._coming, None
+        if coming is not None:
+            self.add_gradient(coming())
 
 
 class Buffer:
