@@ -112,10 +112,10 @@ def _input_gradient(dy: Array, weight: Array, window: Window, groups: int, size:
     device, N = device_of(dy), dy.shape[3]
     if winograd.applies(window, weight, groups, dy.shape[1:], device):
         return winograd.input_gradient(dy, weight, window)
-    if window.stride == (1, 1) and prod(size) <= 1.5 * prod(dy.shape[1:3]):  # else most of it would be padding
+    mostly_image = prod(size) <= 1.5 * prod(dy.shape[1:3])  # else the windows over dy would mostly meet padding
+    if window.stride == (1, 1) and mostly_image and mec.applies(window.turned, weight, groups, N, device):
         about, full = turned(weight, window)
-        if mec.applies(full, about, groups, N, device):
-            return mec.correlate(dy, about, None, full)
+        return mec.correlate(dy, about, None, full)
     return lowered.spread(dy, weight, window, groups, size)
 
 

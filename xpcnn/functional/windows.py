@@ -66,6 +66,13 @@ class Window(NamedTuple):
             )
         return (sizes[0] - spans[0]) // self.stride[0] + 1, (sizes[1] - spans[1]) // self.stride[1] + 1
 
+    @property
+    def turned(self) -> Window:
+        """The window over the gradient by the output that gives the gradient by the input, where this moves by 1."""
+        top, bottom, left, right = self.padding
+        height, width = ((size - 1) * step for size, step in zip(self.kernel, self.dilation, strict=True))
+        return self._replace(padding=(height - top, height - bottom, width - left, width - right))
+
 
 def window(kernel: IntOrPair, stride: IntOrPair = 1, padding: Padding = 0, dilation: IntOrPair = 1) -> Window:
     """Return the window described in the field's usual terms.
@@ -178,13 +185,10 @@ def add_up(shares: list[Array]) -> Array:
 def turned(weight: Array, window: Window) -> tuple[Array, Window]:
     """Return the weight `(C, O, KH, KW)` and window whose correlation with `dy` is the gradient by the input.
 
-    For a window that moves by one pixel: the filters turned about, in and out exchanged.
+    The filters turned about, in and out exchanged; see `Window.turned`.
     """
-    top, bottom, left, right = window.padding
-    height, width = ((size - 1) * step for size, step in zip(window.kernel, window.dilation, strict=True))
-    padding = (height - top, height - bottom, width - left, width - right)
     about = weight[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)
-    return device_of(weight).xp.ascontiguousarray(about), window._replace(padding=padding)
+    return device_of(weight).xp.ascontiguousarray(about), window.turned
 
 
 def im2col(x: Array, window: Window, tile: Tile, device: Device) -> Array:
