@@ -112,7 +112,7 @@ class Device(metaclass=_ByName):
         function(*arrays)
 
     def overlapping(self) -> AbstractContextManager[None]:
-        """Let `background` tasks run beside what the block does; when it ends, all of them are done."""
+        """Let `background` tasks run beside what the block does, with BLAS held; all are done when it ends."""
         return nullcontext()
 
     def background(self, task: Callable[[], Result], multiplications: int) -> Callable[[], Result]:

@@ -83,13 +83,16 @@ class Workers:
 
     @contextmanager
     def overlapping(self) -> Iterator[None]:
-        """Let `background` tasks run beside what the block does; when it ends, all of them are done."""
-        if self._threads < 2 or self._is_worker or self._begun is not None:
-            yield
-            return
-        begun: list[tuple[Future[Any], Callable[[], Any]]] = []
-        self._local.begun = begun
+        """Let `background` tasks run beside what the block does; when it ends, all of them are done.
+
+        BLAS is held to one thread meanwhile.
+        """
         with self.one_blas_thread():
+            if self._threads < 2 or self._is_worker or self._begun is not None:
+                yield
+                return
+            begun: list[tuple[Future[Any], Callable[[], Any]]] = []
+            self._local.begun = begun
             try:
                 yield
                 for _, result in reversed(begun):  # workers take the oldest first

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 
 from .. import functional as F
-from ..backend import Array, device_or_none
+from ..backend import CPU, Array, Device, device_or_none
 from .activation import ReLU
 from .module import Module
 from .pooling import MaxPool2d
@@ -46,7 +45,8 @@ class Sequential(Module):
         return steps
 
     def forward(self, x: Array) -> Array:
-        with _once_for_all(x):
+        # Every layer holds BLAS to one thread: on a small one that takes as long as its product, unless done before.
+        with _device(x).one_blas_thread():
             for name, module in self._steps():
                 try:
                     x = module(x)
@@ -61,8 +61,7 @@ class Sequential(Module):
             # What lies before the first parameter has nothing to learn from a gradient.
             trained = (i for i, module in enumerate(modules) if any(True for _ in module.parameters()))
             first = next(trained, len(modules))
-        device = device_or_none(dy)
-        with _once_for_all(dy), nullcontext() if device is None else device.overlapping():
+        with _device(dy).overlapping():
             for i in reversed(range(first, len(modules))):
                 dy = modules[i].backward(dy, input_gradient=input_gradient or i > first)
         for module in modules[:first]:
@@ -70,10 +69,8 @@ class Sequential(Module):
         return dy if input_gradient else None
 
 
-def _once_for_all(x: Array) -> AbstractContextManager[None]:
-    # Every layer sets BLAS's threads; on a small one that takes as long as its product, unless it was done before.
-    device = device_or_none(x)  # None is for a layer to refuse, under its name
-    return nullcontext() if device is None else device.one_blas_thread()
+def _device(x: Array) -> Device:
+    return device_or_none(x) or CPU  # what is no array is for a layer to refuse, under its name
 
 
 class Residual(Module):
