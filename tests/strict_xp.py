@@ -8,6 +8,8 @@ called only functions that NumPy and CuPy both have, with arguments both accept,
 - Reductions give 0-d arrays. Reading a value on the host works as in CuPy, but is counted: see `count_host_reads`.
 - What is undefined, or wraps around where NumPy raises, is poisoned (NaN, the largest integer, True): fresh `empty`
   memory, indices out of range, places assigned twice, scratch memory whose slot was asked for again.
+- A `chain` is looked at as `cupy.fuse` does, by calling it with stand-ins that have operators and elementwise functions
+  only: `FusedArray` and `FusedNumber`. Its results have the shape of all operands together.
 - Memory is laid out as CuPy does it: results are C-contiguous whatever the operands were, where NumPy follows the
   operands. Where CuPy's layout varies (`_LAYOUT_VARIES`) they are F-contiguous, so that nobody counts on either.
 
@@ -177,6 +179,78 @@ class StrictArray:
                 self._host[key] = value
 
 
+class FusedArray(StrictArray):
+    """What a chain sees of an array: its dtype, operators and elementwise functions, and `x[...] = value`."""
+
+    __slots__ = ("full",)
+
+    def __init__(self, host: np.ndarray, base: StrictArray | None = None, full: tuple[int, ...] | None = None):
+        super().__init__(host, base)
+        self.full = full  # the shape of all operands together, None for an intermediate result
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in _HIDDEN_IN_FUSION:
+            raise TypeError(f"{name} of an array inside a chain: a fused kernel sees single elements")
+        return super().__getattribute__(name)
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("inside a chain: a fused kernel sees single elements")
+
+    __abs__ = __len__ = __getitem__ = __matmul__ = __rmatmul__ = __float__ = __int__ = __bool__ = _refuse
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if key not in (..., slice(None)):
+            self._refuse()
+        operands: list[StrictArray] = [self]
+        lowered = _lower(value, "S", operands, "x[...] = value")
+        _check_fused("copyto", [self], operands[:1], self._host)
+        with np.errstate(all="ignore"):
+            np.copyto(self._host, lowered, casting="same_kind")
+
+    def astype(self, dtype: Any) -> "FusedArray":  # type: ignore[override]
+        return FusedArray(self._host.astype(dtype))
+
+
+class FusedNumber:
+    """What a chain sees of a number: an operand. What two numbers give counts as an array's dtype does."""
+
+    __array_ufunc__ = None
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __bool__(self) -> bool:
+        raise TypeError("a number's value inside a chain: a fused kernel is made before it is known")
+
+    __float__ = __int__ = __index__ = __bool__
+
+
+def _fused(function: Callable, operands: tuple) -> Any:
+    """Call a chain as a fused kernel would compute it."""
+    arrays = [operand for operand in operands if isinstance(operand, StrictArray)]
+    full = np.broadcast_shapes(*(array._host.shape for array in arrays))
+
+    def stand_in(operand: Any) -> Any:
+        if isinstance(operand, StrictArray):
+            return FusedArray(operand._host, operand, full)
+        if operand is None:
+            return None
+        if isinstance(operand, (int, float, np.generic)):
+            return FusedNumber(operand)
+        raise TypeError(f"a chain was called with {type(operand).__name__}")
+
+    def result(value: Any) -> Any:
+        if value is None:
+            return None
+        if isinstance(value, tuple):
+            return tuple(map(result, value))
+        if not isinstance(value, FusedArray):
+            raise TypeError(f"a chain returned {type(value).__name__}")
+        return StrictArray(np.array(np.broadcast_to(value._host, full), order="C"))
+
+    return result(function(*map(stand_in, operands)))
+
+
 # -- What may pass between host and device ----------------------------------------------------------------------------
 
 
@@ -196,6 +270,8 @@ def _lower(value: Any, kind: str, operands: list[StrictArray], where: str) -> An
         host = np.asarray(value)
         return np.array(host, order="F" if host.flags.fnc else "C")
     elif kind == "S":
+        if isinstance(value, FusedNumber):
+            return value.value
         if isinstance(value, (bool, int, float, np.generic)):
             return value
     elif kind in ("", "D") and not isinstance(value, np.ndarray):
@@ -212,6 +288,8 @@ def _deliver(result: Any, operands: list[StrictArray], order: str | None = "C") 
     if isinstance(result, (tuple, list)):
         return type(result)(_deliver(r, operands, order) for r in result)
     host = np.asarray(result)
+    if any(isinstance(operand, FusedArray) for operand in operands):
+        return next((operand for operand in operands if host is operand._host), FusedArray(host))
     for operand in operands:
         if host is operand._host:
             return operand
@@ -370,6 +448,11 @@ _READING |= {"item": np.ndarray.item, "tolist": np.ndarray.tolist}
 
 _READS_BACK = {"asnumpy", "nonzero", "unique", "shares_memory"}
 _GIVES_HOST_VALUE = {"asnumpy", "may_share_memory", "shares_memory", "result_type"}
+_FUSIBLE = {name for text, names in _FUNCTIONS.items() if text.startswith("x1: S") for name in names.split()}
+_FUSIBLE |= {"clip", "where", "copyto"}
+_HIDDEN_IN_FUSION = """shape size nbytes itemsize strides T flags get fill flatten reshape transpose view sum prod mean
+    var std max min any all argmax argmin cumsum ravel squeeze swapaxes take repeat dot nonzero item tolist"""
+_HIDDEN_IN_FUSION = frozenset(_HIDDEN_IN_FUSION.split())
 _LAYOUT_VARIES = {"argsort", "cumsum", "einsum"}
 _LAYOUT_KEPT = {"asarray", "array", "copy", "pad", "roll", "eye", "empty", "zeros", "ones", "full"}
 _LAYOUT_KEPT |= {"empty_like", "zeros_like", "ones_like", "full_like"}
@@ -433,6 +516,8 @@ def _guarded(name: str, signature: inspect.Signature, function: Callable) -> Cal
         if name in _READS_BACK or (name == "where" and len(operands) == len(bound.arguments) == 1):
             _host_read(f"xp.{name}")
         out = bound.arguments.pop("out", None)
+        if fused := [operand for operand in operands if isinstance(operand, FusedArray)]:
+            _check_fused(name, fused, operands, out)
         with np.errstate(all="ignore"):  # a GPU raises no floating point warnings
             result = function(*bound.args, **bound.kwargs)
             if name in _GIVES_HOST_VALUE:
@@ -447,6 +532,14 @@ def _guarded(name: str, signature: inspect.Signature, function: Callable) -> Cal
     call.__name__ = name
     call.__signature__ = signature  # type: ignore[attr-defined]
     return call
+
+
+def _check_fused(name: str, fused: list[FusedArray], operands: list[StrictArray], out: np.ndarray | None) -> None:
+    if name not in _FUSIBLE or len(fused) < len(operands):
+        raise TypeError(f"xp.{name} inside a chain: only elementwise functions of its operands can be fused")
+    for operand in fused:
+        if operand._host is out and operand.full not in (None, out.shape):
+            raise TypeError(f"a chain writes to an array {out.shape} for each element of {operand.full}")
 
 
 class Namespace:
@@ -490,6 +583,24 @@ def _attach(name: str, function: Callable, *others: str) -> None:
 
 for _name in _METHODS.split():
     _attach(_name, getattr(xp, _name))
+
+
+def _combine(function: Callable, turn: bool) -> Callable:
+    """Return an operator of two numbers, whose result is no longer weak: a fused kernel computes it in its own type."""
+
+    def operator(self: FusedNumber, other: Any) -> Any:
+        if isinstance(other, StrictArray):
+            return NotImplemented
+        pair = (self.value, other.value if isinstance(other, FusedNumber) else other)
+        return FusedNumber(np.float64(function(*(reversed(pair) if turn else pair))))
+
+    return operator
+
+
+for _pair in _ARITHMETIC.split():
+    _name, _function = _pair.split("=")
+    setattr(FusedNumber, f"__{_name}__", _combine(getattr(np, _function), turn=False))
+    setattr(FusedNumber, f"__r{_name}__", _combine(getattr(np, _function), turn=True))
 for _name, _convert in _READING.items():
     _attach(_name, lambda self, *args, convert=_convert: convert(self.get(), *args))
 for _pairs, _others in ((_ARITHMETIC, "ri"), ("matmul=matmul", "r"), (_COMPARISONS, ""), (_UNARY, "")):
@@ -519,6 +630,14 @@ class StrictDevice(backend.Device):
 
     def to_host(self, x: StrictArray) -> np.ndarray:
         return x.get()
+
+    def fused(self, function: Callable) -> Callable:
+        def call(*operands: Any) -> Any:
+            if any(isinstance(operand, FusedArray) for operand in operands):  # a chain inside another
+                return function(*operands)
+            return _fused(function, operands)
+
+        return call
 
     def scratch(self, shape: backend.Shape, dtype: Any, slot: str) -> StrictArray:
         previous = self._local.__dict__.get(slot)

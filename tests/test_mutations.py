@@ -88,6 +88,13 @@ def dropout(module: ModuleType, device: Device) -> list[Any]:
     return [y, module.dropout_backward(dy, cache)]
 
 
+def batch_norm(module: ModuleType, device: Device) -> list[Any]:
+    x, weight, bias, dy = arrays(device, (3, 4, 5, 5), (4,), (4,), (3, 4, 5, 5))
+    y, statistics, cache = module.batch_norm_forward(x, weight, bias)
+    fixed = module.batch_norm_fixed(x, *statistics, weight, bias)
+    return [y, *statistics, *module.batch_norm_backward(dy, cache), fixed]
+
+
 def max_pool(module: ModuleType, device: Device) -> list[Any]:
     x, dy = arrays(device, (3, 4, 7, 7), (3, 4, 3, 3))  # no window reaches the last row and column
     y, cache = module.max_pool2d_forward(x, 2)
@@ -229,8 +236,30 @@ LEAKS = {
         "(difference * difference).mean()",
         "(difference * difference).mean().astype(difference.dtype, casting='safe')",
     ),
+    "absolute value in a chain": Leak(
+        "normalization", batch_norm, "xp.sqrt(variance + eps)", "xp.sqrt(abs(variance) + eps)"
+    ),
+    "a shape in a chain": Leak("activation", relu, "dx *= dy", "dx *= dy.reshape(dx.shape)"),
+    "a number's value in a chain": Leak(
+        "normalization", batch_norm, "xp.sqrt(variance + eps)", "xp.sqrt(variance + variance.dtype.type(eps))"
+    ),
+    "a sum in a chain": Leak("loss", cross_entropy, "return mass *", "return (0 * total.sum() + mass) *"),
+    "a chain that writes to a column": Leak(
+        "normalization", batch_norm, "    y += shift\n", "    y += shift\n    shift += 0\n"
+    ),
+    "a result of the shape of a column": Leak(
+        "loss",
+        cross_entropy,
+        "    return _cross_entropy_gradient(*cache).T\n",
+        "    (one := chain(lambda x, total: 1 / total)(cache[0], cache[1]))\n"
+        "    return (_cross_entropy_gradient(*cache) * (one.ndim == 1)).T\n",
+    ),
     "wider type": Leak(
-        "dropout", dropout, "x.dtype.type(1 / (1 - p))", "np.float64(1 / (1 - p))", passes_on_numpy=False
+        "dropout",
+        dropout,
+        "return batch_first(batch_last(dy) * cache)",
+        "return batch_first(batch_last(dy) * cache * np.float64(1))",
+        passes_on_numpy=False,
     ),
     "memory never written": Leak("pooling", max_pool, "        dx[channels] = 0\n", "", passes_on_numpy=False),
     "scratch in use": Leak(
@@ -269,6 +298,7 @@ PROGRAMS = {
     "mec": [mec],
     "windows": [windows],
     "addition": [addition],
+    "normalization": [batch_norm],
 }
 
 

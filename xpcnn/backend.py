@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from math import inf, prod
+from math import ceil, inf, prod
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -27,6 +27,7 @@ Namespace: TypeAlias = Any
 Shape: TypeAlias = tuple[int, ...]
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class DeviceUnavailableError(RuntimeError):
@@ -107,9 +108,16 @@ class Device(metaclass=_ByName):
         """Return `[function(task) for task in tasks]`; the calls may run at the same time."""
         return [function(task) for task in tasks]
 
-    def map_elements(self, function: Callable[..., None], *arrays: Array) -> None:
-        """Call `function` on matching parts of contiguous arrays of one size, for elementwise work in place."""
-        function(*arrays)
+    def fused(self, function: Function) -> Function:
+        """Return what computes a `chain` here."""
+        return function
+
+    def map_elements(self, function: Callable[..., None], *operands: Any) -> None:
+        """Call `function` on matching parts of contiguous arrays of one size, for elementwise work in place.
+
+        Operands that are no arrays are passed on as they are.
+        """
+        function(*operands)
 
     def overlapping(self) -> AbstractContextManager[None]:
         """Let `background` tasks run beside what the block does, with BLAS held; all are done when it ends."""
@@ -212,12 +220,21 @@ class _Cpu(Device):
     def map(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Result]:
         return self._workers.map(function, tasks)
 
-    def map_elements(self, function: Callable[..., None], *arrays: Array) -> None:
-        size = arrays[0].size
-        if size < 1 << 20:  # waking another thread costs about as much as a million sums
-            return function(*arrays)
-        flat = [array.reshape(-1) for array in arrays]
-        self.map(lambda part: function(*(array[part] for array in flat)), blocks(size, self.threads))
+    def map_elements(self, function: Callable[..., None], *operands: Any) -> None:
+        size, itemsize = operands[0].size, operands[0].itemsize
+        pieces = ceil(8 * size * itemsize / self.tile_bytes)  # short enough for intermediate results to stay in cache
+        if pieces < 2:
+            return function(*operands)
+        flat = [operand.reshape(-1) if isinstance(operand, np.ndarray) else operand for operand in operands]
+
+        def share(parts: Sequence[slice]) -> None:
+            for part in parts:
+                function(*(operand[part] if isinstance(operand, np.ndarray) else operand for operand in flat))
+
+        parts = blocks(size, pieces)
+        # Waking another thread costs about as much as a million sums.
+        shares = [parts[some] for some in blocks(len(parts), self.threads if size >= 1 << 20 else 1)]
+        self.map(share, shares)
         return None
 
     # BLAS adds up four times as fast as NumPy's own sum, and as exactly.
@@ -246,6 +263,10 @@ class _Cpu(Device):
 _TF32 = 7  # CuPy's COMPUTE_TYPE_TF32
 
 
+def _row_dots(x: Array, y: Array) -> Array:
+    return array_namespace(x).sum(x * y, axis=1)
+
+
 class _Cuda(Device):
     """CuPy on one CUDA GPU."""
 
@@ -253,6 +274,7 @@ class _Cuda(Device):
         self.name = f"cuda:{index}"
         self.xp = xp
         self._index = index
+        self._fused: dict[Callable[..., Any], Any] = {}
 
     @property
     def description(self) -> str:
@@ -266,6 +288,22 @@ class _Cuda(Device):
     def empty(self, shape: Shape, dtype: Any) -> Array:
         with self.xp.cuda.Device(self._index):
             return super().empty(shape, dtype)
+
+    def fused(self, function: Function) -> Function:
+        if function not in self._fused:
+
+            def traced(*operands: Any) -> Any:
+                # CuPy calls the function once, with objects that note what is done to them.
+                for operand in operands:
+                    if hasattr(operand, "ndim"):
+                        register(type(operand), lambda stand_in: self)
+                return function(*operands)
+
+            self._fused[function] = self.xp.fuse(kernel_name=function.__name__)(traced)
+        return self._fused[function]  # type: ignore[no-any-return]
+
+    def row_dots(self, x: Array, y: Array) -> Array:
+        return self.fused(_row_dots)(x, y)[:, None]
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
         return self.xp.asnumpy(x)  # type: ignore[no-any-return]
@@ -348,6 +386,26 @@ def device_of(x: Array) -> Device:
 def array_namespace(x: Array) -> Namespace:
     """Return the array module that computes on `x`: the one way to ask."""
     return device_of(x).xp
+
+
+def chain(function: Function) -> Function:
+    """Make a function of elementwise operations a single kernel on a GPU; elsewhere it is called as it is.
+
+    A GPU's time for such operations is that of reading and writing their operands, and of starting each: five
+    operations in one kernel take little more than one.
+
+    Args:
+        function: of a module, not made anew for each call. Called with arrays, the first operand among them, that
+            broadcast to one shape, and with numbers or None. It may compute with operators other than `abs`, with
+            elementwise functions of `array_namespace(x)`, with dtypes and `x[...] = `; not with shapes, parts of
+            arrays or their values. What it writes to has the full shape. It returns an array, a tuple of them, or None.
+    """
+
+    @functools.wraps(function)
+    def call(*operands: Any) -> Any:
+        return device_of(operands[0]).fused(function)(*operands)
+
+    return call  # type: ignore[return-value]
 
 
 def to_host(x: Array) -> np.ndarray[Any, Any]:

@@ -5,10 +5,11 @@ epoch 7 is `stream(seed, "shuffle", 7)` whether or not epochs 0 to 6 were ever d
 """
 
 import hashlib
+from typing import Any
 
 import numpy as np
 
-from .backend import Array, Namespace, device_of
+from .backend import Array, Namespace, array_namespace, chain, device_of
 
 
 def stream(seed: int, name: str, *indices: int) -> np.random.Generator:
@@ -58,27 +59,20 @@ def counter_bits(xp: Namespace, count: int, key: tuple[int, int]) -> Array:
         key: two integers of 32 bits.
     """
     bits = xp.arange(count, dtype=xp.uint32)
-    device = device_of(bits)
     words = [xp.uint32(key[0]), xp.uint32(key[1] ^ _lowbias32(key[0] ^ 0xFFFFFFFF))]
-    rounds = [(xp.uint32(16), xp.uint32(0x7FEB352D)), (xp.uint32(15), xp.uint32(0x846CA68B))]
-    last_shift = xp.uint32(16)
-    length = max(1, device.tile_bytes // 32)  # a part and its shifted copy stay in cache for all passes over them
-
-    def mix(share: Array) -> None:
-        for start in range(0, share.size, length):
-            part = share[start : start + length]
-            shifted = device.scratch(part.shape, part.dtype, "shifted")
-            for word in words:
-                part ^= word
-                for shift, factor in rounds:
-                    xp.right_shift(part, shift, out=shifted)
-                    part ^= shifted
-                    part *= factor
-                xp.right_shift(part, last_shift, out=shifted)
-                part ^= shifted
-
-    device.map_elements(mix, bits)
+    device_of(bits).map_elements(_mix, bits, *words)
     return bits
+
+
+@chain
+def _mix(bits: Array, *words: Any) -> None:
+    u = array_namespace(bits).uint32
+    for word in words:
+        bits ^= word
+        for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+            bits ^= bits >> u(shift)
+            bits *= u(factor)
+        bits ^= bits >> u(16)
 
 
 def _lowbias32(x: int) -> int:

@@ -111,14 +111,15 @@ def test_the_first_wrong_layer_and_step_are_named(recorded, monkeypatch, kind, m
 def test_a_wrong_update_is_named(recorded, monkeypatch):
     from xpcnn.optim import SGD
 
-    update = SGD._update
+    step = SGD.step
 
-    def forgets(self, data, grad, *state):
-        update(self, data, grad, *state)
-        if device_of(data) is DEVICE and self.steps == 3 and data.shape == (84, 120):
-            data *= 1.00001
+    def goes_too_far(self):
+        step(self)
+        for parameter in self.parameters.values():
+            if device_of(parameter.data) is DEVICE and self.steps == 3 and parameter.data.shape == (84, 120):
+                parameter.data *= 1.00001
 
-    monkeypatch.setattr(SGD, "_update", forgets)
+    monkeypatch.setattr(SGD, "step", goes_too_far)
     with other_order():
         report = check(recorded, DEVICE)
     assert "step 3, layer fc2 (Linear), update: weight is off by" in report.first_difference

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from ..backend import Device, batch_first
+from ..backend import Array, Device, array_namespace, batch_first, chain
 from .datasets import Dataset
 from .loader import Loader
 
@@ -37,6 +37,11 @@ class DeviceLoader(Loader):
             # Transposed as single bytes and made floats after that: a quarter of the memory traffic.
             pixels = self.device.xp.ascontiguousarray(self._images[rows].transpose(1, 2, 3, 0))  # (C, H, W, N)
             values = self.device.empty(pixels.shape, self.dtype)
-            self.device.xp.multiply(pixels, self._device_scale, out=values)
-            values += self._device_shift
+            _normalize(pixels, self._device_scale, self._device_shift, values)
             yield batch_first(values), self._labels[rows]
+
+
+@chain
+def _normalize(pixels: Array, scale: Array, shift: Array, values: Array) -> None:
+    array_namespace(pixels).multiply(pixels, scale, out=values)
+    values += shift

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..backend import Array, Device, batch_first, batch_last, device_of
+from ..backend import Array, batch_first, batch_last, chain, device_of
 
 
 def relu_forward(x: Array) -> tuple[Array, Any]:
@@ -23,17 +23,18 @@ def relu_forward(x: Array) -> tuple[Array, Any]:
     return batch_first(y), y
 
 
+@chain
+def _select(dy: Array, y: Array, dx: Array) -> None:
+    dx[...] = y > 0  # converted once: to multiply numbers by truth values takes longer
+    dx *= dy
+
+
 def relu_backward(dy: Array, cache: Any) -> Array:
     """Return `dx`: the gradient where the input was positive, else 0."""
     dy = batch_last(dy)
     device = device_of(dy)
     dx = device.empty(dy.shape, dy.dtype)
-
-    def select(dy: Array, y: Array, dx: Array) -> None:
-        dx[...] = y > 0  # converted once: to multiply numbers by truth values takes longer
-        dx *= dy
-
-    device.map_elements(select, dy, cache, dx)
+    device.map_elements(_select, dy, cache, dx)
     return batch_first(dx)
 
 
@@ -51,7 +52,7 @@ def elementwise_forward(x: Array, function: Callable[[Array], Array]) -> tuple[A
     def apply(x: Array, y: Array) -> None:
         y[...] = function(x)
 
-    _in_pieces(apply, device, x, y)
+    device.map_elements(apply, x, y)
     return batch_first(y), (x, y)
 
 
@@ -70,7 +71,7 @@ def elementwise_backward(dy: Array, cache: Any, derivative: Callable[[Array, Arr
     def apply(x: Array, y: Array, dy: Array, dx: Array) -> None:
         device.xp.multiply(dy, derivative(x, y), out=dx)
 
-    _in_pieces(apply, device, *cache, dy, dx)
+    device.map_elements(apply, *cache, dy, dx)
     return batch_first(dx)
 
 
@@ -100,15 +101,3 @@ def softmax_backward(dy: Array, cache: Any) -> Array:
     y, axis = cache
     dy = batch_last(dy)
     return batch_first(y * (dy - (dy * y).sum(axis=axis, keepdims=True)))
-
-
-def _in_pieces(apply: Callable[..., None], device: Device, *arrays: Array) -> None:
-    """Call `apply` on matching pieces, short enough for a formula's intermediate results to stay in cache."""
-    length = max(1, device.tile_bytes // (8 * arrays[0].itemsize))
-
-    def share(*parts: Array) -> None:
-        flat = [part.reshape(-1) for part in parts]
-        for start in range(0, flat[0].size, length):
-            apply(*(part[start : start + length] for part in flat))
-
-    device.map_elements(share, *arrays)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..backend import Array, batch_first, batch_last, device_of
+from ..backend import Array, array_namespace, batch_first, batch_last, chain, device_of
 from ..random import counter_bits
 
 
@@ -24,10 +24,20 @@ def dropout_forward(x: Array, p: float, key: tuple[int, int]) -> tuple[Array, An
     if not 0 <= p < 1:
         raise ValueError(f"p must be at least 0 and below 1, got {p}")
     x = batch_last(x)
-    xp = device_of(x).xp
-    keep = counter_bits(xp, x.size, key).reshape(x.shape) >= xp.uint32(min(round(p * 2**32), 2**32 - 1))
-    scale = keep * x.dtype.type(1 / (1 - p))
-    return batch_first(x * scale), scale
+    device = device_of(x)
+    xp = device.xp
+    bits = counter_bits(xp, x.size, key).reshape(x.shape)
+    scale, y = (device.empty(x.shape, x.dtype) for _ in range(2))
+    threshold = xp.uint32(min(round(p * 2**32), 2**32 - 1))
+    device.map_elements(_drop, x, bits, scale, y, threshold, 1 / (1 - p))
+    return batch_first(y), scale
+
+
+@chain
+def _drop(x: Array, bits: Array, scale: Array, y: Array, threshold: Any, factor: float) -> None:
+    scale[...] = bits >= threshold
+    scale *= factor
+    array_namespace(x).multiply(x, scale, out=y)
 
 
 def dropout_backward(dy: Array, cache: Any) -> Array:

@@ -8,80 +8,94 @@ from __future__ import annotations
 
 from math import pi, sqrt
 
-from ..backend import Array, array_namespace
+from ..backend import Array, array_namespace, chain
 from .normal import normal_cdf, normal_density
 
 
+@chain
 def leaky_relu(x: Array, negative_slope: float) -> Array:
     """Return `x` where it is positive, else `negative_slope·x` (Maas, Hannun and Ng 2013)."""
     xp = array_namespace(x)
     return xp.maximum(x, 0) + negative_slope * xp.minimum(x, 0)
 
 
+@chain
 def leaky_relu_derivative(x: Array, y: Array, negative_slope: float) -> Array:
     """Return the derivative of `leaky_relu`; at 0 it is the negative slope."""
-    return (x > 0) + (x <= 0) * x.dtype.type(negative_slope)
+    return (x > 0) + (x <= 0).astype(x.dtype) * negative_slope
 
 
+@chain
 def elu(x: Array, alpha: float) -> Array:
     """Return `x` where it is positive, else `alpha·(exp(x) - 1)` (Clevert, Unterthiner and Hochreiter 2016)."""
     xp = array_namespace(x)
     return xp.maximum(x, 0) + alpha * xp.expm1(xp.minimum(x, 0))
 
 
+@chain
 def elu_derivative(x: Array, y: Array, alpha: float) -> Array:
     """Return the derivative of `elu`; at 0 it is `alpha`."""
     xp = array_namespace(x)
     return (x > 0) + (x <= 0) * (alpha * xp.exp(xp.minimum(x, 0)))
 
 
+@chain
 def sigmoid(x: Array) -> Array:
     """Return `1 / (1 + exp(-x))`, or equally `exp(x) / (1 + exp(x))` where x is negative."""
     xp = array_namespace(x)
-    return xp.exp(xp.minimum(x, 0)) / (1 + xp.exp(-abs(x)))
+    return xp.exp(xp.minimum(x, 0)) / (1 + xp.exp(-xp.absolute(x)))
 
 
+@chain
 def sigmoid_derivative(x: Array, y: Array) -> Array:
     """Return the derivative of `sigmoid`."""
     return y * (1 - y)
 
 
+@chain
 def tanh(x: Array) -> Array:
     """Return the hyperbolic tangent."""
     return array_namespace(x).tanh(x)
 
 
+@chain
 def tanh_derivative(x: Array, y: Array) -> Array:
     """Return the derivative of `tanh`."""
     return 1 - y * y
 
 
+@chain
 def silu(x: Array) -> Array:
     """Return `x·sigmoid(x)` (Elfwing, Uchibe and Doya 2018)."""
     return x * sigmoid(x)
 
 
+@chain
 def silu_derivative(x: Array, y: Array) -> Array:
     """Return the derivative of `silu`."""
     gate = sigmoid(x)
     return gate + y * (1 - gate)
 
 
+@chain
 def gelu(x: Array) -> Array:
     """Return `x·Φ(x)` with the normal distribution function Φ (Hendrycks and Gimpel 2016)."""
     return x * normal_cdf(x)
 
 
+@chain
 def gelu_derivative(x: Array, y: Array) -> Array:
     """Return the derivative of `gelu`."""
     return normal_cdf(x) + x * normal_density(x)
 
 
+@chain
 def gelu_tanh(x: Array) -> Array:
     """Return `x·(1 + tanh(√(2/π)·(x + 0.044715·x³))) / 2`, Hendrycks and Gimpel's approximation of `gelu`."""
     return x * sigmoid(_gelu_argument(x)[0])
 
 
+@chain
 def gelu_tanh_derivative(x: Array, y: Array) -> Array:
     """Return the derivative of `gelu_tanh`."""
     argument, slope = _gelu_argument(x)

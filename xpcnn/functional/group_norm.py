@@ -10,7 +10,7 @@ from math import isqrt, prod
 from typing import Any, NamedTuple
 
 from ..backend import Array, Shape, batch_first, batch_last, device_of
-from .normalization import centre, check_parameters
+from .normalization import check_parameters
 
 
 class _Cache(NamedTuple):
@@ -124,8 +124,10 @@ def _forward(
     device = device_of(x)
     values = x.reshape(parts)
     normalized = device.empty(values.shape, x.dtype)
-    _, rest, variance = centre(values, normalized, _mean, lambda y: _mean(y * y))
-    scale = 1 / device.xp.sqrt(variance + eps)
+    # What rounding left of the mean is taken off too: see batch_norm_forward.
+    device.xp.subtract(values, _mean(values), out=normalized)
+    rest, square = _mean(normalized), _mean(normalized * normalized)
+    scale = 1 / device.xp.sqrt(device.xp.maximum(square - rest * rest, 0) + eps)
     normalized -= rest
     normalized *= scale
     y = normalized

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ..backend import Array, array_namespace, batch_first, batch_last
+from ..backend import Array, array_namespace, batch_first, batch_last, chain
 from .elementwise import sigmoid
 
 
 class _CrossEntropyCache(NamedTuple):
-    probabilities: Array  # (classes, N)
+    exponentials: Array  # (classes, N), of the logits less their maximum
+    total: Array  # (N,): what those of one sample add up to
     targets: Array  # (classes, N): what the probabilities should be, weighted
     mass: Array | int  # (N,): what the targets of one sample add up to
     number: Array | int  # what the sum of the losses is divided by
@@ -42,10 +43,8 @@ def cross_entropy_forward(
         raise ValueError(f"expected weight ({classes},) for logits {logits.shape}, got {weight.shape}")
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must be from 0 to 1, got {label_smoothing}")
-    xp = array_namespace(logits)
-    shifted = batch_last(logits)
-    shifted = shifted - shifted.max(axis=0)
-    exponentials = xp.exp(shifted)
+    by_class = batch_last(logits)
+    shifted, exponentials = _shift(by_class, by_class.max(axis=0))
     total = exponentials.sum(axis=0)
     targets = _one_hot(logits, labels)
     mass = 1  # what the targets of one sample add up to
@@ -58,16 +57,36 @@ def cross_entropy_forward(
         even, rest = logits.dtype.type(label_smoothing / classes), logits.dtype.type(1 - label_smoothing)
         targets = targets * rest + (even if weight is None else even * weight[:, None])
         mass = 1 if weight is None else targets.sum(axis=0)
+    expected = _expected(shifted, targets).sum(axis=0)
+    loss = _losses(total, expected, mass).sum() / number
+    return loss, _CrossEntropyCache(exponentials, total, targets, mass, number)
+
+
+@chain
+def _shift(logits: Array, top: Array) -> tuple[Array, Array]:
+    shifted = logits - top
+    return shifted, array_namespace(logits).exp(shifted)
+
+
+@chain
+def _expected(shifted: Array, targets: Array) -> Array:
     # A logit whose target is 0 has no say, be it infinite.
-    expected = (xp.where(targets != 0, shifted, 0) * targets).sum(axis=0)
-    loss = (mass * xp.log(total) - expected).sum() / number
-    return loss, _CrossEntropyCache(exponentials / total, targets, mass, number)
+    return array_namespace(shifted).where(targets != 0, shifted, 0) * targets
+
+
+@chain
+def _losses(total: Array, expected: Array, mass: Any) -> Array:
+    return mass * array_namespace(total).log(total) - expected
 
 
 def cross_entropy_backward(cache: Any) -> Array:
     """Return the gradient of the mean loss by the logits, `(softmax - one_hot) / N` in the plain case."""
-    probabilities, targets, mass, number = cache
-    return ((probabilities * mass - targets) / number).T
+    return _cross_entropy_gradient(*cache).T
+
+
+@chain
+def _cross_entropy_gradient(exponentials: Array, total: Array, targets: Array, mass: Any, number: Any) -> Array:
+    return (exponentials / total * mass - targets) / number
 
 
 def hinge_forward(scores: Array, labels: Array, *, margin: float = 1.0) -> tuple[Array, Any]:

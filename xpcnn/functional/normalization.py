@@ -5,11 +5,10 @@ Channels are rows of contiguous memory here. A few rows at a time stay in cache 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import ceil
 from typing import Any, NamedTuple
 
-from ..backend import Array, Device, Shape, array_namespace, batch_first, batch_last, blocks, device_of
+from ..backend import Array, Device, Shape, array_namespace, batch_first, batch_last, blocks, chain, device_of
 
 
 class Statistics(NamedTuple):
@@ -49,29 +48,54 @@ def batch_norm_forward(
         )
     x = batch_last(x)
     device = device_of(x)
-    xp = device.xp
     values = x.reshape(x.shape[0], -1)
+    count = values.shape[1]
     centred, y = (device.empty(values.shape, x.dtype) for _ in range(2))
-    mean, rest, variance, scale = (device.empty((x.shape[0], 1), x.dtype) for _ in range(4))
+    found = device.empty((6, x.shape[0], 1), x.dtype)
+    mean, rest, variance, scale, factor, shift = (found[i] for i in range(6))
     weights, biases = _columns(weight, bias)
 
-    def mean_of(x: Array) -> Array:
-        return device.row_sums(x) / x.shape[1]
-
-    def mean_square_of(x: Array) -> Array:
-        return device.row_dots(x, x) / x.shape[1]
-
     def normalize(rows: slice) -> None:
-        mean[rows], rest[rows], variance[rows] = centre(values[rows], centred[rows], mean_of, mean_square_of)
-        scale[rows] = 1 / xp.sqrt(variance[rows] + eps)
-        factor = scale[rows] if weights is None else scale[rows] * weights[rows]
-        result = y[rows]
-        xp.multiply(centred[rows], factor, out=result)
-        result += -rest[rows] * factor if biases is None else biases[rows] - rest[rows] * factor
+        part, result = centred[rows], y[rows]
+        sums = device.row_sums(values[rows])
+        _centre(values[rows], sums, count, part)
+        moments = sums, device.row_sums(part), device.row_dots(part, part), count, eps
+        _describe(*moments, _part(weights, rows), _part(biases, rows), *(found[i][rows] for i in range(6)))
+        _apply(part, factor[rows], shift[rows], result)
 
     device.map(normalize, _shares(values, device))
-    statistics = Statistics((mean + rest)[:, 0], variance[:, 0])
-    return batch_first(y.reshape(x.shape)), statistics, _Cache(centred.reshape(x.shape), weight, rest, scale)
+    return (
+        batch_first(y.reshape(x.shape)),
+        Statistics(mean[:, 0], variance[:, 0]),
+        _Cache(centred.reshape(x.shape), weight, rest, scale),
+    )
+
+
+# The mean as rounded may be off by more than the values vary, if they are far from 0. The subtraction however is exact
+# for values near each other, so what is left of the mean, the rest, shows up afterwards and is taken off too.
+
+
+@chain
+def _centre(x: Array, sums: Array, count: int, centred: Array) -> None:
+    array_namespace(x).subtract(x, sums / count, out=centred)
+
+
+@chain
+def _describe(sums: Array, rests: Array, squares: Array, count: int, eps: float, *operands: Any) -> None:
+    weight, bias, mean, rest, variance, scale, factor, shift = operands
+    xp = array_namespace(sums)
+    rest[...] = rests / count
+    mean[...] = sums / count + rest
+    xp.maximum(squares / count - rest * rest, 0, out=variance)
+    scale[...] = 1 / xp.sqrt(variance + eps)
+    factor[...] = scale if weight is None else scale * weight
+    shift[...] = -rest * factor if bias is None else bias - rest * factor
+
+
+@chain
+def _apply(x: Array, factor: Array, shift: Array, y: Array) -> None:
+    array_namespace(x).multiply(x, factor, out=y)
+    y += shift
 
 
 def batch_norm_backward(
@@ -93,25 +117,42 @@ def batch_norm_backward(
     values, gradients = centred.reshape(len(centred), -1), dy.reshape(len(centred), -1)
     M = values.shape[1]
     dx = device.empty(values.shape, dy.dtype)
-    dweight, dbias = (device.empty(rest.shape, dy.dtype) for _ in range(2))
+    found = device.empty((5, *rest.shape), dy.dtype)
+    dweight, dbias, slope, level, factor = (found[i] for i in range(5))
     weights, _ = _columns(weight, None)
 
     def differentiate(rows: slice) -> None:
-        dy, result = gradients[rows], dx[rows]
-        dbias[rows] = device.row_sums(dy)
-        dweight[rows] = (device.row_dots(dy, values[rows]) - rest[rows] * dbias[rows]) * scale[rows]
-        if not input_gradient:
-            return
-        # dx = factor·(dy - mean(dy) - x̂·mean(dy·x̂)), gathered by powers of the centred input
-        slope = scale[rows] * dweight[rows] / -M
-        device.xp.multiply(values[rows], slope, out=result)
-        result += dy
-        result += dbias[rows] / -M - slope * rest[rows]
-        result *= scale[rows] if weights is None else scale[rows] * weights[rows]
+        part = gradients[rows]
+        sums = device.row_sums(part), device.row_dots(part, values[rows])
+        scales = rest[rows], scale[rows], _part(weights, rows)
+        _differentiate(*sums, *scales, -M, *(found[i][rows] for i in range(5)))
+        if input_gradient:
+            _apply_backward(part, values[rows], slope[rows], level[rows], factor[rows], dx[rows])
 
     device.map(differentiate, _shares(values, device))
     by_input = batch_first(dx.reshape(dy.shape)) if input_gradient else None
     return (by_input, None, None) if weight is None else (by_input, dweight[:, 0], dbias[:, 0])
+
+
+# dx = factor·(dy - mean(dy) - x̂·mean(dy·x̂)), gathered by powers of the centred input
+
+
+@chain
+def _differentiate(sums: Array, dots: Array, rest: Array, scale: Array, *operands: Any) -> None:
+    weight, divisor, dweight, dbias, slope, level, factor = operands
+    dbias[...] = sums
+    dweight[...] = (dots - rest * sums) * scale
+    slope[...] = scale * dweight / divisor
+    level[...] = sums / divisor - slope * rest
+    factor[...] = scale if weight is None else scale * weight
+
+
+@chain
+def _apply_backward(dy: Array, centred: Array, slope: Array, level: Array, factor: Array, dx: Array) -> None:
+    array_namespace(dy).multiply(centred, slope, out=dx)
+    dx += dy
+    dx += level
+    dx *= factor
 
 
 def batch_norm_fixed(
@@ -139,34 +180,26 @@ def batch_norm_fixed(
     values = x.reshape(x.shape[0], -1)
     y = device.empty(values.shape, x.dtype)
     weights, biases = _columns(weight, bias)
-    means, factor = mean[:, None], 1 / device.xp.sqrt(variance[:, None] + eps)
-    if weights is not None:
-        factor *= weights
+    columns = mean[:, None], variance[:, None], weights, biases
 
     def normalize(rows: slice) -> None:
-        result = y[rows]
-        device.xp.subtract(values[rows], means[rows], out=result)
-        result *= factor[rows]
-        if biases is not None:
-            result += biases[rows]
+        _normalize(values[rows], *(_part(column, rows) for column in columns), eps, y[rows])
 
     device.map(normalize, _shares(values, device))
     return batch_first(y.reshape(x.shape))
 
 
-def centre(
-    x: Array, y: Array, mean_of: Callable[[Array], Array], mean_square_of: Callable[[Array], Array]
-) -> tuple[Array, Array, Array]:
-    """Write `x` less its mean to `y`; return that mean, the mean of `y`, and the variance.
-
-    The mean as rounded may be off by more than the values vary, if they are far from 0. The subtraction however is
-    exact for values near each other, so what is left of the mean shows up in `y`, and is returned to be taken off too.
-    """
+@chain
+def _normalize(x: Array, mean: Array, variance: Array, *operands: Any) -> None:
+    weight, bias, eps, y = operands
     xp = array_namespace(x)
-    mean = mean_of(x)
+    factor = 1 / xp.sqrt(variance + eps)
+    if weight is not None:
+        factor = factor * weight
     xp.subtract(x, mean, out=y)
-    rest = mean_of(y)
-    return mean, rest, xp.maximum(mean_square_of(y) - rest * rest, 0)
+    y *= factor
+    if bias is not None:
+        y += bias
 
 
 def _shares(values: Array, device: Device) -> list[slice]:
@@ -177,6 +210,10 @@ def _shares(values: Array, device: Device) -> list[slice]:
 
 def _columns(weight: Array | None, bias: Array | None) -> tuple[Array | None, Array | None]:
     return (None if weight is None else weight[:, None]), (None if bias is None else bias[:, None])
+
+
+def _part(column: Array | None, rows: slice) -> Array | None:
+    return None if column is None else column[rows]
 
 
 def _check(x: Array, **per_channel: Array | None) -> None:

@@ -6,7 +6,7 @@ from functools import lru_cache
 from math import ceil
 from typing import Any, NamedTuple
 
-from ..backend import Array, batch_first, batch_last, blocks, device_of
+from ..backend import Array, array_namespace, batch_first, batch_last, blocks, chain, device_of
 from .windows import IntOrPair, Padding, Window, reach, window
 
 
@@ -69,10 +69,9 @@ def max_pool2d_forward(
         for offset, (rows, cols), (image_rows, image_cols) in offsets(shape, OH, OW, H, W):
             candidate = x[channels, image_rows, image_cols]
             if offset:
-                # Offsets grow, so the largest offset at which the value rose is the place of the first maximum.
-                rose = candidate > best[:, rows, cols]
-                xp.maximum(which[:, rows, cols], rose * which.dtype.type(offset), out=which[:, rows, cols])
-            xp.maximum(best[:, rows, cols], candidate, out=best[:, rows, cols])
+                _challenge(candidate, best[:, rows, cols], which[:, rows, cols], which.dtype.type(offset))
+            else:
+                xp.maximum(best[:, rows, cols], candidate, out=best[:, rows, cols])
 
     device.map(pool, blocks(C, device.task_count if y.size * KH * KW > 1 << 20 else 1))
     return batch_first(y), _Cache(first_maximum, shape, (H, W))
@@ -91,19 +90,34 @@ def max_pool2d_backward(dy: Array, cache: Any) -> Array:
     C, OH, OW, N = dy.shape
     dx = device.empty((C, H, W, N), dy.dtype)
     overlapping = any((k - 1) * d >= s for k, d, s in zip(shape.kernel, shape.dilation, shape.stride, strict=True))
+    pass_on = _add_if_won if overlapping else _take_if_won
 
     def unpool(channels: slice) -> None:
         dx[channels] = 0
         for offset, (rows, cols), (image_rows, image_cols) in offsets(shape, OH, OW, H, W):
-            won = first_maximum[channels, rows, cols] == offset
-            place, gradient = dx[channels, image_rows, image_cols], dy[channels, rows, cols]
-            if overlapping:
-                place += gradient * won
-            else:
-                device.xp.multiply(gradient, won, out=place)
+            won = first_maximum[channels, rows, cols]
+            pass_on(dy[channels, rows, cols], won, dx[channels, image_rows, image_cols], won.dtype.type(offset))
 
     device.map(unpool, blocks(C, device.task_count if first_maximum.size > 1 << 18 else 1))
     return batch_first(dx)
+
+
+@chain
+def _challenge(candidate: Array, best: Array, which: Array, offset: Any) -> None:
+    xp = array_namespace(candidate)
+    # Offsets grow, so the largest offset at which the value rose is the place of the first maximum.
+    xp.maximum(which, (candidate > best) * offset, out=which)
+    xp.maximum(best, candidate, out=best)
+
+
+@chain
+def _take_if_won(dy: Array, first_maximum: Array, dx: Array, offset: Any) -> None:
+    array_namespace(dy).multiply(dy, first_maximum == offset, out=dx)
+
+
+@chain
+def _add_if_won(dy: Array, first_maximum: Array, dx: Array, offset: Any) -> None:
+    dx += dy * (first_maximum == offset)
 
 
 def pooling_window(kernel: IntOrPair, stride: IntOrPair | None, padding: Padding, dilation: IntOrPair) -> Window:

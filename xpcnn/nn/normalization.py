@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import functional as F
-from ..backend import Array, Shape
+from ..backend import Array, Shape, chain
 from .module import Buffer, Module, Parameter, host_parameter
 
 
@@ -72,8 +72,7 @@ class _BatchNorm(Normalization):
         y, (mean, variance), cache = F.batch_norm_forward(x, *self._affine(), eps=self.eps)
         self._keep(cache)
         if self.track_running_stats:
-            values = x.size // self.num_features
-            self._track(mean, variance * (values / (values - 1)))
+            self._track(mean, variance, x.size // self.num_features)
         return y
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
@@ -81,12 +80,20 @@ class _BatchNorm(Normalization):
         self._add_gradients(dweight, dbias)
         return dx
 
-    def _track(self, mean: Array, variance: Array) -> None:
+    def _track(self, mean: Array, variance: Array, values: int) -> None:
         self.num_batches_tracked.data += 1
         share = 1 / self.num_batches_tracked.data if self.momentum is None else self.momentum
-        for average, value in ((self.running_mean.data, mean), (self.running_var.data, variance)):
-            average *= 1 - share
-            average += share * value
+        averages = self.running_mean.data, self.running_var.data
+        _average(*averages, mean, variance, 1 - share, share, share * (values / (values - 1)))
+
+
+@chain
+def _average(average_mean: Array, average_variance: Array, *operands: Any) -> None:
+    mean, variance, kept, share, unbiased_share = operands
+    average_mean *= kept
+    average_mean += mean * share
+    average_variance *= kept
+    average_variance += variance * unbiased_share
 
 
 class BatchNorm1d(_BatchNorm):

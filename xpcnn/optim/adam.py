@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from math import sqrt
+from typing import Any
 
-from ..backend import Array, device_of
+from ..backend import Array, array_namespace, chain
 from ..nn.module import Parameter
 from .optimizer import Optimizer, require
 
@@ -42,33 +43,27 @@ class Adam(Optimizer):
         require(weight_decay >= 0, "weight_decay", "at least 0", weight_decay)
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
 
-    def _update(self, data: Array, grad: Array, *state: Array) -> None:
-        mean, square = state
-        device = device_of(data)
-        xp = device.xp
-        change = device.scratch(data.shape, data.dtype, "change")
-        if self.decoupled:
-            data *= 1 - self.lr * self.weight_decay
-        elif self.weight_decay:
-            decayed = device.scratch(data.shape, data.dtype, "decayed")
-            xp.multiply(data, self.weight_decay, out=decayed)
-            decayed += grad
-            grad = decayed
+    def _numbers(self) -> tuple[float | None, ...]:
         beta1, beta2 = self.betas
-        xp.multiply(grad, 1 - beta1, out=change)
-        mean *= beta1
-        mean += change
-        xp.multiply(grad, grad, out=change)
-        change *= 1 - beta2
-        square *= beta2
-        square += change
         # Both estimates start at 0; dividing by 1 - betaᵗ takes that bias out.
-        xp.sqrt(square, out=change)
-        change *= 1 / sqrt(1 - beta2**self.steps)
-        change += self.eps
-        xp.divide(mean, change, out=change)
-        change *= self.lr / (1 - beta1**self.steps)
-        data -= change
+        lr, root = self.lr / (1 - beta1**self.steps), 1 / sqrt(1 - beta2**self.steps)
+        kept = 1 - self.lr * self.weight_decay if self.decoupled else None
+        penalty = None if self.decoupled else self.weight_decay or None
+        return kept, penalty, beta1, 1 - beta1, beta2, 1 - beta2, root, self.eps, lr
+
+    @staticmethod
+    @chain
+    def _update(data: Array, grad: Array, *operands: Any) -> None:
+        mean, square, kept, penalty, beta1, rest1, beta2, rest2, root, eps, lr = operands
+        if kept is not None:
+            data *= kept
+        if penalty is not None:
+            grad = grad + data * penalty
+        mean *= beta1
+        mean += grad * rest1
+        square *= beta2
+        square += grad * grad * rest2
+        data -= mean / (array_namespace(data).sqrt(square) * root + eps) * lr
 
 
 class AdamW(Adam):

@@ -40,16 +40,26 @@ class Optimizer:
     def step(self) -> None:
         """Change every parameter that has a gradient."""
         self.steps += 1
+        numbers = self._numbers()
         for name, parameter in self.parameters.items():
             if parameter.grad is not None:
                 device = device_of(parameter.data)
                 # Parts of a flat view are updated in place, and only C order has such a view.
                 parameter.data = device.xp.ascontiguousarray(parameter.data)
                 state = [self._slot(slot, name, parameter) for slot in self.slots]
-                device.map_elements(self._update, parameter.data, device.xp.ascontiguousarray(parameter.grad), *state)
+                grad = device.xp.ascontiguousarray(parameter.grad)
+                device.map_elements(self._update, parameter.data, grad, *state, *numbers)
 
-    def _update(self, data: Array, grad: Array, *state: Array) -> None:
-        """Change `data` and `state` in place; `grad` is only read."""
+    def _numbers(self) -> tuple[float | None, ...]:
+        """Return this step's numbers, such as the learning rate; None for what does not take part."""
+        return ()
+
+    @staticmethod
+    def _update(data: Array, grad: Array, *operands: Any) -> None:
+        """Change `data` and the state's arrays in place; `grad` is only read. The numbers come last.
+
+        A `chain`, so that a GPU updates a parameter in one go.
+        """
         raise NotImplementedError
 
     def _slot(self, slot: str, name: str, parameter: Parameter) -> Array:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
-from ..backend import Array, device_of
+from ..backend import Array, array_namespace, chain
 from ..nn.module import Parameter
 from .optimizer import Optimizer, require
 
@@ -44,27 +45,21 @@ class RMSprop(Optimizer):
         require(0 <= momentum < 1, "momentum", "at least 0 and below 1", momentum)
         self.alpha, self.eps, self.weight_decay, self.momentum = alpha, eps, weight_decay, momentum
 
-    def _update(self, data: Array, grad: Array, *state: Array) -> None:
-        square, *velocity = state
-        device = device_of(data)
-        xp = device.xp
-        change = device.scratch(data.shape, data.dtype, "change")
-        if self.weight_decay:
-            decayed = device.scratch(data.shape, data.dtype, "decayed")
-            xp.multiply(data, self.weight_decay, out=decayed)
-            decayed += grad
-            grad = decayed
-        xp.multiply(grad, grad, out=change)
-        change *= 1 - self.alpha
-        square *= self.alpha
-        square += change
-        xp.sqrt(square, out=change)
-        change += self.eps
-        xp.divide(grad, change, out=change)
-        if velocity:
-            velocity[0] *= self.momentum
-            velocity[0] += change
-            xp.multiply(velocity[0], self.lr, out=change)
-        else:
-            change *= self.lr
-        data -= change
+    def _numbers(self) -> tuple[float | None, ...]:
+        return self.weight_decay or None, self.alpha, 1 - self.alpha, self.eps, self.momentum or None, self.lr
+
+    @staticmethod
+    @chain
+    def _update(data: Array, grad: Array, *operands: Any) -> None:
+        square, *velocities, weight_decay, alpha, rest, eps, momentum, lr = operands
+        if weight_decay is not None:
+            grad = grad + data * weight_decay
+        square *= alpha
+        square += grad * grad * rest
+        change = grad / (array_namespace(data).sqrt(square) + eps)
+        if momentum is not None:
+            (velocity,) = velocities
+            velocity *= momentum
+            velocity += change
+            change = velocity
+        data -= change * lr

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
-from ..backend import Array, device_of
+from ..backend import Array, chain
 from ..nn.module import Parameter
 from .optimizer import Optimizer, require
 
@@ -46,30 +47,23 @@ class SGD(Optimizer):
         self.momentum, self.nesterov, self.weight_decay, self.decay = momentum, nesterov, weight_decay, decay
         self.lr_in_velocity = lr_in_velocity
 
-    def _update(self, data: Array, grad: Array, *state: Array) -> None:
+    def _numbers(self) -> tuple[float | None, ...]:
         lr = self.lr / (1 + self.decay * (self.steps - 1))
-        device = device_of(data)
-        multiply = device.xp.multiply
-        change = device.scratch(data.shape, data.dtype, "change")
-        if self.weight_decay:
-            decayed = device.scratch(data.shape, data.dtype, "decayed")
-            multiply(data, self.weight_decay, out=decayed)
-            decayed += grad
-            grad = decayed
-        if self.lr_in_velocity:
-            scaled = device.scratch(data.shape, data.dtype, "scaled")
-            multiply(grad, lr, out=scaled)
-            grad, lr = scaled, 1.0
-        if not self.momentum:
-            multiply(grad, lr, out=change)
-        else:
-            (velocity,) = state
-            velocity *= self.momentum
-            velocity += grad
-            if self.nesterov:
-                multiply(velocity, self.momentum, out=change)
-                change += grad
-                change *= lr
-            else:
-                multiply(velocity, lr, out=change)
-        data -= change
+        rate, lr = (lr, 1.0) if self.lr_in_velocity else (None, lr)
+        return self.weight_decay or None, rate, self.momentum or None, self.momentum if self.nesterov else None, lr
+
+    @staticmethod
+    @chain
+    def _update(data: Array, grad: Array, *operands: Any) -> None:
+        *velocities, weight_decay, rate, momentum, ahead, lr = operands
+        if weight_decay is not None:
+            grad = grad + data * weight_decay
+        if rate is not None:
+            grad = grad * rate
+        if momentum is None:
+            data -= grad * lr
+            return
+        (velocity,) = velocities
+        velocity *= momentum
+        velocity += grad
+        data -= (velocity if ahead is None else velocity * ahead + grad) * lr
