@@ -44,7 +44,7 @@ def replaced(**functions: Callable[..., Any]) -> Iterator[None]:
             patch.setattr(strict_xp.xp, name, guarded)
             if name in strict_xp._METHODS.split():
                 patch.setattr(StrictArray, name, guarded)
-        patch.setattr(type(DEVICE), "tile_bytes", 1 << 20)  # larger tiles: here the order of sums is what counts
+        patch.setattr(DEVICE, "tile_bytes", 1 << 20)  # larger tiles: here the order of sums is what counts
         yield
 
 

@@ -83,6 +83,7 @@ CUPY = """
             def __init__(self, index): pass
             def __enter__(self): pass
             def __exit__(self, *error): pass
+            mem_info = 0, 8 << 30
 """
 PRODUCT = """
     class Matrix:

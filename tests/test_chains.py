@@ -124,7 +124,8 @@ def test_a_chain_of_chains_is_one(rng):
     with called_chains() as calls:
         y = F.gelu(DEVICE.asarray(rng.normal(size=(3, 4)).astype(np.float32)))
     assert [function.__name__ for function, _ in calls] == ["gelu"]
-    assert device_of(y) is DEVICE and y.dtype == np.float32
+    assert device_of(y) is DEVICE
+    assert y.dtype == np.float32
 
 
 def test_on_the_cpu_a_chain_is_called_as_it_is():

@@ -60,7 +60,8 @@ class Device(metaclass=_ByName):
 
     name: str
     xp: Namespace
-    tile_bytes = 256 << 20  # columns lowered at a time: large enough that a layer is a handful of launches
+    tile_bytes = 256 << 20  # columns lowered at a time
+    launch_bytes = 16 << 20  # how many bytes are written in the time that it takes to start an operation
     small_product = 0  # up to how many multiplications a product of matrices is faster than as a part of a larger one
     winograd_channels: float = inf  # from how many channels on Winograd's convolution is the faster one
     task_count = 1  # how many shares the work of one layer is cut into; fixed, as results depend on it
@@ -171,6 +172,7 @@ class _Cpu(Device):
     name = "cpu"
     xp = np
     tile_bytes = 2 << 20  # stays in cache between lowering and product, and outweighs the calls it takes
+    launch_bytes = 8 << 10
     task_count = 4
 
     def __init__(self) -> None:
@@ -275,6 +277,9 @@ class _Cuda(Device):
         self.xp = xp
         self._index = index
         self._fused: dict[Callable[..., Any], Any] = {}
+        # A GPU of any size reads all of its memory about 35 times a second; Python starts an operation in 10 µs.
+        _, memory = xp.cuda.Device(index).mem_info
+        self.tile_bytes, self.launch_bytes = memory // 512, memory // 3000
 
     @property
     def description(self) -> str:

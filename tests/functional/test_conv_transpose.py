@@ -40,7 +40,7 @@ def arrays(case, rng):
 @pytest.mark.parametrize("tile_bytes", [1, 1000, 1 << 20])
 @pytest.mark.parametrize("case", CASES)
 def test_equals_the_loops(case, tile_bytes, device, rng, monkeypatch):
-    monkeypatch.setattr(type(device), "tile_bytes", tile_bytes)
+    monkeypatch.setattr(device, "tile_bytes", tile_bytes)
     x, weight, bias, dy, options = arrays(case, rng)
     y, cache = conv_transpose2d_forward(*to_device(device, x, weight, bias), **options)
     assert_close(y, reference_layers.conv_transpose2d(x, weight, bias, **options), 1e-10, 1e-13, device=device)
@@ -104,7 +104,7 @@ def test_equals_pytorch(device, rng, monkeypatch):
     for i, draw_rng in enumerate(rng.spawn(50)):
         case = draw_case(draw_rng)
         with noted(draw=i, **case):
-            monkeypatch.setattr(type(device), "tile_bytes", case["tile_bytes"])
+            monkeypatch.setattr(device, "tile_bytes", case["tile_bytes"])
             options, outputs = case["options"], case["outputs"]
             shapes = [case["x_shape"], (case["x_shape"][1], outputs, *case["kernel"]), (outputs * options["groups"],)]
             given = [draw_rng.normal(size=shape).astype(np.float32) for shape in shapes]
@@ -190,7 +190,7 @@ def test_bad_options_are_refused_when_the_layer_is_made(options, words):
 
 @pytest.mark.parametrize("tile_bytes", [1, 1000, 1 << 20])
 def test_a_bias_per_position_equals_the_loops(tile_bytes, device, rng, monkeypatch):
-    monkeypatch.setattr(type(device), "tile_bytes", tile_bytes)
+    monkeypatch.setattr(device, "tile_bytes", tile_bytes)
     options = {"stride": (2, 1), "padding": (1, 0), "dilation": (1, 2), "groups": 2}
     for N in (2, 33):
         x, weight = rng.normal(size=(N, 4, 6, 7)), rng.normal(size=(6, 2, 3, 2))

@@ -42,7 +42,7 @@ def arrays(case, rng):
 
 
 def tiles_of(device, monkeypatch, tile_bytes):
-    monkeypatch.setattr(type(device), "tile_bytes", tile_bytes)
+    monkeypatch.setattr(device, "tile_bytes", tile_bytes)
 
 
 @pytest.mark.parametrize("tile_bytes", [1, 1000, 1 << 20])

@@ -31,7 +31,7 @@ every = pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("tile_bytes", [1, 1000, 1 << 20])
 @every
 def test_equals_its_formula(name, tile_bytes, device, rng, monkeypatch):
-    monkeypatch.setattr(type(device), "tile_bytes", tile_bytes)
+    monkeypatch.setattr(device, "tile_bytes", tile_bytes)
     layer, (function, derivative) = LAYERS[name], reference_layers.ACTIVATIONS[name]
     x, dy = 3 * rng.normal(size=(3, 2, 4, 2)), rng.normal(size=(3, 2, 4, 2))
     x[0, 0, 0] = 0, -0.0

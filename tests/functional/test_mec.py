@@ -26,7 +26,7 @@ def draw(rng):
 
 @pytest.mark.parametrize("tile_bytes", [1, 1 << 14, 1 << 20])
 def test_equals_the_direct_sums(device, rng, monkeypatch, tile_bytes):
-    monkeypatch.setattr(type(device), "tile_bytes", tile_bytes)
+    monkeypatch.setattr(device, "tile_bytes", tile_bytes)
     met = set()
     for draw_rng in rng.spawn(40 if device.name == "cpu" else 20):
         shape, arrays = draw(draw_rng)

@@ -53,7 +53,7 @@ def loops(kind, option, x, weight, bias):
 @pytest.mark.parametrize("tile_bytes", [1, 100, 1 << 20])
 @pytest.mark.parametrize("case", CASES)
 def test_equals_the_loops_and_numeric_gradients(case, tile_bytes, device, rng, monkeypatch):
-    monkeypatch.setattr(type(device), "tile_bytes", tile_bytes)
+    monkeypatch.setattr(device, "tile_bytes", tile_bytes)
     kind, option, shape, parameters = CASES[case]
     x, dy = 3 + 2 * rng.normal(size=shape), rng.normal(size=shape)
     weight, bias = rng.normal(size=parameters), rng.normal(size=parameters)

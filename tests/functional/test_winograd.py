@@ -27,7 +27,7 @@ def draw(rng):
 
 @pytest.mark.parametrize("tile_bytes", [1, 1 << 20])
 def test_equals_the_direct_sums(device, rng, monkeypatch, tile_bytes):
-    monkeypatch.setattr(type(device), "tile_bytes", tile_bytes)
+    monkeypatch.setattr(device, "tile_bytes", tile_bytes)
     for draw_rng in rng.spawn(30 if device.name == "cpu" else 8):
         shape, arrays = draw(draw_rng)
         x, weight, bias, dy = (device.asarray(array) for array in arrays)

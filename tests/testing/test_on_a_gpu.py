@@ -26,7 +26,7 @@ def fake_cuda(capability="80"):
     )
 
     class Gpu(nullcontext):
-        compute_capability = capability
+        compute_capability, mem_info = capability, (0, 8 << 30)
 
     runtime = SimpleNamespace(getDeviceProperties=lambda index: {"name": b"Fake GPU"})
     return _Cuda(SimpleNamespace(_core=core, cuda=SimpleNamespace(Device=Gpu, runtime=runtime), __version__="14"), 0)

@@ -112,10 +112,14 @@ def _input_gradient(dy: Array, weight: Array, window: Window, groups: int, size:
     device, N = device_of(dy), dy.shape[3]
     if winograd.applies(window, weight, groups, dy.shape[1:], device):
         return winograd.input_gradient(dy, weight, window)
-    mostly_image = prod(size) <= 1.5 * prod(dy.shape[1:3])  # else the windows over dy would mostly meet padding
-    if window.stride == (1, 1) and mostly_image and mec.applies(window.turned, weight, groups, N, device):
-        about, full = turned(weight, window)
-        return mec.correlate(dy, about, None, full)
+    if window.stride == (1, 1) and groups == 1:
+        (O, C), pixels, positions = weight.shape[:2], prod(size), prod(dy.shape[1:3])
+        # Where pixels are many more than positions, the windows over dy would mostly meet padding.
+        small = pixels <= 1.5 * positions and mec.applies(window.turned, weight, groups, N, device)
+        # The columns of dy are written and read. Those of dx, where they are fewer, are added up too, offset by offset.
+        if small or O * pixels <= 1.5 * C * positions + device.launch_bytes / (2 * N * dy.itemsize):
+            about, full = turned(weight, window)
+            return mec.correlate(dy, about, None, full) if small else lowered.correlate(dy, about, None, full, 1)
     return lowered.spread(dy, weight, window, groups, size)
 
 

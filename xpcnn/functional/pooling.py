@@ -59,19 +59,20 @@ def max_pool2d_forward(
 
     def pool(channels: slice) -> None:
         best, which = y[channels], first_maximum[channels]
-        best[...] = -xp.inf
         # Until a value rises above minus infinity, the first pixel counts as the place of the maximum.
         which[...] = 0
         for oh, kh in first_rows:
             which[:, oh] += kh * KW
         for ow, kw in first_cols:
             which[:, :, ow] += kw
+        if first_rows or first_cols:
+            best[...] = -xp.inf
         for offset, (rows, cols), (image_rows, image_cols) in offsets(shape, OH, OW, H, W):
             candidate = x[channels, image_rows, image_cols]
             if offset:
                 _challenge(candidate, best[:, rows, cols], which[:, rows, cols], which.dtype.type(offset))
-            else:
-                xp.maximum(best[:, rows, cols], candidate, out=best[:, rows, cols])
+            else:  # has no place before it, and meets all positions but those that begin in the padding
+                best[:, rows, cols] = candidate
 
     device.map(pool, blocks(C, device.task_count if y.size * KH * KW > 1 << 20 else 1))
     return batch_first(y), _Cache(first_maximum, shape, (H, W))
@@ -90,10 +91,13 @@ def max_pool2d_backward(dy: Array, cache: Any) -> Array:
     C, OH, OW, N = dy.shape
     dx = device.empty((C, H, W, N), dy.dtype)
     overlapping = any((k - 1) * d >= s for k, d, s in zip(shape.kernel, shape.dilation, shape.stride, strict=True))
+    side_by_side = shape == window(shape.kernel, shape.kernel)  # each pixel under exactly one position, but at the end
+    fills = side_by_side and (OH * shape.kernel[0], OW * shape.kernel[1]) == (H, W)
     pass_on = _add_if_won if overlapping else _take_if_won
 
     def unpool(channels: slice) -> None:
-        dx[channels] = 0
+        if not fills:
+            dx[channels] = 0
         for offset, (rows, cols), (image_rows, image_cols) in offsets(shape, OH, OW, H, W):
             won = first_maximum[channels, rows, cols]
             pass_on(dy[channels, rows, cols], won, dx[channels, image_rows, image_cols], won.dtype.type(offset))

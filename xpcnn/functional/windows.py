@@ -256,10 +256,13 @@ def _padded_field(x: Array, window: Window, tile: Tile, device: Device) -> Array
     # A tile may lie in the padding altogether: then nothing is inside and all of it is cleared.
     image_h, image_w = slice(min(max(0, h0), H), max(0, min(H, h1))), slice(min(max(0, w0), W), max(0, min(W, w1)))
     inside_h, inside_w = slice(image_h.start - h0, image_h.stop - h0), slice(image_w.start - w0, image_w.stop - w0)
-    field[:, : inside_h.start] = 0
-    field[:, inside_h.stop :] = 0
-    field[:, inside_h, : inside_w.start] = 0
-    field[:, inside_h, inside_w.stop :] = 0
+    if field.nbytes <= 3 * device.launch_bytes:
+        field[...] = 0
+    else:
+        field[:, : inside_h.start] = 0
+        field[:, inside_h.stop :] = 0
+        field[:, inside_h, : inside_w.start] = 0
+        field[:, inside_h, inside_w.stop :] = 0
     field[:, inside_h, inside_w] = x[:, image_h, image_w, tile.images]
     return field
 
