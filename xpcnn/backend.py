@@ -304,7 +304,8 @@ class _Cuda(Device):
                         register(type(operand), lambda stand_in: self)
                 return function(*operands)
 
-            self._fused[function] = self.xp.fuse(kernel_name=function.__name__)(traced)
+            # Under its own name `tanh` would clash with CUDA's.
+            self._fused[function] = self.xp.fuse(kernel_name=f"xpcnn_{function.__name__}")(traced)
         return self._fused[function]  # type: ignore[no-any-return]
 
     def row_dots(self, x: Array, y: Array) -> Array:

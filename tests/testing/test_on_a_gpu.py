@@ -82,7 +82,9 @@ def test_layer(device, xp):
 
 def call(command, cwd=ROOT, **environment):
     # Without the machine's own GPU, if there is one: what is tested here is its absence.
-    variables = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""} | environment
+    variables = (
+        os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "XPCNN_REQUIRE_GPU": ""} | environment
+    )
     return subprocess.run(
         [sys.executable, *command], capture_output=True, text=True, cwd=cwd, env=variables, check=False
     )

@@ -1,12 +1,14 @@
 """How far two runs drift apart from rounding alone: measured with a twin, not derived.
 
 The twin starts from weights that differ by what rounding in one layer may come to. What it is off by at each step, in
-the loss and in the sizes of all arrays, is what another device may be off by, too.
+the loss, in the sizes of all arrays and in the number of samples classified rightly, is what another device may be off
+by, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from math import sqrt
 
 import numpy as np
 
@@ -38,19 +40,23 @@ def twin_of(config: TraceConfig, dataset: Dataset, initial: dict[str, HostArray]
     return model
 
 
-def spreads(sizes: Sequence[dict[str, float]], twin: Iterator[StepResult]) -> Iterator[dict[str, float]]:
-    """Yield for each step the largest relative distance of the two runs so far, one for each pass.
+def spreads(own: Iterable[tuple[dict[str, float], int]], twin: Iterable[StepResult]) -> Iterator[dict[str, float]]:
+    """Yield for each step how far the two runs were apart so far, from `(quantities, correct)` of one's own.
 
-    One number for all arrays of a pass, and not one for each: a single array of the twin may come close to its original
-    by chance, which says nothing of how far another device's may be from it. The loss belongs to the forward pass.
+    `"forward"` and `"backward"` hold the largest relative distance: one number for all arrays of a pass, not one for
+    each, as a single array of the twin may come close to its original by chance, which says nothing of how far another
+    device's may be from it. The loss belongs to the forward pass. `"correct"` is by how much the number of samples
+    classified rightly so far may come to differ, were the differences of single steps independent of each other.
     """
     so_far = {"forward": 0.0, "backward": 0.0}
-    for own, result in zip(sizes, twin, strict=True):
+    squares = 0
+    for (quantities, correct), result in zip(own, twin, strict=True):
         for name, value in result.quantities().items():
-            distance = abs(value - own[name]) / (abs(own[name]) or 1.0)
+            distance = abs(value - quantities[name]) / (abs(quantities[name]) or 1.0)
             kind = direction(name)
             so_far[kind] = max(so_far[kind], distance if np.isfinite(distance) else 1.0)
-        yield dict(so_far)
+        squares += (result.correct - correct) ** 2
+        yield so_far | {"correct": sqrt(squares)}
 
 
 def direction(quantity: str) -> str:

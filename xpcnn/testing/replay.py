@@ -174,6 +174,7 @@ def _on_its_own(trace: Trace, model: Sequential, dataset: Dataset, device: Devic
                 base + _MARGIN * spread["forward"],
                 entry["correct"],
                 result.correct,
+                2 + _MARGIN * spread["correct"],
             )
         )
         if result.step > TIGHT_STEPS:

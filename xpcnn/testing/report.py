@@ -21,6 +21,7 @@ class LossStep:
 
     Attributes:
         tolerance: what the relative difference of the losses may be.
+        correct_tolerance: by how much the number of rightly classified samples may differ over the steps so far.
     """
 
     step: int
@@ -29,6 +30,7 @@ class LossStep:
     tolerance: float
     recorded_correct: int
     correct: int
+    correct_tolerance: float
 
     @property
     def relative(self) -> float:
@@ -69,10 +71,9 @@ class Report:
 
     @property
     def accuracy_agrees(self) -> bool:
-        """Whether about as many samples were classified rightly: all but one in a hundred, and two."""
-        recorded = sum(loss.recorded_correct for loss in self.losses)
-        here = sum(loss.correct for loss in self.losses)
-        return abs(recorded - here) <= 2 + 0.01 * self.config.batch_size * self.config.steps
+        """Whether about as many samples were classified rightly over all steps."""
+        off = sum(loss.correct - loss.recorded_correct for loss in self.losses)
+        return abs(off) <= self.losses[-1].correct_tolerance
 
     @property
     def first_difference(self) -> str | None:

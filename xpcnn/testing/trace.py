@@ -28,7 +28,7 @@ from .files import Folder, TraceError, read_array, store_calls
 from .observe import HostArray, leaves
 from .steps import batch_digest, host_state, train_steps
 
-FORMAT, VERSION = "xpcnn-trace", 1
+FORMAT, VERSION = "xpcnn-trace", 2
 MEGABYTE = 1 << 20
 
 
@@ -107,7 +107,7 @@ def record(
     start = {f"state.{name}": array for name, array in initial.items()}
     folder.write_arrays("initial.safetensors", start | {f"batch.{i}": batch for i, batch in enumerate(rows, 1)})
     steps: list[dict[str, Any]] = []
-    sizes: list[dict[str, float]] = []
+    own: list[tuple[dict[str, float], int]] = []
     for result in train_steps(config, model.to(device), dataset, rows):
         if not np.isfinite(result.loss):
             raise TraceError(
@@ -118,10 +118,10 @@ def record(
         stored = store_calls(folder, f"step-{result.step:04}.safetensors", result, limit - folder.stored)
         limit = limit if stored else 0  # what is kept is the beginning, without gaps
         steps.append(entry | (stored or {"file": None}))
-        sizes.append(result.quantities())
+        own.append((result.quantities(), result.correct))
     for precision in precisions(config):
         twin = train_steps(config, twin_of(config, dataset, initial, precision).to(device), dataset, rows)
-        for entry, spread in zip(steps, spreads(sizes, twin), strict=True):
+        for entry, spread in zip(steps, spreads(own, twin), strict=True):
             entry["spread"][precision] = spread
     info = {
         "config": asdict(config),
