@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from xpcnn.backend import CPU, _Cuda
+from xpcnn.backend import CPU
+from xpcnn.cuda import CudaDevice
 from xpcnn.testing.fixtures import first_gpu
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +20,7 @@ TF32, USUAL = 7, 1
 
 
 def fake_cuda(capability="80"):
-    """Return a `_Cuda` device over as much of CuPy as choosing TF32 takes."""
+    """Return a `CudaDevice` over as much of CuPy as choosing TF32 takes."""
     chosen = {"type": USUAL}
     core = SimpleNamespace(
         get_compute_type=lambda dtype: chosen["type"], set_compute_type=lambda dtype, kind: chosen.update(type=kind)
@@ -29,7 +30,9 @@ def fake_cuda(capability="80"):
         compute_capability, mem_info = capability, (0, 8 << 30)
 
     runtime = SimpleNamespace(getDeviceProperties=lambda index: {"name": b"Fake GPU"})
-    return _Cuda(SimpleNamespace(_core=core, cuda=SimpleNamespace(Device=Gpu, runtime=runtime), __version__="14"), 0)
+    return CudaDevice(
+        SimpleNamespace(_core=core, cuda=SimpleNamespace(Device=Gpu, runtime=runtime), __version__="14"), 0
+    )
 
 
 def test_tf32_is_off_unless_asked_for_and_off_again_after_the_block():
