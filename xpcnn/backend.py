@@ -12,7 +12,7 @@ import importlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import ceil, inf, prod
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -84,6 +84,14 @@ class Device(metaclass=_ByName):
         if device_or_none(x) not in (None, self):
             x = to_host(x)
         return self.xp.asarray(x, dtype=dtype)
+
+    def prefetch(self, batches: Iterable[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
+        """Yield the batches with their first array moved to this device; on a GPU, while the one before is at work.
+
+        Args:
+            batches: arrays `(N, ...)` of the host, or of this device already, each with what else belongs to it.
+        """
+        return ((self.asarray(first), *others) for first, *others in batches)
 
     @property
     def description(self) -> str:

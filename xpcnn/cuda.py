@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from .backend import Array, Device, Function, Namespace, Shape, array_namespace, register
+from .backend import (
+    Array,
+    Device,
+    Function,
+    Namespace,
+    Shape,
+    array_namespace,
+    batch_first,
+    batch_last,
+    device_or_none,
+    register,
+)
 
 _TF32 = 7  # CuPy's COMPUTE_TYPE_TF32
 
@@ -41,6 +52,17 @@ class CudaDevice(Device):
     def empty(self, shape: Shape, dtype: Any) -> Array:
         with self.xp.cuda.Device(self._index):
             return super().empty(shape, dtype)
+
+    def prefetch(self, batches: Iterable[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
+        copies = _Copies(self)
+        coming: tuple[Any, ...] | None = None
+        for first, *others in batches:
+            following = (*copies.begin(first), others)
+            if coming is not None:
+                yield copies.end(*coming)
+            coming = following
+        if coming is not None:
+            yield copies.end(*coming)
 
     def fused(self, function: Function) -> Function:
         if function not in self._fused:
@@ -82,3 +104,39 @@ class CudaDevice(Device):
             yield
         finally:
             self.xp._core.set_compute_type(np.float32, before)
+
+
+class _Copies:
+    """Copies from the host on a stream of their own, by way of two buffers in turn in memory that is not paged out."""
+
+    def __init__(self, device: CudaDevice) -> None:
+        self._device, self._cuda = device, device.xp.cuda
+        self._stream = self._cuda.Stream(non_blocking=True)
+        self._buffers: list[np.ndarray[Any, Any]] = [np.empty(0, np.uint8)] * 2
+        self._done: list[Any] = [None, None]  # events: when each buffer's last copy is
+        self._turn = 0
+
+    def begin(self, x: Array) -> tuple[Array, Any]:
+        """Begin to copy `x`; return what it will be, and the event that says when."""
+        if device_or_none(x) is self._device:
+            return x, None
+        x = batch_last(x)  # as it lies in memory, so that nothing is transposed on the way
+        turn = self._turn = 1 - self._turn
+        if self._done[turn] is not None:
+            self._done[turn].synchronize()
+        if self._buffers[turn].size < x.nbytes:
+            self._buffers[turn] = np.frombuffer(self._cuda.alloc_pinned_memory(x.nbytes), np.uint8)
+        staged = self._buffers[turn][: x.nbytes].view(x.dtype).reshape(x.shape)
+        staged[...] = x
+        copy = self._device.empty(x.shape, x.dtype)
+        # Its memory may have been another array's, which is in use until what is queued now is done.
+        self._stream.wait_event(self._cuda.get_current_stream().record())
+        copy.set(staged, self._stream)
+        done = self._done[turn] = self._stream.record()
+        return batch_first(copy), done
+
+    def end(self, x: Array, done: Any, others: Sequence[Any]) -> tuple[Any, ...]:
+        """Let all that is queued from now on wait for a copy."""
+        if done is not None:
+            self._cuda.get_current_stream().wait_event(done)
+        return x, *others

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,8 +76,9 @@ class Trainer:
                 started = time.perf_counter()
                 self.model.train()
                 self.metrics = Metrics()
-                for images, labels in loader.epoch(self.epoch, start=self.batch):
-                    self.train_step(images, labels)
+                batches = _checked(loader.epoch(self.epoch, start=self.batch))
+                for images, labels in self.model.device.prefetch(batches):
+                    self._train_step(images, labels)
                     self.batch += 1
                     self._tell("on_step", self.metrics)
                     if self._stop_requested:
@@ -100,11 +101,14 @@ class Trainer:
 
     def train_step(self, images: Array, labels: Array) -> None:
         """Change the model by one batch; images and labels may lie on the host."""
-        device = self.model.device
+        check_batch(images, labels)
+        self._train_step(self.model.device.asarray(images), labels)
+
+    def _train_step(self, images: Array, labels: Array) -> None:
+        device = device_of(images)
         if self.schedule is not None:
             self.optimizer.lr = self.schedule(self.optimizer.steps)
-        check_batch(images, labels)
-        logits = self.model(device.asarray(images))
+        logits = self.model(images)
         check_labels(labels, logits.shape[1])
         labels = device.asarray(labels)
         loss = self.loss(logits, labels)
@@ -178,9 +182,8 @@ def evaluate(model: Module, loader: Loader, loss: Any = None) -> Metrics:
     metrics = Metrics()
     model.eval()
     try:
-        for images, labels in loader:
-            check_batch(images, labels)
-            logits = model(device.asarray(images))
+        for images, labels in device.prefetch(_checked(loader)):
+            logits = model(images)
             check_labels(labels, logits.shape[1])
             labels = device.asarray(labels)
             metrics.update(loss(logits, labels), logits, labels)
@@ -188,6 +191,13 @@ def evaluate(model: Module, loader: Loader, loss: Any = None) -> Metrics:
         model.train(training)
     metrics.read()
     return metrics
+
+
+def _checked(batches: Iterable[tuple[Array, Array]]) -> Iterator[tuple[Array, Array]]:
+    """Pass on batches that lie on the host still, where they can be looked at."""
+    for images, labels in batches:
+        check_batch(images, labels)
+        yield images, labels
 
 
 def check_batch(images: Array, labels: Array) -> None:
