@@ -195,22 +195,31 @@ def take_turns(steps: dict[str, Step], device: Device, seconds: float, warmup: i
     while time.perf_counter() < until or len(times[next(iter(times))]) < 5:
         for name, step in steps.items():
             step()  # not counted: it finds another's data in the caches, and another's threads still spinning
-            synchronize(device)
-            start = time.perf_counter()
+            elapsed = stopwatch(device)
             for _ in range(inner):
                 step()
-            synchronize(device)
-            times[name].append((time.perf_counter() - start) / inner * 1e3)
+            times[name].append(elapsed() / inner)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def synchronize(device: Device) -> None:
-    """Wait for both libraries' work on a GPU."""
-    if device is not CPU:
-        import torch
+def stopwatch(device: Device) -> Callable[[], float]:
+    """Start to take the time; return a function that gives the milliseconds passed.
 
-        torch.cuda.synchronize()
-        device.synchronize()
+    On a GPU it is the GPU's own time, between two events in the queue into which both libraries put their work.
+    """
+    if device is CPU:
+        start = time.perf_counter()
+        return lambda: (time.perf_counter() - start) * 1e3
+    device.synchronize()
+    begin, end = device.xp.cuda.Event(), device.xp.cuda.Event()
+    begin.record()
+
+    def elapsed() -> float:
+        end.record()
+        end.synchronize()
+        return device.xp.cuda.get_elapsed_time(begin, end)  # type: ignore[no-any-return]
+
+    return elapsed
 
 
 def peak_memory(network: str, batch: int, side: str) -> float:
