@@ -227,6 +227,8 @@ class FusedNumber:
 
 def _fused(function: Callable, operands: tuple) -> Any:
     """Call a chain as a fused kernel would compute it."""
+    if not function.__name__.isidentifier():
+        raise ValueError(f"a chain called {function.__name__} cannot give its name to a kernel")
     arrays = [operand for operand in operands if isinstance(operand, StrictArray)]
     full = np.broadcast_shapes(*(array._host.shape for array in arrays))
 

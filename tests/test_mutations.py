@@ -243,16 +243,22 @@ LEAKS = {
     "a number's value in a chain": Leak(
         "normalization", batch_norm, "xp.sqrt(variance + eps)", "xp.sqrt(variance + variance.dtype.type(eps))"
     ),
-    "a sum in a chain": Leak("loss", cross_entropy, "return mass *", "return (0 * total.sum() + mass) *"),
+    "a sum in a chain": Leak("loss", cross_entropy, "return (mass *", "return ((0 * total.sum() + mass) *"),
     "a chain that writes to a column": Leak(
         "normalization", batch_norm, "    y += shift\n", "    y += shift\n    shift += 0\n"
+    ),
+    "a chain without a name": Leak(
+        "activation",
+        relu,
+        "device.map_elements(_select, dy, cache, dx)",
+        "chain(lambda *arrays: _select(*arrays))(dy, cache, dx)",
     ),
     "a result of the shape of a column": Leak(
         "loss",
         cross_entropy,
         "    return _cross_entropy_gradient(*cache).T\n",
-        "    (one := chain(lambda x, total: 1 / total)(cache[0], cache[1]))\n"
-        "    return (_cross_entropy_gradient(*cache) * (one.ndim == 1)).T\n",
+        "    def one(x, total):\n        return 1 / total\n\n"
+        "    return (_cross_entropy_gradient(*cache) * (chain(one)(*cache[:2]).ndim == 1)).T\n",
     ),
     "wider type": Leak(
         "dropout",
@@ -275,10 +281,11 @@ LEAKS = {
     "tasks that count on their order": Leak(
         "linear",
         linear,
-        "    device.map(lambda rows: device.xp.matmul(a[rows], b, out=result[rows]), blocks(M, count))\n",
-        "    done = [0]\n\n    def multiply(rows):\n        part = result[done[0] : done[0] + rows.stop - rows.start]\n"
-        "        device.xp.matmul(a[rows], b, out=part)\n        done[0] += rows.stop - rows.start\n\n"
-        "    device.map(multiply, blocks(M, min(M, 3)))\n",
+        "        device.xp.matmul(a, b, out=result)\n",
+        "        done = [0]\n\n        def multiply(rows):\n"
+        "            part = result[done[0] : done[0] + rows.stop - rows.start]\n"
+        "            device.xp.matmul(a[rows], b, out=part)\n            done[0] += rows.stop - rows.start\n\n"
+        "        device.map(multiply, blocks(M, min(M, 3)))\n",
         passes_on_numpy=False,  # with several threads it is wrong there, too, now and then
     ),
     "overlapping copy": Leak(

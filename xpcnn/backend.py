@@ -121,10 +121,12 @@ class Device(metaclass=_ByName):
         """Return what computes a `chain` here."""
         return function
 
-    def map_elements(self, function: Callable[..., None], *operands: Any) -> None:
+    def map_elements(self, function: Callable[..., None], *operands: Any, in_pieces: bool = False) -> None:
         """Call `function` on matching parts of contiguous arrays of one size, for elementwise work in place.
 
-        Operands that are no arrays are passed on as they are.
+        Args:
+            operands: the arrays, the first of them first; what is no array is passed on as it is.
+            in_pieces: whether to take short parts, so that the function's intermediate results stay in cache.
         """
         function(*operands)
 
@@ -230,10 +232,11 @@ class _Cpu(Device):
     def map(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Result]:
         return self._workers.map(function, tasks)
 
-    def map_elements(self, function: Callable[..., None], *operands: Any) -> None:
+    def map_elements(self, function: Callable[..., None], *operands: Any, in_pieces: bool = False) -> None:
         size, itemsize = operands[0].size, operands[0].itemsize
-        pieces = ceil(8 * size * itemsize / self.tile_bytes)  # short enough for intermediate results to stay in cache
-        if pieces < 2:
+        shares = self.threads if size >= 1 << 20 else 1  # waking another thread costs about as much as a million sums
+        pieces = max(shares, ceil(8 * size * itemsize / self.tile_bytes)) if in_pieces else shares
+        if pieces == 1:
             return function(*operands)
         flat = [operand.reshape(-1) if isinstance(operand, np.ndarray) else operand for operand in operands]
 
@@ -242,9 +245,7 @@ class _Cpu(Device):
                 function(*(operand[part] if isinstance(operand, np.ndarray) else operand for operand in flat))
 
         parts = blocks(size, pieces)
-        # Waking another thread costs about as much as a million sums.
-        shares = [parts[some] for some in blocks(len(parts), self.threads if size >= 1 << 20 else 1)]
-        self.map(share, shares)
+        self.map(share, [parts[some] for some in blocks(len(parts), shares)])
         return None
 
     # BLAS adds up four times as fast as NumPy's own sum, and as exactly.
@@ -317,7 +318,8 @@ def device_of(x: Array) -> Device:
     Raises:
         TypeError: if `x` is not an array.
     """
-    device = device_or_none(x)
+    find = _DEVICE_OF_TYPE.get(type(x))
+    device = device_or_none(x) if find is None else find(x)
     if device is None:
         raise TypeError(f"expected an array, got {type(x).__name__}")
     return device
@@ -416,8 +418,10 @@ def _cuda_device(index: int) -> Device:
         raise DeviceUnavailableError(f"cuda:{index} does not answer ({_first_line(error)}). {_INSTALL}") from error
     from .cuda import CudaDevice  # which needs what is above
 
-    register(cupy.ndarray, lambda array: _cuda_device(array.device.id))
-    return CudaDevice(cupy, index)
+    device = CudaDevice(cupy, index)
+    # To ask an array for its device takes a while, and is of use only where there are several.
+    register(cupy.ndarray, lambda array: device if count == 1 else _cuda_device(array.device.id))
+    return device
 
 
 _INSTALL = 'To use an NVIDIA GPU: pip install "cupy-cuda13x[ctk]", or cupy-cuda12x, matching the driver.'

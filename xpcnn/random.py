@@ -60,7 +60,7 @@ def counter_bits(xp: Namespace, count: int, key: tuple[int, int]) -> Array:
     """
     bits = xp.arange(count, dtype=xp.uint32)
     words = [xp.uint32(key[0]), xp.uint32(key[1] ^ _lowbias32(key[0] ^ 0xFFFFFFFF))]
-    device_of(bits).map_elements(_mix, bits, *words)
+    device_of(bits).map_elements(_mix, bits, *words, in_pieces=True)
     return bits
 
 

@@ -52,7 +52,7 @@ def elementwise_forward(x: Array, function: Callable[[Array], Array]) -> tuple[A
     def apply(x: Array, y: Array) -> None:
         y[...] = function(x)
 
-    device.map_elements(apply, x, y)
+    device.map_elements(apply, x, y, in_pieces=True)
     return batch_first(y), (x, y)
 
 
@@ -71,7 +71,7 @@ def elementwise_backward(dy: Array, cache: Any, derivative: Callable[[Array, Arr
     def apply(x: Array, y: Array, dy: Array, dx: Array) -> None:
         device.xp.multiply(dy, derivative(x, y), out=dx)
 
-    device.map_elements(apply, *cache, dy, dx)
+    device.map_elements(apply, *cache, dy, dx, in_pieces=True)
     return batch_first(dx)
 
 

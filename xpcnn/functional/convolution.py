@@ -133,8 +133,8 @@ def _check(x: Array, weight: Array, bias: Array | None, window: Window, groups: 
     if x.shape[1] != C or not len(x):
         expected = f"expected input (N, {C}, H, W) with N of at least 1"
         raise ValueError(f"{expected} for weight {weight.shape} and groups={groups}, got {x.shape}")
-    if bias is not None and bias.shape not in ((O,), (O, *window.output_size(*x.shape[2:]))):
-        OH, OW = window.output_size(*x.shape[2:])
+    OH, OW = window.output_size(*x.shape[2:])
+    if bias is not None and bias.shape != (O,) and bias.shape != (O, OH, OW):
         raise ValueError(f"expected bias ({O},) or ({O}, {OH}, {OW}), got {bias.shape}")
     if x.dtype != weight.dtype:
         raise ValueError(f"expected input of the weight's dtype {weight.dtype}, got {x.dtype}")

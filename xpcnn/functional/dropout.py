@@ -29,7 +29,7 @@ def dropout_forward(x: Array, p: float, key: tuple[int, int]) -> tuple[Array, An
     bits = counter_bits(xp, x.size, key).reshape(x.shape)
     scale, y = (device.empty(x.shape, x.dtype) for _ in range(2))
     threshold = xp.uint32(min(round(p * 2**32), 2**32 - 1))
-    device.map_elements(_drop, x, bits, scale, y, threshold, 1 / (1 - p))
+    device.map_elements(_drop, x, bits, scale, y, threshold, 1 / (1 - p), in_pieces=True)
     return batch_first(y), scale
 
 

@@ -70,6 +70,9 @@ def _product(a: Array, b: Array, device: Device) -> Array:
     """Return `a @ b`, the rows of `a` shared out in blocks that follow from the shapes alone."""
     (M, K), N = a.shape, b.shape[1]
     result = device.empty((M, N), a.dtype)
-    count = device.task_count if M * N * K > 1 << 24 else 1
-    device.map(lambda rows: device.xp.matmul(a[rows], b, out=result[rows]), blocks(M, count))
+    if M * N * K <= 1 << 24:
+        device.xp.matmul(a, b, out=result)
+    else:
+        parts = blocks(M, device.task_count)
+        device.map(lambda rows: device.xp.matmul(a[rows], b, out=result[rows]), parts)
     return result

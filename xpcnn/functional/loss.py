@@ -58,7 +58,7 @@ def cross_entropy_forward(
         targets = targets * rest + (even if weight is None else even * weight[:, None])
         mass = 1 if weight is None else targets.sum(axis=0)
     expected = _expected(shifted, targets).sum(axis=0)
-    loss = _losses(total, expected, mass).sum() / number
+    loss = _losses(total, expected, mass, number).sum()
     return loss, _CrossEntropyCache(exponentials, total, targets, mass, number)
 
 
@@ -75,8 +75,8 @@ def _expected(shifted: Array, targets: Array) -> Array:
 
 
 @chain
-def _losses(total: Array, expected: Array, mass: Any) -> Array:
-    return mass * array_namespace(total).log(total) - expected
+def _losses(total: Array, expected: Array, mass: Any, number: Any) -> Array:
+    return (mass * array_namespace(total).log(total) - expected) / number
 
 
 def cross_entropy_backward(cache: Any) -> Array:

@@ -50,6 +50,7 @@ class Window(NamedTuple):
     dilation: Pair
     padding: tuple[int, int, int, int]  # top, bottom, left, right
 
+    @lru_cache(maxsize=1024)  # noqa: B019  # of a tuple, so that there is nothing to be kept alive
     def output_size(self, height: int, width: int) -> Pair:
         """Return `(OH, OW)`, the number of positions along each axis.
 
@@ -93,6 +94,8 @@ def window(kernel: IntOrPair, stride: IntOrPair = 1, padding: Padding = 0, dilat
 
 def _plain(value: Any) -> Any:
     """Return integers of any type as int, also inside a sequence; whatever else is left to be refused by name."""
+    if type(value) is int:  # nearly always, and answered faster than what follows
+        return value
     if isinstance(value, Sequence) and not isinstance(value, str):
         return tuple(_plain(item) for item in value)
     return operator.index(value) if hasattr(value, "__index__") else value
@@ -210,7 +213,7 @@ def im2col(x: Array, window: Window, tile: Tile, device: Device) -> Array:
         (c, h * window.dilation[0], w * window.dilation[1], h * window.stride[0], w * window.stride[1], n),
     )
     columns = device.scratch(patches.shape, x.dtype, "columns")
-    xp.copyto(columns, patches)
+    columns[...] = patches
     return columns.reshape(C * KH * KW, -1)
 
 

@@ -48,7 +48,7 @@ class Optimizer:
                 parameter.data = device.xp.ascontiguousarray(parameter.data)
                 state = [self._slot(slot, name, parameter) for slot in self.slots]
                 grad = device.xp.ascontiguousarray(parameter.grad)
-                device.map_elements(self._update, parameter.data, grad, *state, *numbers)
+                device.map_elements(self._update, parameter.data, grad, *state, *numbers, in_pieces=True)
 
     def _numbers(self) -> tuple[float | None, ...]:
         """Return this step's numbers, such as the learning rate; None for what does not take part."""
