@@ -159,8 +159,8 @@ LEAKS = {
     "numpy constant in a comparison": Leak(
         "loss",
         cross_entropy,
-        "array_namespace(scores).arange(scores.shape[1]",
-        "np.arange(scores.shape[1]",
+        "device.xp.arange(count)",
+        "np.arange(count)",
     ),
     "implicit conversion": Leak("activation", relu, "x = batch_last(x)\n", "x = batch_last(np.asarray(x))\n"),
     "conversion to a Python number": Leak(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-from ..backend import Array, array_namespace, batch_first, batch_last, chain
+from ..backend import Array, Device, array_namespace, batch_first, batch_last, chain, device_of
 from .elementwise import sigmoid
 
 
@@ -176,7 +177,12 @@ def _check_labels(scores: Array, labels: Array) -> None:
 
 def _one_hot(scores: Array, labels: Array) -> Array:
     """Return `(classes, N)`, true at each label."""
-    return array_namespace(scores).arange(scores.shape[1])[:, None] == labels
+    return _classes(device_of(scores), scores.shape[1]) == labels
+
+
+@lru_cache(maxsize=16)
+def _classes(device: Device, count: int) -> Array:
+    return device.xp.arange(count)[:, None]
 
 
 def _matching(x: Array, target: Array) -> Array:

@@ -57,22 +57,23 @@ def max_pool2d_forward(
     y = device.empty((C, OH, OW, N), x.dtype)
     first_maximum = device.empty(y.shape, "uint8" if KH * KW <= 256 else "int32")
 
+    seen = offsets(shape, OH, OW, H, W)
+
     def pool(channels: slice) -> None:
         best, which = y[channels], first_maximum[channels]
+        candidates = [x[channels, rows, cols] for _, _, (rows, cols) in seen]
+        if not any(shape.padding) and len(candidates) <= _AT_ONCE:
+            _take_best(best, which, *candidates)
+            return
         # Until a value rises above minus infinity, the first pixel counts as the place of the maximum.
         which[...] = 0
         for oh, kh in first_rows:
             which[:, oh] += kh * KW
         for ow, kw in first_cols:
             which[:, :, ow] += kw
-        if first_rows or first_cols:
-            best[...] = -xp.inf
-        for offset, (rows, cols), (image_rows, image_cols) in offsets(shape, OH, OW, H, W):
-            candidate = x[channels, image_rows, image_cols]
-            if offset:
-                _challenge(candidate, best[:, rows, cols], which[:, rows, cols], which.dtype.type(offset))
-            else:  # has no place before it, and meets all positions but those that begin in the padding
-                best[:, rows, cols] = candidate
+        best[...] = -xp.inf
+        for (offset, (rows, cols), _), candidate in zip(seen, candidates, strict=True):
+            _challenge(candidate, best[:, rows, cols], which[:, rows, cols], which.dtype.type(offset))
 
     device.map(pool, blocks(C, device.task_count if y.size * KH * KW > 1 << 20 else 1))
     return batch_first(y), _Cache(first_maximum, shape, (H, W))
@@ -91,19 +92,36 @@ def max_pool2d_backward(dy: Array, cache: Any) -> Array:
     C, OH, OW, N = dy.shape
     dx = device.empty((C, H, W, N), dy.dtype)
     overlapping = any((k - 1) * d >= s for k, d, s in zip(shape.kernel, shape.dilation, shape.stride, strict=True))
-    side_by_side = shape == window(shape.kernel, shape.kernel)  # each pixel under exactly one position, but at the end
-    fills = side_by_side and (OH * shape.kernel[0], OW * shape.kernel[1]) == (H, W)
+    # Side by side, windows meet each pixel once; or not at all, at the end of the image.
+    side_by_side = shape.kernel == shape.stride and shape.dilation == (1, 1) and not any(shape.padding)
+    complete = side_by_side and (OH * shape.kernel[0], OW * shape.kernel[1]) == (H, W)
     pass_on = _add_if_won if overlapping else _take_if_won
+    seen = offsets(shape, OH, OW, H, W)
 
     def unpool(channels: slice) -> None:
-        if not fills:
+        places = [dx[channels, rows, cols] for _, _, (rows, cols) in seen]
+        if not complete:
             dx[channels] = 0
-        for offset, (rows, cols), (image_rows, image_cols) in offsets(shape, OH, OW, H, W):
+        if side_by_side and len(places) <= _AT_ONCE:
+            _share_out(dy[channels], first_maximum[channels], *places)
+            return
+        for (offset, (rows, cols), _), place in zip(seen, places, strict=True):
             won = first_maximum[channels, rows, cols]
-            pass_on(dy[channels, rows, cols], won, dx[channels, image_rows, image_cols], won.dtype.type(offset))
+            pass_on(dy[channels, rows, cols], won, place, won.dtype.type(offset))
 
     device.map(unpool, blocks(C, device.task_count if first_maximum.size > 1 << 18 else 1))
     return batch_first(dx)
+
+
+_AT_ONCE = 9  # offsets in one chain, whose operands have to fit the 4 KB of a kernel's arguments
+
+
+@chain
+def _take_best(best: Array, which: Array, *candidates: Array) -> None:
+    best[...] = candidates[0]
+    which[...] = which.dtype.type(0)
+    for offset, candidate in enumerate(candidates[1:], 1):
+        _challenge(candidate, best, which, which.dtype.type(offset))
 
 
 @chain
@@ -112,6 +130,12 @@ def _challenge(candidate: Array, best: Array, which: Array, offset: Any) -> None
     # Offsets grow, so the largest offset at which the value rose is the place of the first maximum.
     xp.maximum(which, (candidate > best) * offset, out=which)
     xp.maximum(best, candidate, out=best)
+
+
+@chain
+def _share_out(dy: Array, first_maximum: Array, *places: Array) -> None:
+    for offset, place in enumerate(places):
+        _take_if_won(dy, first_maximum, place, first_maximum.dtype.type(offset))
 
 
 @chain
