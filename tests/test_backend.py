@@ -79,10 +79,13 @@ CUPY = """
             def getDeviceCount():
                 return 2
 
+        in_use = 0
+
         class Device:
-            def __init__(self, index): pass
+            def __init__(self, index): self.index = index
             def __enter__(self): pass
             def __exit__(self, *error): pass
+            def use(self): cuda.in_use = self.index
             mem_info = 0, 8 << 30
 """
 PRODUCT = """
@@ -150,6 +153,9 @@ def test_a_gpu_that_answers(tmp_path):
         assert available_devices() == ([Device("cpu"), Device("cuda:0"), Device("cuda:1")], "")
         import cupy
         assert Device("cuda:1").xp is cupy
+        for gpu in ("cuda:1", "cuda", Device("cuda:1")):  # CuPy computes on the one last asked for
+            asked = Device(gpu)
+            assert asked.name == f"cuda:{cupy.cuda.in_use}", (asked, cupy.cuda.in_use)
         try:
             Device("cuda:2")
         except DeviceUnavailableError as error:

@@ -51,7 +51,8 @@ class Device(metaclass=_ByName):
 
     Args:
         name: `"cpu"`, `"cuda"` (the first GPU), `"cuda:1"`, or `"auto"`: the first GPU that answers, else the CPU, with
-            one line on stderr saying why. A `Device` is returned as it is.
+            one line on stderr saying why. A `Device` is returned as it is. Where there are several GPUs, the one asked
+            for is in use from then on: see `use`.
 
     Raises:
         DeviceUnavailableError: if a GPU is named that does not answer.
@@ -78,6 +79,9 @@ class Device(metaclass=_ByName):
 
     def __deepcopy__(self, memo: object) -> Device:
         return self
+
+    def use(self) -> None:
+        """Let the calling thread compute on this GPU: CuPy works on one at a time, and refuses arrays of another."""
 
     def asarray(self, x: Any, dtype: Any = None) -> Array:
         """Return `x` as an array on this device, copied only if it lies elsewhere or has another dtype."""
@@ -279,8 +283,12 @@ _DEVICE_OF_TYPE: dict[type, Callable[[Any], Device]] = {
 
 
 def _find_device(name: str | Device = "auto") -> Device:
-    if isinstance(name, Device):
-        return name
+    device = name if isinstance(name, Device) else _device_named(name)
+    device.use()
+    return device
+
+
+def _device_named(name: str) -> Device:
     if name == "auto":
         return _first_device()
     if name == "cpu":

@@ -45,6 +45,9 @@ class CudaDevice(Device):
         properties = self.xp.cuda.runtime.getDeviceProperties(self._index)
         return f"{properties['name'].decode()}, CuPy {self.xp.__version__}"
 
+    def use(self) -> None:
+        self.xp.cuda.Device(self._index).use()
+
     def asarray(self, x: Any, dtype: Any = None) -> Array:
         with self.xp.cuda.Device(self._index):
             return super().asarray(x, dtype)

@@ -29,6 +29,8 @@ def fake_cuda(capability="80"):
     class Gpu(nullcontext):
         compute_capability, mem_info = capability, (0, 8 << 30)
 
+        def use(self): ...
+
     runtime = SimpleNamespace(getDeviceProperties=lambda index: {"name": b"Fake GPU"})
     return CudaDevice(
         SimpleNamespace(_core=core, cuda=SimpleNamespace(Device=Gpu, runtime=runtime), __version__="14"), 0
