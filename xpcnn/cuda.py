@@ -28,6 +28,20 @@ def _row_dots(x: Array, y: Array) -> Array:
     return array_namespace(x).sum(x * y, axis=1)
 
 
+def _cut(x: Array) -> Array:
+    """Return `x (rows, length)` as `(rows·parts, length / parts)`: up to 1024 rows, in no more parts than pay."""
+    rows, length = x.shape
+    parts = 1
+    while rows * parts < 1024 and length // parts > 1 << 15 and length % (2 * parts) == 0:
+        parts *= 2
+    return x.reshape(rows * parts, -1)
+
+
+def _joined(sums: Array, rows: int) -> Array:
+    """Return the sums of whole rows, `(rows, 1)`, from those of all parts, `(rows·parts,)`."""
+    return sums[:, None] if len(sums) == rows else sums.reshape(rows, -1).sum(axis=1, keepdims=True)
+
+
 class CudaDevice(Device):
     """CuPy on one CUDA GPU."""
 
@@ -73,7 +87,7 @@ class CudaDevice(Device):
             def traced(*operands: Any) -> Any:
                 # CuPy calls the function once, with objects that note what is done to them.
                 for operand in operands:
-                    if hasattr(operand, "ndim"):
+                    if hasattr(operand, "ndim") and device_or_none(operand) is None:
                         register(type(operand), lambda stand_in: self)
                 return function(*operands)
 
@@ -81,8 +95,12 @@ class CudaDevice(Device):
             self._fused[function] = self.xp.fuse(kernel_name=f"xpcnn_{function.__name__}")(traced)
         return self._fused[function]  # type: ignore[no-any-return]
 
+    # CuPy adds up a row on one of the GPU's many processors: of few long rows most would have none.
+    def row_sums(self, x: Array) -> Array:
+        return _joined(_cut(x).sum(axis=1), len(x))
+
     def row_dots(self, x: Array, y: Array) -> Array:
-        return self.fused(_row_dots)(x, y)[:, None]
+        return _joined(self.fused(_row_dots)(_cut(x), _cut(y)), len(x))
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
         return self.xp.asnumpy(x)  # type: ignore[no-any-return]

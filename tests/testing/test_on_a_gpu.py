@@ -37,6 +37,31 @@ def fake_cuda(capability="80"):
     )
 
 
+@pytest.mark.parametrize(
+    ("shape", "parts"),
+    [((6, 28 * 28 * 1024), 32), ((3, 2**20), 32), ((64, 2**20), 16), ((5, 100), 1), ((2, 99_999), 1)],
+)
+def test_few_long_rows_are_added_up_in_parts(shape, parts, monkeypatch):
+    device = CudaDevice(
+        SimpleNamespace(cuda=fake_cuda().xp.cuda, fuse=lambda kernel_name: lambda function: function), 0
+    )
+    rng = np.random.default_rng(0)
+    x, y = (rng.normal(size=shape).astype(np.float32) for _ in range(2))
+    lengths = []
+    total = np.ndarray.sum
+
+    class Noted(np.ndarray):
+        def sum(self, axis=None, **options):
+            lengths.append(self.shape[axis])
+            return total(self, axis=axis, **options)
+
+    sums = device.row_sums(x.view(Noted))
+    assert lengths == [shape[1] // parts, *[parts] * (parts > 1)]
+    np.testing.assert_allclose(sums, x.sum(axis=1, keepdims=True, dtype="d"), rtol=1e-4, atol=0.05)
+    exact = (x.astype("d") * y).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(device.row_dots(x, y), exact, rtol=1e-4, atol=0.05)
+
+
 def test_tf32_is_off_unless_asked_for_and_off_again_after_the_block():
     device = fake_cuda()
     assert not device.tf32
