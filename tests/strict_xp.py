@@ -72,6 +72,27 @@ def _host_read(what: str) -> None:
         counter.count += 1
 
 
+_operation_counters: list[SimpleNamespace] = []
+_in_chain = 0
+
+
+@contextmanager
+def count_operations() -> Iterator[SimpleNamespace]:
+    """Count what a GPU would be given to do, a chain as one operation, in the `count` of the yielded object."""
+    counter = SimpleNamespace(count=0)
+    _operation_counters.append(counter)
+    try:
+        yield counter
+    finally:
+        _operation_counters[:] = [other for other in _operation_counters if other is not counter]
+
+
+def _operation() -> None:
+    if not _in_chain:
+        for counter in _operation_counters:
+            counter.count += 1
+
+
 class Flags(NamedTuple):
     """All that CuPy says of an array's memory; nothing in it can be set."""
 
@@ -129,9 +150,13 @@ class StrictArray:
 
     def astype(self, dtype: Any, order: str = "K", *, copy: bool = True) -> "StrictArray":
         with np.errstate(all="ignore"):
-            return _deliver(self._host.astype(dtype, order, copy=copy), [self], order=None)
+            result = self._host.astype(dtype, order, copy=copy)
+        if result is not self._host:
+            _operation()
+        return _deliver(result, [self], order=None)
 
     def copy(self, order: str = "C") -> "StrictArray":
+        _operation()
         return _deliver(self._host.copy(order), [], order=None)
 
     __copy__ = copy
@@ -160,6 +185,7 @@ class StrictArray:
             _host_read("boolean indexing")
             result = self._host[key]
         elif kinds:
+            _operation()
             result = _gather(self._host, key)
         else:  # the added ellipsis makes NumPy answer with a 0-d view where it would copy out a scalar
             result = self._host[key if any(k is Ellipsis for k in key) else (*key, ...)]
@@ -175,7 +201,11 @@ class StrictArray:
             elif kinds:
                 _scatter(self._host, key, value)
             else:
-                _refuse_overlapping_copy(self[key]._host, value)
+                target = self[key]._host
+                # What an operation in place has written already CuPy does not write again.
+                if not isinstance(value, np.ndarray) or target.ctypes.data != value.ctypes.data:
+                    _operation()
+                _refuse_overlapping_copy(target, value)
                 self._host[key] = value
 
 
@@ -250,7 +280,13 @@ def _fused(function: Callable, operands: tuple) -> Any:
             raise TypeError(f"a chain returned {type(value).__name__}")
         return StrictArray(np.array(np.broadcast_to(value._host, full), order="C"))
 
-    return result(function(*map(stand_in, operands)))
+    global _in_chain
+    _operation()
+    _in_chain += 1
+    try:
+        return result(function(*map(stand_in, operands)))
+    finally:
+        _in_chain -= 1
 
 
 # -- What may pass between host and device ----------------------------------------------------------------------------
@@ -455,6 +491,7 @@ _FUSIBLE |= {"clip", "where", "copyto"}
 _HIDDEN_IN_FUSION = """shape size nbytes itemsize strides T flags get fill flatten reshape transpose view sum prod mean
     var std max min any all argmax argmin cumsum ravel squeeze swapaxes take repeat dot nonzero item tolist"""
 _HIDDEN_IN_FUSION = frozenset(_HIDDEN_IN_FUSION.split())
+_NO_WORK = {"empty", "empty_like", "asarray"}
 _LAYOUT_VARIES = {"argsort", "cumsum", "einsum"}
 _LAYOUT_KEPT = {"asarray", "array", "copy", "pad", "roll", "eye", "empty", "zeros", "ones", "full"}
 _LAYOUT_KEPT |= {"empty_like", "zeros_like", "ones_like", "full_like"}
@@ -529,7 +566,11 @@ def _guarded(name: str, signature: inspect.Signature, function: Callable) -> Cal
                     raise ValueError(f"xp.{name}: out has shape {out.shape}, the result {np.shape(result)}")
                 np.copyto(out, result, casting=bound.arguments.get("casting", "same_kind"))
                 result = out
-        return _deliver(result, operands, order)
+        delivered = _deliver(result, operands, order)
+        is_new = getattr(delivered, "base", None) is None and all(delivered is not operand for operand in operands)
+        if out is not None or (is_new and name not in _NO_WORK):
+            _operation()
+        return delivered
 
     call.__name__ = name
     call.__signature__ = signature  # type: ignore[attr-defined]
