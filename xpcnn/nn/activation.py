@@ -18,7 +18,8 @@ class Activation(Module):
                 return (1 - abs(y)) ** 2
 
     Both are called with matching parts of a batch, as arrays of one axis on the batch's device; functions such as `exp`
-    are those of the array module `xp = xpcnn.backend.array_namespace(x)`.
+    are those of the array module `xp = xpcnn.backend.array_namespace(x)`. On a GPU each operation is a kernel of its
+    own, unless it stands in a function decorated with `xpcnn.backend.chain`, which is one.
     """
 
     def function(self, x: Array) -> Array:
