@@ -10,7 +10,7 @@ from strict_xp import DEVICE, StrictArray, StrictDevice
 
 from xpcnn import functional as F
 from xpcnn import models, nn
-from xpcnn.backend import CPU, chain, device_of, register
+from xpcnn.backend import CPU, array_namespace, chain, device_of, register, to_host
 from xpcnn.data import Dataset, DeviceLoader
 from xpcnn.optim import SGD, Adam, AdamW, RMSprop
 
@@ -120,12 +120,55 @@ def test_cupy_fuses_every_chain(run: Callable[[], None]) -> None:
             assert np.dtype(np.float64) in wide or np.dtype(np.float64) not in op.dtypes, (function.__name__, op)
 
 
+def absolute(x, n):
+    return abs(x)
+
+
+def shape(x, n):
+    return x.reshape(x.shape)
+
+
+def part(x, n):
+    return x[0]
+
+
+def a_number_s_value(x, n):
+    return x * float(n)
+
+
+def a_number_s_truth(x, n):
+    return x if n else -x
+
+
+def a_sum_of_all(x, n):
+    return x / array_namespace(x).sum(x)
+
+
+@pytest.mark.parametrize("function", [absolute, shape, part, a_number_s_value, a_number_s_truth, a_sum_of_all])
+def test_what_the_make_believe_device_refuses_cupy_does_too(function):
+    operands = DEVICE.asarray(np.ones((3, 4), np.float32)), 2.0
+    with pytest.raises(TypeError, match="chain"):
+        chain(function)(*operands)
+    with pytest.raises(
+        Exception, match=r"bad operand|no attribute|not subscriptable|float|cast to bool|Shape mismatch"
+    ):
+        fuse(function, operands)
+
+
 def test_a_chain_of_chains_is_one(rng):
     with called_chains() as calls:
         y = F.gelu(DEVICE.asarray(rng.normal(size=(3, 4)).astype(np.float32)))
     assert [function.__name__ for function, _ in calls] == ["gelu"]
     assert device_of(y) is DEVICE
     assert y.dtype == np.float32
+
+
+def test_operands_may_be_named(device):
+    x = device.asarray(np.array([-2.0, 3.0]))
+    for y in (F.leaky_relu(x, 0.5), F.leaky_relu(x, negative_slope=0.5), F.leaky_relu(negative_slope=0.5, x=x)):
+        np.testing.assert_array_equal(to_host(y), [-1, 3])
+    with pytest.raises(TypeError, match="slope"):
+        F.leaky_relu(x, slope=0.5)
 
 
 def test_on_the_cpu_a_chain_is_called_as_it_is():

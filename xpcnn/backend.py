@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import os
 import sys
 import threading
@@ -352,7 +353,9 @@ def chain(function: Function) -> Function:
     """
 
     @functools.wraps(function)
-    def call(*operands: Any) -> Any:
+    def call(*operands: Any, **named: Any) -> Any:
+        if named:  # CuPy fuses functions of positional arguments
+            operands = inspect.signature(function).bind(*operands, **named).args
         return device_of(operands[0]).fused(function)(*operands)
 
     return call  # type: ignore[return-value]
