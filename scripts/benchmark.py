@@ -4,6 +4,7 @@
     python scripts/benchmark.py --quick        # few rounds, small batches: a look, not a result
     python scripts/benchmark.py --layers       # single layers, forward and backward, to see where time goes
     python scripts/benchmark.py --device cuda  # both on the GPU, without TF32 unless --tf32 is given
+    python scripts/benchmark.py --set tile_bytes=1e6  # with another value of one of the device's properties
 
 A step is forward, loss, backward and SGD with momentum. Each network is built once with xpcnn and translated module by
 module, weights included, so both sides compute the same thing. All contenders take turns in one process, on the same
@@ -344,6 +345,7 @@ def main() -> None:
     parser.add_argument("--tf32", action="store_true", help="let both sides use TF32 in products on a GPU")
     parser.add_argument("--memory", action="store_true", help="peak memory too, each in a process of its own")
     parser.add_argument("--seconds", type=float, default=10.0, help="how long each row is measured")
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=NUMBER", help="properties of xpcnn's device")
     parser.add_argument("--only", default="", help="networks or layers whose name contains this")
     parser.add_argument("--json", metavar="FILE", help="write all figures there")
     parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
@@ -358,8 +360,18 @@ def main() -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = args.tf32
     if args.quick:
         args.seconds = 1.0
+    change(Device(args.device), args.set)
     with Device(args.device).allow_tf32() if args.tf32 else nullcontext():
         report(args)
+
+
+def change(device: Device, settings: list[str]) -> None:
+    """Give properties of a device, such as `tile_bytes`, other values."""
+    for setting in settings:
+        name, _, number = setting.partition("=")
+        if not isinstance(getattr(device, name, None), int | float):
+            raise SystemExit(f"benchmark: {device.name} has no property {name} that is a number")
+        setattr(device, name, type(getattr(device, name))(float(number)))
 
 
 def report(args: argparse.Namespace) -> None:
@@ -372,6 +384,7 @@ def report(args: argparse.Namespace) -> None:
         "processor": processor(),
         "threads": args.threads,
         "tf32": args.tf32,
+        "set": " ".join(args.set) or "nothing",
         "python": platform.python_version(),
         "numpy": np.__version__,
         "torch": torch.__version__,

@@ -5,8 +5,9 @@
 
 It runs 20 steps of LeNet-5 and of ResNet-20 recorded on the CPU and checked on the GPU (in float32, in float64, and
 LeNet-5 in TF32), LeNet-5 to its accuracy on the embedded data set on both devices, the speed of dropout's masks,
-`scripts/benchmark.py --device cuda`, and the whole test suite with the GPU required. Into the folder go `report.json`,
-`report.md`, and the output of every part. Exit codes: 0 all is well, 1 something is not, 2 there is no GPU.
+`scripts/benchmark.py --device cuda`, that again with other tile sizes and ways to convolve, and the whole test suite
+with the GPU required. Into the folder go `report.json`, `report.md`, and the output of every part. Exit codes: 0 all is
+well, 1 something is not, 2 there is no GPU.
 """
 
 from __future__ import annotations
@@ -95,6 +96,25 @@ def speed(gpu: Device, folder: Path, rehearse: bool, *precision: str) -> Result:
     return done, f"see {name}.txt; last line: {last}", json.loads(figures.read_text()) if done else None
 
 
+def levers(gpu: Device, folder: Path, rehearse: bool) -> Result:
+    """Time training steps with other values of the device's properties, none of which was chosen on a GPU."""
+    tile, launch = gpu.tile_bytes, gpu.launch_bytes
+    settings = ["", f"tile_bytes={tile // 8}", f"tile_bytes={tile * 2}", f"launch_bytes={launch // 8}"]
+    settings += [f"launch_bytes={launch * 8}", "winograd_channels=64", "winograd_channels=128"]
+    lines, found = [], {}
+    for setting in settings[:2] if rehearse else settings:
+        figures = (folder / "levers.json").resolve()
+        options = ["--quick", "--only", "3-filter"] if rehearse else ["--device", "cuda", "--only", "VGG"]
+        options += ["--seconds", "2", "--json", str(figures), *(["--set", setting] if setting else [])]
+        code, output = call([sys.executable, "scripts/benchmark.py", *options], folder / "levers.txt")
+        if code:
+            return False, f"{setting}: {output.strip().splitlines()[-1] if output.strip() else 'no output'}", found
+        rows = json.loads(figures.read_text())["training"]
+        found[setting or "as it is"] = {str(row["batch"]): row["ms"]["xpcnn"] for row in rows}
+        lines.append(f"{setting or 'as it is'}: " + ", ".join(f"{row['ms']['xpcnn']:.2f} ms" for row in rows))
+    return True, "; ".join(lines), found
+
+
 def call(command: Sequence[str], log: Path, environment: dict[str, str] | None = None) -> tuple[int, str]:
     """Run a command in the clone, keep its output, and return its exit code and output."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
@@ -116,6 +136,7 @@ PARTS: dict[str, Callable[[Device, Path, bool], Result]] = {
     "dropout": dropout,
     "speed": speed,
     "speed, TF32": lambda *a: speed(*a, "--tf32"),
+    "levers": levers,
     "tests": tests,
 }
 

@@ -50,9 +50,11 @@ class CudaDevice(Device):
         self.xp = xp
         self._index = index
         self._fused: dict[Callable[..., Any], Any] = {}
-        # A GPU of any size reads all of its memory about 35 times a second; Python starts an operation in 10 µs.
         _, memory = xp.cuda.Device(index).mem_info
-        self.tile_bytes, self.launch_bytes = memory // 512, memory // 3000
+        # The fewer tiles the better: a product that is but a part of an array CuPy computes elsewhere, then copies.
+        self.tile_bytes = memory // 64
+        # A GPU of any size reads all of its memory about 35 times a second; Python starts an operation in 10 µs.
+        self.launch_bytes = memory // 3000
 
     @property
     def description(self) -> str:

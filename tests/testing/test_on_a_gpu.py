@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -142,7 +143,7 @@ def test_the_check_script_needs_a_gpu_and_says_so_in_one_line(tmp_path):
 
 def test_the_check_script_can_be_rehearsed(tmp_path):
     out = tmp_path / "out"
-    for part in ("LeNet-5, float32", "accuracy", "dropout", "tests"):
+    for part in ("LeNet-5, float32", "accuracy", "dropout", *["levers"] * bool(find_spec("torch")), "tests"):
         result = call(["scripts/gpu_check.py", "--rehearse", "--output", str(out / part), "--only", part])
         assert result.returncode == 0, result.stdout + result.stderr
         report = json.loads((out / part / "report.json").read_text())
@@ -150,3 +151,10 @@ def test_the_check_script_can_be_rehearsed(tmp_path):
         assert report["rehearsal"]
         assert found["well"]
         assert "| yes |" in (out / part / "report.md").read_text()
+
+
+def test_the_benchmark_changes_properties_that_exist():
+    pytest.importorskip("torch")
+    result = call(["scripts/benchmark.py", "--set", "tile_byte=1"])
+    assert result.returncode == 1
+    assert result.stderr == "benchmark: cpu has no property tile_byte that is a number\n"
