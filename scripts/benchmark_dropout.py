@@ -5,8 +5,8 @@
 Masks come from a counter-based generator, which gives the same mask on every device. NumPy's draws come from
 `numpy.random.Generator` (PCG64), whose numbers exist on the host only: on a GPU they would have to be moved there, and
 the figure says what that would cost. Medians over 21 rounds in which all take turns. A ratio above 1 means faster than
-NumPy. Two cores busy with other work, NumPy 2.4: 0.7 for ten thousand elements, 1.1 for a hundred thousand, 0.3 to 0.5
-for a million, 1.0 to 1.1 for eight million.
+NumPy. Two cores of an AMD EPYC (Zen 4), NumPy 2.4: 0.7 for ten thousand elements, 0.9 to 1.0 for a hundred thousand,
+1.1 for a million, 1.3 for eight million.
 """
 
 import argparse
