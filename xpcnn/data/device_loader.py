@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
-from ..backend import Array, Device, array_namespace, batch_first, chain
+from ..backend import Device, batch_first
 from .datasets import Dataset
-from .loader import Loader
+from .loader import Loader, normalize
 
 
 class DeviceLoader(Loader):
@@ -37,11 +37,5 @@ class DeviceLoader(Loader):
             # Transposed as single bytes and made floats after that: a quarter of the memory traffic.
             pixels = self.device.xp.ascontiguousarray(self._images[rows].transpose(1, 2, 3, 0))  # (C, H, W, N)
             values = self.device.empty(pixels.shape, self.dtype)
-            _normalize(pixels, self._device_scale, self._device_shift, values)
+            normalize(pixels, self._device_scale, self._device_shift, values)
             yield batch_first(values), self._labels[rows]
-
-
-@chain
-def _normalize(pixels: Array, scale: Array, shift: Array, values: Array) -> None:
-    array_namespace(pixels).multiply(pixels, scale, out=values)
-    values += shift

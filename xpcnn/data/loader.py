@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from ..backend import Array, array_namespace, chain
 from ..random import stream
 from .datasets import Dataset
 from .transforms import Transform
@@ -142,6 +143,12 @@ class Loader:
         # Transposed as single bytes and made floats after that: a quarter of the memory traffic.
         pixels = np.ascontiguousarray(images.transpose(1, 2, 3, 0))  # (C, H, W, N)
         values = np.empty(pixels.shape, self.dtype)
-        np.multiply(pixels, self._scale, out=values)
-        values += self._shift
+        normalize(pixels, self._scale, self._shift, values)
         return values.transpose(3, 0, 1, 2), self.dataset.labels[rows]
+
+
+@chain
+def normalize(pixels: Array, scale: Array, shift: Array, values: Array) -> None:
+    """Write `pixels·scale + shift` to `values (C, H, W, N)`."""
+    array_namespace(pixels).multiply(pixels, scale, out=values)
+    values += shift
