@@ -130,7 +130,7 @@ class Device(metaclass=_ByName):
         """Call `function` on matching parts of contiguous arrays of one size, for elementwise work in place.
 
         Args:
-            operands: the arrays, the first of them first; what is no array is passed on as it is.
+            operands: arrays, at least the first of them; what is no array is passed on as it is.
             in_pieces: whether to take short parts, so that the function's intermediate results stay in cache.
         """
         function(*operands)
@@ -327,8 +327,7 @@ def device_of(x: Array) -> Device:
     Raises:
         TypeError: if `x` is not an array.
     """
-    find = _DEVICE_OF_TYPE.get(type(x))
-    device = device_or_none(x) if find is None else find(x)
+    device = device_or_none(x)
     if device is None:
         raise TypeError(f"expected an array, got {type(x).__name__}")
     return device

@@ -85,17 +85,20 @@ class CudaDevice(Device):
 
     def fused(self, function: Function) -> Function:
         if function not in self._fused:
-
-            def traced(*operands: Any) -> Any:
-                # CuPy calls the function once, with objects that note what is done to them.
-                for operand in operands:
-                    if hasattr(operand, "ndim") and device_or_none(operand) is None:
-                        register(type(operand), lambda stand_in: self)
-                return function(*operands)
-
             # Under its own name `tanh` would clash with CUDA's.
-            self._fused[function] = self.xp.fuse(kernel_name=f"xpcnn_{function.__name__}")(traced)
+            self._fused[function] = self.xp.fuse(kernel_name=f"xpcnn_{function.__name__}")(self._traceable(function))
         return self._fused[function]  # type: ignore[no-any-return]
+
+    def _traceable(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function as CuPy can call it, once, with objects that note what is done to them."""
+
+        def traced(*operands: Any) -> Any:
+            for operand in operands:
+                if hasattr(operand, "ndim") and device_or_none(operand) is None:
+                    register(type(operand), lambda stand_in: self)
+            return function(*operands)
+
+        return traced
 
     # CuPy adds up a row on one of the GPU's many processors: of few long rows most would have none.
     def row_sums(self, x: Array) -> Array:

@@ -53,14 +53,13 @@ def batch_norm_forward(
     centred, y = (device.empty(values.shape, x.dtype) for _ in range(2))
     found = device.empty((6, x.shape[0], 1), x.dtype)
     mean, rest, variance, scale, factor, shift = (found[i] for i in range(6))
-    weights, biases = _columns(weight, bias)
 
     def normalize(rows: slice) -> None:
         part, result = centred[rows], y[rows]
         sums = device.row_sums(values[rows])
         _centre(values[rows], sums, count, part)
         moments = sums, device.row_sums(part), device.row_dots(part, part), count, eps
-        _describe(*moments, _part(weights, rows), _part(biases, rows), *(found[i][rows] for i in range(6)))
+        _describe(*moments, _column(weight, rows), _column(bias, rows), *(found[i][rows] for i in range(6)))
         _apply(part, factor[rows], shift[rows], result)
 
     device.map(normalize, _shares(values, device))
@@ -119,12 +118,11 @@ def batch_norm_backward(
     dx = device.empty(values.shape, dy.dtype)
     found = device.empty((5, *rest.shape), dy.dtype)
     dweight, dbias, slope, level, factor = (found[i] for i in range(5))
-    weights, _ = _columns(weight, None)
 
     def differentiate(rows: slice) -> None:
         part = gradients[rows]
         sums = device.row_sums(part), device.row_dots(part, values[rows])
-        scales = rest[rows], scale[rows], _part(weights, rows)
+        scales = rest[rows], scale[rows], _column(weight, rows)
         _differentiate(*sums, *scales, -M, *(found[i][rows] for i in range(5)))
         if input_gradient:
             _apply_backward(part, values[rows], slope[rows], level[rows], factor[rows], dx[rows])
@@ -179,11 +177,10 @@ def batch_norm_fixed(
     device = device_of(x)
     values = x.reshape(x.shape[0], -1)
     y = device.empty(values.shape, x.dtype)
-    weights, biases = _columns(weight, bias)
-    columns = mean[:, None], variance[:, None], weights, biases
 
     def normalize(rows: slice) -> None:
-        _normalize(values[rows], *(_part(column, rows) for column in columns), eps, y[rows])
+        columns = (_column(vector, rows) for vector in (mean, variance, weight, bias))
+        _normalize(values[rows], *columns, eps, y[rows])
 
     device.map(normalize, _shares(values, device))
     return batch_first(y.reshape(x.shape))
@@ -208,12 +205,8 @@ def _shares(values: Array, device: Device) -> list[slice]:
     return blocks(rows, max(in_cache, device.task_count if size > 1 << 21 else 1))
 
 
-def _columns(weight: Array | None, bias: Array | None) -> tuple[Array | None, Array | None]:
-    return (None if weight is None else weight[:, None]), (None if bias is None else bias[:, None])
-
-
-def _part(column: Array | None, rows: slice) -> Array | None:
-    return None if column is None else column[rows]
+def _column(vector: Array | None, rows: slice) -> Array | None:
+    return None if vector is None else vector[rows, None]
 
 
 def _check(x: Array, **per_channel: Array | None) -> None:

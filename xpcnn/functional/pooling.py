@@ -52,11 +52,8 @@ def max_pool2d_forward(
         shape = over_the_edge(shape, H, W)
     OH, OW = shape.output_size(H, W)
     KH, KW = shape.kernel
-    first_rows = _first_offsets(OH, KH, shape.stride[0], shape.dilation[0], shape.padding[0])
-    first_cols = _first_offsets(OW, KW, shape.stride[1], shape.dilation[1], shape.padding[2])
     y = device.empty((C, OH, OW, N), x.dtype)
     first_maximum = device.empty(y.shape, "uint8" if KH * KW <= 256 else "int32")
-
     seen = offsets(shape, OH, OW, H, W)
 
     def pool(channels: slice) -> None:
@@ -67,9 +64,9 @@ def max_pool2d_forward(
             return
         # Until a value rises above minus infinity, the first pixel counts as the place of the maximum.
         which[...] = 0
-        for oh, kh in first_rows:
+        for oh, kh in _first_offsets(OH, KH, shape.stride[0], shape.dilation[0], shape.padding[0]):
             which[:, oh] += kh * KW
-        for ow, kw in first_cols:
+        for ow, kw in _first_offsets(OW, KW, shape.stride[1], shape.dilation[1], shape.padding[2]):
             which[:, :, ow] += kw
         best[...] = -xp.inf
         for (offset, (rows, cols), _), candidate in zip(seen, candidates, strict=True):
