@@ -41,8 +41,7 @@ def tests(gpu: Device, folder: Path, rehearse: bool) -> Result:
     chosen = ["tests/testing/test_assertions.py"] if rehearse else ["tests"]
     environment = {} if rehearse else {"XPCNN_REQUIRE_GPU": "1"}
     code, output = call([sys.executable, "-m", "pytest", "-q", *chosen], folder / "tests.txt", environment)
-    last = next((line for line in reversed(output.splitlines()) if line.strip()), "no output")
-    return code == 0, last.strip("= "), {"exit_code": code}
+    return code == 0, last_line(output).strip("= "), {"exit_code": code}
 
 
 def parity(gpu: Device, folder: Path, rehearse: bool, model: str, dtype: str = "float32", tf32: bool = False) -> Result:
@@ -80,20 +79,15 @@ def dropout(gpu: Device, folder: Path, rehearse: bool) -> Result:
     """Time dropout's masks beside NumPy's generator."""
     options = ["--sizes", "1000", "--rounds", "2"] if rehearse else ["--device", gpu.name]
     code, output = call([sys.executable, "scripts/benchmark_dropout.py", *options], folder / "dropout.txt")
-    return code == 0, output.strip().splitlines()[-1] if output.strip() else "no output", {"exit_code": code}
+    return code == 0, last_line(output), {"exit_code": code}
 
 
 def speed(gpu: Device, folder: Path, rehearse: bool, *precision: str) -> Result:
     """Time training steps beside PyTorch on the same GPU."""
     name = "benchmark" + "".join(precision)
-    figures = (folder / f"{name}.json").resolve()
-    options = ["--quick", "--only", "3-filter", "--seconds", "0.1"] if rehearse else ["--device", "cuda"]
-    command = [sys.executable, "scripts/benchmark.py", "--json", str(figures), *options]
-    command += () if rehearse else precision
-    code, output = call(command, folder / f"{name}.txt")
-    last = next((line for line in reversed(output.splitlines()) if line.strip()), "no output")
-    done = code == 0 and figures.exists()
-    return done, f"see {name}.txt; last line: {last}", json.loads(figures.read_text()) if done else None
+    options = ["--quick", "--only", "3-filter", "--seconds", "0.1"] if rehearse else ["--device", "cuda", *precision]
+    figures, last = benchmark(folder, name, options)
+    return figures is not None, f"see {name}.txt; last line: {last}", figures
 
 
 def levers(gpu: Device, folder: Path, rehearse: bool) -> Result:
@@ -103,16 +97,28 @@ def levers(gpu: Device, folder: Path, rehearse: bool) -> Result:
     settings += [f"launch_bytes={launch * 8}", "winograd_channels=64", "winograd_channels=128"]
     lines, found = [], {}
     for setting in settings[:2] if rehearse else settings:
-        figures = (folder / "levers.json").resolve()
         options = ["--quick", "--only", "3-filter"] if rehearse else ["--device", "cuda", "--only", "VGG"]
-        options += ["--seconds", "2", "--json", str(figures), *(["--set", setting] if setting else [])]
-        code, output = call([sys.executable, "scripts/benchmark.py", *options], folder / "levers.txt")
-        if code:
-            return False, f"{setting}: {output.strip().splitlines()[-1] if output.strip() else 'no output'}", found
-        rows = json.loads(figures.read_text())["training"]
-        found[setting or "as it is"] = {str(row["batch"]): row["ms"]["xpcnn"] for row in rows}
-        lines.append(f"{setting or 'as it is'}: " + ", ".join(f"{row['ms']['xpcnn']:.2f} ms" for row in rows))
+        options += ["--seconds", "2", *(["--set", setting] if setting else [])]
+        name = setting or "as it is"
+        figures, last = benchmark(folder, "levers", options)
+        if figures is None:
+            return False, f"{name}: {last}", found
+        found[name] = {str(row["batch"]): row["ms"]["xpcnn"] for row in figures["training"]}
+        lines.append(f"{name}: " + ", ".join(f"{ms:.2f} ms" for ms in found[name].values()))
     return True, "; ".join(lines), found
+
+
+def benchmark(folder: Path, name: str, options: Sequence[str]) -> tuple[Any, str]:
+    """Run `benchmark.py`; return its figures, None if it failed, and the last line of its output."""
+    figures = (folder / f"{name}.json").resolve()
+    command = [sys.executable, "scripts/benchmark.py", "--json", str(figures), *options]
+    code, output = call(command, folder / f"{name}.txt")
+    return (json.loads(figures.read_text()) if code == 0 else None), last_line(output)
+
+
+def last_line(output: str) -> str:
+    """Return the last line with something in it."""
+    return next((line for line in reversed(output.splitlines()) if line.strip()), "no output")
 
 
 def call(command: Sequence[str], log: Path, environment: dict[str, str] | None = None) -> tuple[int, str]:
