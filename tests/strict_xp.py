@@ -46,12 +46,18 @@ def host_reads() -> int:
 @contextmanager
 def count_host_reads() -> Iterator[SimpleNamespace]:
     """Count the host reads inside the block, on any thread, in the `count` of the yielded object."""
+    with _counting(_counters) as counter:
+        yield counter
+
+
+@contextmanager
+def _counting(counters: list[SimpleNamespace]) -> Iterator[SimpleNamespace]:
     counter = SimpleNamespace(count=0)
-    _counters.append(counter)
+    counters.append(counter)
     try:
         yield counter
     finally:
-        _counters[:] = [other for other in _counters if other is not counter]  # equal counts compare equal
+        counters[:] = [other for other in counters if other is not counter]  # equal counts compare equal
 
 
 @contextmanager
@@ -79,12 +85,8 @@ _in_chain = 0
 @contextmanager
 def count_operations() -> Iterator[SimpleNamespace]:
     """Count what a GPU would be given to do, a chain as one operation, in the `count` of the yielded object."""
-    counter = SimpleNamespace(count=0)
-    _operation_counters.append(counter)
-    try:
+    with _counting(_operation_counters) as counter:
         yield counter
-    finally:
-        _operation_counters[:] = [other for other in _operation_counters if other is not counter]
 
 
 def _operation() -> None:
