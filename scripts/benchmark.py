@@ -260,7 +260,7 @@ def peak_resident() -> float:
 
 def compare(name: str, batch: int, args: argparse.Namespace, train: bool) -> dict[str, Any]:
     """Return one row of the table."""
-    device = Device(args.device)
+    device = xpcnn.device(args.device)
     build, in_shape, _ = NETWORKS[name]
     images, labels = make_batch(in_shape, batch)
     kinds = ["nchw", "channels_last", *(["compiled"] if args.compile else [])]
@@ -279,7 +279,7 @@ def compare_layer(name: str, args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     C, O, kernel, side, batch, padding = LAYERS[name]
-    device = Device(args.device)
+    device = xpcnn.device(args.device)
     inner = C > 3
     images, _ = make_batch((C, side, side), batch)
     layer = nn.Conv2d(C, O, kernel, padding=padding).to(device)
@@ -360,8 +360,8 @@ def main() -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = args.tf32
     if args.quick:
         args.seconds = 1.0
-    change(Device(args.device), args.set)
-    with Device(args.device).allow_tf32() if args.tf32 else nullcontext():
+    change(xpcnn.device(args.device), args.set)
+    with xpcnn.device(args.device).allow_tf32() if args.tf32 else nullcontext():
         report(args)
 
 
@@ -380,7 +380,7 @@ def report(args: argparse.Namespace) -> None:
 
     machine = {
         "date": date.today().isoformat(),
-        "device": Device(args.device).description,
+        "device": xpcnn.device(args.device).description,
         "processor": processor(),
         "threads": args.threads,
         "tf32": args.tf32,

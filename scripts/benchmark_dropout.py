@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 
-from xpcnn import Device
+import xpcnn
 from xpcnn.random import counter_bits
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -23,7 +23,7 @@ parser.add_argument("--device", default="cpu")
 parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000, 8_000_000])
 parser.add_argument("--rounds", type=int, default=21)
 options = parser.parse_args()
-device = Device(options.device)
+device = xpcnn.device(options.device)
 generator, threshold = np.random.default_rng(0), 0.3
 
 print(f"{device.name}: {device.description}")

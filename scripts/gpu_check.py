@@ -27,6 +27,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import xpcnn  # noqa: E402
 from xpcnn import Device, DeviceUnavailableError, __version__  # noqa: E402
 from xpcnn.data import load_dataset  # noqa: E402
 from xpcnn.testing import TraceConfig, run  # noqa: E402
@@ -62,7 +63,7 @@ def accuracy(gpu: Device, folder: Path, rehearse: bool) -> Result:
     if rehearse:
         train, test = train.subset(slice(512)), test.subset(slice(512))
     found: dict[str, Any] = {}
-    for place, device in (("cpu", Device("cpu")), ("gpu", gpu)):
+    for place, device in (("cpu", xpcnn.device("cpu")), ("gpu", gpu)):
         loader = config.make_loader(train, train=True, device=device)
         model = config.make_model(train).to(device)
         started = time.perf_counter()
@@ -155,7 +156,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="only the parts whose name contains this")
     options = parser.parse_args()
     try:
-        gpu = Device("cpu" if options.rehearse else "cuda")
+        gpu = xpcnn.device("cpu" if options.rehearse else "cuda")
     except DeviceUnavailableError as error:
         print(f"gpu_check: no GPU: {error}", file=sys.stderr)
         return 2

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+import xpcnn
 from xpcnn import Device, viz
 from xpcnn.backend import Array
 from xpcnn.data.images import read_image
@@ -62,7 +63,7 @@ def main() -> None:
     if not files:
         return
     images = np.stack([read_image(file, (3, SIZE, SIZE), drawing=False)[0] for file in files])
-    maps = filtered(images, Device(args.device))
+    maps = filtered(images, xpcnn.device(args.device))
     args.output.parent.mkdir(parents=True, exist_ok=True)
     viz.filtered_images(images, maps, ("Original image", "Grayscale", "Edges")).savefig(args.output)
     print(f"{', '.join(file.name for file in files)}: picture in {args.output}")

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from xpcnn import Device
+from xpcnn.backend import CPU
 from xpcnn.functional import conv2d_forward
 
 Arrays = tuple[Any, Any, Any]
@@ -80,7 +80,7 @@ def main() -> None:
     arrays = tuple(rng.standard_normal(shape) for shape in shapes)
     methods = {"plain loops": (by_loops, 1), "numba loops": (by_compiled_loops(), 10), "im2col": (by_im2col, 50)}
     expected, slowest = None, 0.0
-    print(f"convolution of {shapes[0]} by {shapes[1]}, padding 2, float64, on {Device('cpu').description}")
+    print(f"convolution of {shapes[0]} by {shapes[1]}, padding 2, float64, on {CPU.description}")
     print("method       milliseconds  times faster  largest difference")
     for name, (function, repeats) in methods.items():
         if function is None:

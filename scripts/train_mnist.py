@@ -6,7 +6,7 @@ set holds 10,000 training and 10,000 test images of MNIST.
 
 import sys
 
-from xpcnn import Device
+import xpcnn
 from xpcnn.data import DATASETS, Loader, RandomAffine, load_dataset
 from xpcnn.models import lenet5
 from xpcnn.nn import CrossEntropyLoss
@@ -15,7 +15,7 @@ from xpcnn.training import Metrics, ProgressBar, evaluate
 
 EPOCHS, TARGET = 6, 0.98
 
-device = Device(sys.argv[1] if len(sys.argv) > 1 else "auto")
+device = xpcnn.device(sys.argv[1] if len(sys.argv) > 1 else "auto")
 info = DATASETS["mnist-mini"]
 scaling = {"mean": info.mean, "std": info.std}
 vary = RandomAffine(degrees=10, scale=(0.9, 1.1), translate=(0.07, 0.07))

@@ -18,8 +18,10 @@ from inputs import refused
 from threadpoolctl import threadpool_limits
 
 import xpcnn
-from xpcnn import Device, DeviceUnavailableError, available_devices, backend
+from xpcnn import DeviceUnavailableError, available_devices, backend
+from xpcnn import device as device_named
 from xpcnn.backend import CPU, array_namespace, batch_first, batch_last, blocks, device_of, device_or_none, to_host
+from xpcnn.backend.device import _DEVICE_OF_TYPE
 
 INSTALL = 'pip install "cupy-cuda13x[ctk]"'
 
@@ -36,16 +38,18 @@ def threads(request):
 
 
 def test_names():
-    assert Device("cpu") is CPU
-    assert Device(CPU) is CPU
+    assert device_named("cpu") is CPU
+    assert device_named(CPU) is CPU
     assert (CPU.name, CPU.xp, repr(CPU)) == ("cpu", np, "Device('cpu')")
-    assert Device() is Device("auto") is available_devices()[0][-1 if len(available_devices()[0]) == 1 else 1]
+    assert (
+        device_named() is device_named("auto") is available_devices()[0][-1 if len(available_devices()[0]) == 1 else 1]
+    )
 
 
 @pytest.mark.parametrize("name", ["gpu", "CPU", "cpu:0", "cuda:", "cuda:x", "cuda:-1", "cuda:1.0", "", 3, None])
 def test_unknown_names(name):
     with refused("unknown device", repr(name), '"cpu", "cuda", "cuda:<number>" or "auto"'):
-        Device(name)
+        device_named(name)
 
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda device: pickle.loads(pickle.dumps(device))])
@@ -60,9 +64,9 @@ def test_without_a_gpu_the_reason_and_the_cure_are_named():
         pytest.skip("a GPU answers")
     assert INSTALL in reason
     with refused(INSTALL, error=DeviceUnavailableError):
-        Device("cuda")
+        device_named("cuda")
     with refused(error=DeviceUnavailableError):
-        Device("cuda:99")
+        device_named("cuda:99")
 
 
 # -- Finding a GPU, with a make-believe CuPy that fails in one way or another -----------------------------------------
@@ -125,15 +129,15 @@ def test_a_gpu_that_does_not_answer(failure, tmp_path):
     cupy, reason = FAILURES[failure]
     code = """
         import sys
-        from xpcnn import Device, DeviceUnavailableError, available_devices
+        from xpcnn import DeviceUnavailableError, available_devices, device as device_named
         assert "cupy" not in sys.modules
         try:
-            Device("cuda")
+            device_named("cuda")
         except DeviceUnavailableError as error:
             print(error)
-        assert Device("auto") is Device() is Device("auto") is Device("cpu")
+        assert device_named("auto") is device_named() is device_named("auto") is device_named("cpu")
         devices, reason = available_devices()
-        assert devices == [Device("cpu")]
+        assert devices == [device_named("cpu")]
         print(reason)
     """
     printed, complaint = python(code, tmp_path, cupy)
@@ -147,19 +151,20 @@ def test_a_gpu_that_does_not_answer(failure, tmp_path):
 def test_a_gpu_that_answers(tmp_path):
     code = """
         import pickle
-        from xpcnn import Device, DeviceUnavailableError, available_devices
-        assert Device("auto") is Device("cuda") is Device("cuda:0")
-        assert Device("cuda:1") is pickle.loads(pickle.dumps(Device("cuda:1"))) is not Device("cuda:0")
-        assert available_devices() == ([Device("cpu"), Device("cuda:0"), Device("cuda:1")], "")
+        from xpcnn import DeviceUnavailableError, available_devices, device as device_named
+        assert device_named("auto") is device_named("cuda") is device_named("cuda:0")
+        second = device_named("cuda:1")
+        assert second is pickle.loads(pickle.dumps(second)) is not device_named("cuda:0")
+        assert available_devices() == ([device_named("cpu"), device_named("cuda:0"), device_named("cuda:1")], "")
         import cupy
-        assert Device("cuda:1").xp is cupy
-        for gpu in ("cuda:1", "cuda", Device("cuda:1")):  # CuPy computes on the one last asked for
-            asked = Device(gpu)
+        assert device_named("cuda:1").xp is cupy
+        for gpu in ("cuda:1", "cuda", device_named("cuda:1")):  # CuPy computes on the one last asked for
+            asked = device_named(gpu)
             assert asked.name == f"cuda:{cupy.cuda.in_use}", (asked, cupy.cuda.in_use)
         try:
-            Device("cuda:2")
+            device_named("cuda:2")
         except DeviceUnavailableError as error:
-            print(Device("cuda:1"), error)
+            print(device_named("cuda:1"), error)
     """
     printed, complaint = python(code, tmp_path, CUPY)
     assert printed == "Device('cuda:1') cuda:2 was asked for, but CUDA sees 2 GPU(s)\n"
@@ -361,7 +366,7 @@ def test_a_kind_of_array_can_be_registered():
         backend.register(Strange, lambda array: CPU if array is strange else None)
         assert device_of(strange) is CPU
     finally:
-        del backend._DEVICE_OF_TYPE[Strange]
+        del _DEVICE_OF_TYPE[Strange]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")

@@ -12,7 +12,7 @@ from strict_xp import DEVICE, StrictArray, StrictDevice
 from xpcnn import functional as F
 from xpcnn import models, nn
 from xpcnn.backend import CPU, array_namespace, chain, device_of, to_host
-from xpcnn.cuda import CudaDevice
+from xpcnn.backend.cuda import CudaDevice
 from xpcnn.data import Dataset, DeviceLoader
 from xpcnn.optim import SGD, Adam, AdamW, RMSprop
 

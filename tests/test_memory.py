@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from xpcnn.memory import MemoryPool
+from xpcnn.backend.memory import MemoryPool
 
 LARGE = (300, 1000)
 

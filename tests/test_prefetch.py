@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from xpcnn.backend import CPU, batch_first, batch_last, register, to_host
-from xpcnn.cuda import CudaDevice
+from xpcnn.backend.cuda import CudaDevice
 
 
 class Stream:

@@ -335,7 +335,7 @@ def test_the_device_obeys_the_contract_of_every_device() -> None:
     assert backend.array_namespace(x) is xp
     assert DEVICE.asarray(x) is x
     assert DEVICE.asarray([1, 2], np.float32).dtype == np.float32
-    assert backend.Device(DEVICE) is DEVICE
+    assert backend.device(DEVICE) is DEVICE
     assert copy.deepcopy(DEVICE) is pickle.loads(pickle.dumps(DEVICE)) is DEVICE
     assert repr(DEVICE) == "Device('strict')"
     np.testing.assert_array_equal(DEVICE.to_host(x), values)

@@ -1,7 +1,7 @@
 """Convolutional networks written once for NumPy and CuPy."""
 
 from . import data, functional, models, nn, optim, training
-from .backend import Device, DeviceUnavailableError, available_devices
+from .backend import Device, DeviceUnavailableError, available_devices, device
 from .random import manual_seed
 
 __version__ = "0.1.0"
@@ -11,6 +11,7 @@ __all__ = [
     "DeviceUnavailableError",
     "available_devices",
     "data",
+    "device",
     "functional",
     "manual_seed",
     "models",

@@ -10,8 +10,7 @@ from helpers import assert_close, to_device
 from inputs import MEMORY, as_int_or_pair, choose, draw_pair, draw_size, in_memory, noted, refused
 from pytorch import single_threaded_torch
 
-from xpcnn import memory
-from xpcnn.backend import CPU, batch_first
+from xpcnn.backend import CPU, batch_first, memory
 from xpcnn.functional import conv2d_backward, conv2d_forward, lowered, windows
 
 # The shapes of input and weight, and the options; all with bias but the last.

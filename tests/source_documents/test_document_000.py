@@ -8,7 +8,7 @@ from documents import module_gradient_errors
 from helpers import assert_close
 from strict_xp import DEVICE as STRICT
 
-from xpcnn import Device
+import xpcnn
 from xpcnn.backend import CPU, available_devices
 from xpcnn.nn import Activation, Conv2d, ConvTranspose2d, Identity, MaxPool2d, ReLU, Sequential, Sigmoid, conv_relu_pool
 from xpcnn.optim import SGD
@@ -207,5 +207,5 @@ def test_paddle_conv_smart_initialisation(rng):
 def test_paddle_conv_chooses_the_device_itself(rng):
     first_gpu_or_cpu = next((device for device in available_devices()[0] if device is not CPU), CPU)
     model = Sequential(Conv2d(1, 2, 3)).to("auto")
-    assert model.device is Device("auto") is first_gpu_or_cpu
+    assert model.device is xpcnn.device("auto") is first_gpu_or_cpu
     assert Sequential(Conv2d(1, 2, 3)).to(STRICT).device is STRICT

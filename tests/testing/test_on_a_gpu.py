@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from xpcnn.backend import CPU
-from xpcnn.cuda import CudaDevice
+from xpcnn.backend.cuda import CudaDevice
 from xpcnn.testing.fixtures import first_gpu
 
 ROOT = Path(__file__).parents[2]

@@ -23,8 +23,8 @@ FEW = ["--steps", "3", "--batch-size", "8"]
 @pytest.fixture
 def strict_by_name(monkeypatch):
     """Lets `--device strict` name the make-believe device."""
-    find = backend._find_device
-    monkeypatch.setattr(backend, "_find_device", lambda name="auto": DEVICE if name == "strict" else find(name))
+    find = backend.device
+    monkeypatch.setattr(backend, "device", lambda name="auto": DEVICE if name == "strict" else find(name))
     with other_order():
         yield
 

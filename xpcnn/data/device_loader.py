@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from .. import backend
 from ..backend import Device, batch_first
 from .datasets import Dataset
 from .loader import Loader, normalize
@@ -25,7 +26,7 @@ class DeviceLoader(Loader):
         super().__init__(dataset, batch_size, **options)
         if self.transform is not None:
             raise ValueError("DeviceLoader: images are augmented on the host: use Loader with a transform")
-        self.device = Device(device)
+        self.device = backend.device(device)
         self._images = self.device.asarray(dataset.images)
         self._labels = self.device.asarray(dataset.labels)
         self._device_scale, self._device_shift = (self.device.asarray(x) for x in (self._scale, self._shift))

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from .. import backend
 from ..backend import CPU, Array, Device, device_of
 
 
@@ -179,7 +180,7 @@ class Module:
     def to(self, device: Device | str | None = None, dtype: Any = None) -> Self:
         """Move all arrays to a device, convert all but integers to a dtype, or both; gradients are forgotten."""
         for _, value in self._named_arrays():
-            target = device_of(value.data) if device is None else Device(device)
+            target = device_of(value.data) if device is None else backend.device(device)
             value.data = target.asarray(value.data, dtype if value.data.dtype.kind == "f" else None)
             if isinstance(value, Parameter):
                 value.grad = None

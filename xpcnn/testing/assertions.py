@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import backend
 from ..backend import Array, Device, device_or_none, to_host
 
 
@@ -85,7 +86,7 @@ def assert_close(
     """
     if device_or_none(expected) is None:
         expected = np.asarray(expected)
-    wanted, found = device_or_none(expected) if device is None else Device(device), device_or_none(actual)
+    wanted, found = device_or_none(expected) if device is None else backend.device(device), device_or_none(actual)
     assert found is wanted, f"expected an array on {wanted}, got {type(actual).__name__} on {found}"
     assert actual.shape == expected.shape, f"expected shape {expected.shape}, got {actual.shape}"
     dtype = expected.dtype if dtype is None else np.dtype(dtype)

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from .. import backend
 from ..backend import Device, DeviceUnavailableError
 
 
@@ -28,7 +29,7 @@ def first_gpu() -> tuple[Device | None, str]:
     try:
         # CuPy warns about its surroundings when it is imported: no business of the test that happens to come first.
         with warnings.catch_warnings(action="ignore"):
-            return Device("cuda"), ""
+            return backend.device("cuda"), ""
     except DeviceUnavailableError as error:
         return None, str(error)
 
@@ -36,7 +37,7 @@ def first_gpu() -> tuple[Device | None, str]:
 def answering(name: str) -> Device:
     """Return `"cpu"` or `"cuda"`; skip the test if the GPU does not answer, or fail it if one is required."""
     if name != "cuda":
-        return Device(name)
+        return backend.device(name)
     gpu, reason = first_gpu()
     if gpu is None:
         if os.environ.get("XPCNN_REQUIRE_GPU") == "1":

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import backend
 from ..backend import Device, device_or_none, to_host
 from ..nn import Module
 from .observe import HostArray
@@ -72,7 +73,7 @@ def check_gradients(
     """
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
     place = device_or_none(next((x for x in arguments if device_or_none(x) is not None), None))
-    subject = _Subject(function, arguments, backward, Device(device) if device is not None else place, seed)
+    subject = _Subject(function, arguments, backward, backend.device(device) if device is not None else place, seed)
     rng = np.random.default_rng(seed)
     for draw in range(1, draws + 1):
         direction = [rng.standard_normal(point.shape) for point in subject.points]
@@ -104,7 +105,7 @@ class _Subject:
         device: Device | None,
         seed: int,
     ) -> None:
-        self._device = Device("cpu") if device is None else device
+        self._device = backend.CPU if device is None else device
         self._module = function if isinstance(function, Module) else None
         self._function, self._backward = function, backward
         if self._module is None and backward is None:

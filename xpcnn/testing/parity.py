@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import backend
 from ..backend import Array, Device
 from ..nn import CrossEntropyLoss, Module
 from .bounds import Bound, largest, layer_bounds
@@ -40,7 +41,7 @@ def compare_devices(
     """
     if len(devices) < 2:
         raise ValueError(f"comparing takes at least two devices, got {[str(device) for device in devices]}")
-    first, *others = (Device(device) for device in devices)
+    first, *others = (backend.device(device) for device in devices)
     calls, head = observed_step(copy.deepcopy(model).to(first).train(), batch, loss)
     rows: list[Row] = []
     for device in others:

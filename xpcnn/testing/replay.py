@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+from .. import backend
 from ..backend import Device
 from ..data import Dataset, load_dataset
 from ..nn import Sequential
@@ -46,7 +47,7 @@ def check(
         TraceError: if the trace is damaged, of another version or model, or nothing could be compared.
         DeviceUnavailableError: if the device does not answer.
     """
-    trace, device = Trace.load(path), Device(device)
+    trace, device = Trace.load(path), backend.device(device)
     with device.allow_tf32() if tf32 else nullcontext():
         return _compare(trace, device, data_dir)
 
@@ -81,7 +82,7 @@ def run(
     """
     if len(devices) < 2:
         raise ValueError(f"comparing takes at least two devices, got {', '.join(map(str, devices)) or 'none'}")
-    first, *others = (Device(device) for device in devices)
+    first, *others = (backend.device(device) for device in devices)
     with tempfile.TemporaryDirectory(prefix="xpcnn-parity-") as folder:
         path = Path(folder) / "trace"
         record(path, config, first, data_dir=data_dir, limit=limit)

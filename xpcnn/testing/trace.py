@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import __version__
+from .. import __version__, backend
 from ..backend import Device
 from ..data import load_dataset
 from .config import TraceConfig
@@ -98,7 +98,7 @@ def record(
     Raises:
         TraceError: if the loss is not finite, or the folder exists.
     """
-    device = Device(device)
+    device = backend.device(device)
     dataset = load_dataset(config.data, "train", data_dir)
     rows = config.rows(dataset)
     model = config.make_model(dataset)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from .. import backend
 from ..backend import CPU, Device
 from ..data import DATASETS, Dataset, DeviceLoader, Loader, RandomAffine, load_dataset
 from ..models import build_model
@@ -126,7 +127,7 @@ class Run:
         resume: bool = False,
     ) -> None:
         self.path, self.config = path, config
-        device = Device(device)
+        device = backend.device(device)
         train, test = (load_dataset(config.data, split, data_dir) for split in ("train", "test"))
         self.loader = config.make_loader(train, train=True, device=device)
         self.test = config.make_loader(test, train=False, device=device)
@@ -203,4 +204,4 @@ def load_trained(path: str | os.PathLike[str], device: Device | str = "auto") ->
         model.load_state_dict(checkpoint.model)
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{file} does not describe a model of this package: {error}") from error
-    return model.to(Device(device)).eval(), config
+    return model.to(device).eval(), config

@@ -1,25 +1,26 @@
-"""The device of a CUDA GPU. It is given CuPy, which `backend.py` alone imports."""
+"""CUDA GPUs, by CuPy. No other file imports it."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from .backend import (
+from .device import (
     Array,
     Device,
+    DeviceUnavailableError,
     Function,
     Namespace,
     Shape,
     array_namespace,
-    batch_first,
-    batch_last,
     device_or_none,
     register,
 )
+from .layout import batch_first, batch_last
 
 _TF32 = 7  # CuPy's COMPUTE_TYPE_TF32
 
@@ -55,6 +56,9 @@ class CudaDevice(Device):
         self.tile_bytes = memory // 64
         # A GPU of any size reads all of its memory about 35 times a second; Python starts an operation in 10 µs.
         self.launch_bytes = memory // 3000
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return cuda_device, (self._index,)
 
     @property
     def description(self) -> str:
@@ -130,6 +134,56 @@ class CudaDevice(Device):
             yield
         finally:
             self.xp._core.set_compute_type(np.float32, before)
+
+
+@functools.cache
+def cuda_device(index: int) -> CudaDevice:
+    """Return GPU `index` after a small product ran on it: an import alone proves neither cuBLAS nor a driver.
+
+    Raises:
+        DeviceUnavailableError: if it does not answer, with the reason and what to install.
+    """
+    try:
+        import cupy
+    except ImportError as error:
+        reason = f"cuda:{index} does not answer (CuPy cannot be imported: {_first_line(error)})"
+        raise DeviceUnavailableError(f"{reason}. {_INSTALL}") from error
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+        if index >= count:
+            raise DeviceUnavailableError(f"cuda:{index} was asked for, but CUDA sees {count} GPU(s)")
+        with cupy.cuda.Device(index):
+            ones = cupy.ones((8, 8), cupy.float32)
+            if float((ones @ ones + 1).sum()) != 8 * 8 * 9:
+                raise DeviceUnavailableError(f"cuda:{index} computes a small product wrongly")
+    except DeviceUnavailableError:
+        raise
+    except Exception as error:  # CuPy raises its own types for a missing driver, cuBLAS or NVRTC
+        raise DeviceUnavailableError(f"cuda:{index} does not answer ({_first_line(error)}). {_INSTALL}") from error
+    device = CudaDevice(cupy, index)
+    # Asking an array for its device takes a while, and is of use only where there are several.
+    register(cupy.ndarray, lambda array: device if count == 1 else _device_of(array))
+    return device
+
+
+def device_count() -> int:
+    """Return how many GPUs CUDA sees; only called after one has answered."""
+    import cupy
+
+    return int(cupy.cuda.runtime.getDeviceCount())
+
+
+def _device_of(array: Array) -> Device:
+    return cuda_device(array.device.id)
+
+
+register("cupy.ndarray", _device_of)  # someone else may make one before we have a reason to import CuPy
+
+_INSTALL = 'To use an NVIDIA GPU: pip install "cupy-cuda13x[ctk]", or cupy-cuda12x, matching the driver.'
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 class _Copies:

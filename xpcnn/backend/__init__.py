@@ -1,0 +1,39 @@
+"""Devices and their array modules: the only package that knows which processor an array lives on."""
+
+from .cpu import CPU
+from .device import (
+    Array,
+    Device,
+    DeviceUnavailableError,
+    Namespace,
+    Shape,
+    array_namespace,
+    blocks,
+    chain,
+    device_of,
+    device_or_none,
+    register,
+    to_host,
+)
+from .layout import batch_first, batch_last
+from .lookup import available_devices, device
+
+__all__ = [
+    "CPU",
+    "Array",
+    "Device",
+    "DeviceUnavailableError",
+    "Namespace",
+    "Shape",
+    "array_namespace",
+    "available_devices",
+    "batch_first",
+    "batch_last",
+    "blocks",
+    "chain",
+    "device",
+    "device_of",
+    "device_or_none",
+    "register",
+    "to_host",
+]

@@ -1,0 +1,58 @@
+"""Devices by name, and which of them answer."""
+
+from __future__ import annotations
+
+import functools
+import sys
+
+from .cpu import CPU
+from .cuda import cuda_device, device_count
+from .device import Device, DeviceUnavailableError
+
+
+def device(name: str | Device = "auto") -> Device:
+    """Return a device by name.
+
+    Args:
+        name: `"cpu"`, `"cuda"` (the first GPU), `"cuda:1"`, or `"auto"`: the first GPU that answers, else the CPU, with
+            one line on stderr saying why. A `Device` is returned as it is. Where there are several GPUs, CuPy computes
+            on the one asked for last: see `Device.use`.
+
+    Raises:
+        DeviceUnavailableError: if a GPU is named that does not answer.
+        ValueError: if the name is none of these.
+    """
+    found = name if isinstance(name, Device) else _device_named(name)
+    found.use()
+    return found
+
+
+def available_devices() -> tuple[list[Device], str]:
+    """Return the devices that answer, the CPU first, and why no (further) GPU is among them."""
+    devices: list[Device] = [CPU]
+    try:
+        devices.append(cuda_device(0))
+        devices += [cuda_device(index) for index in range(1, device_count())]
+    except DeviceUnavailableError as error:
+        return devices, str(error)
+    return devices, ""
+
+
+def _device_named(name: str) -> Device:
+    if name == "auto":
+        return _first_device()
+    if name == "cpu":
+        return CPU
+    kind, _, index = str(name).partition(":")
+    if kind == "cuda" and (index.isdigit() or name == "cuda"):
+        return cuda_device(int(index or 0))
+    raise ValueError(f'unknown device {name!r}: expected "cpu", "cuda", "cuda:<number>" or "auto"')
+
+
+@functools.cache
+def _first_device() -> Device:
+    try:
+        return cuda_device(0)
+    except DeviceUnavailableError as error:
+        print(f"xpcnn: using the CPU: {error}", file=sys.stderr)
+        return CPU
