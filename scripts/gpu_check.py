@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 import xpcnn  # noqa: E402
 from xpcnn import Device, DeviceUnavailableError, __version__  # noqa: E402
 from xpcnn.data import load_dataset  # noqa: E402
-from xpcnn.testing import TraceConfig, run  # noqa: E402
+from xpcnn.parity import TraceConfig, run  # noqa: E402
 from xpcnn.training import evaluate  # noqa: E402
 from xpcnn.training.run import RunConfig  # noqa: E402
 

@@ -17,7 +17,7 @@ import numpy as np
 import xpcnn
 from xpcnn import Device, viz
 from xpcnn.backend import Array
-from xpcnn.data.images import read_image
+from xpcnn.data.formats.images import read_image
 from xpcnn.functional import conv2d_forward
 
 SIZE = 200

@@ -107,7 +107,7 @@ def convolution(module: ModuleType, device: Device) -> list[Any]:
     return [y, *module.conv2d_backward(dy, cache)]
 
 
-def lowered(module: ModuleType, device: Device) -> list[Any]:
+def im2col(module: ModuleType, device: Device) -> list[Any]:
     x, weight, bias, dy = arrays(device, (3, 9, 9, 5), (4, 3, 3, 3), (4,), (4, 9, 9, 5))
     shape = window(3, padding=1)
     return [
@@ -126,7 +126,7 @@ def mec(module: ModuleType, device: Device) -> list[Any]:
 
 
 def windows(module: ModuleType, device: Device) -> list[Any]:
-    return lowered(load("lowered", windows=module), device)
+    return im2col(load("im2col", windows=module), device)
 
 
 def addition(module: ModuleType, device: Device) -> list[Any]:
@@ -176,7 +176,7 @@ LEAKS = {
         "x = batch_last(x)\n    if (x > 1e30).any():\n        raise OverflowError\n",
     ),
     "an assertion on a value": Leak(
-        "addition",
+        "elementwise",
         addition,
         "x, y = batch_last(x), batch_last(y)",
         "x, y = batch_last(x), batch_last(y)\n    assert x.max() < 1e30",
@@ -216,10 +216,10 @@ LEAKS = {
         'with device_of(x).xp.errstate(all="ignore"):\n        y /= y.sum(axis=axis, keepdims=True)',
     ),
     "read-only view": Leak(
-        "windows",
-        windows,
-        "    columns = device.scratch(",
-        "    patches.flags.writeable = False\n    columns = device.scratch(",
+        "im2col",
+        im2col,
+        "    columns = device.scratch(patches",
+        "    patches.flags.writeable = False\n    columns = device.scratch(patches",
     ),
     "attribute on an array": Leak(
         "linear",
@@ -237,15 +237,15 @@ LEAKS = {
         "(difference * difference).mean().astype(difference.dtype, casting='safe')",
     ),
     "absolute value in a chain": Leak(
-        "normalization", batch_norm, "xp.sqrt(variance + eps)", "xp.sqrt(abs(variance) + eps)"
+        "batch_norm", batch_norm, "xp.sqrt(variance + eps)", "xp.sqrt(abs(variance) + eps)"
     ),
     "a shape in a chain": Leak("activation", relu, "dx *= dy", "dx *= dy.reshape(dx.shape)"),
     "a number's value in a chain": Leak(
-        "normalization", batch_norm, "xp.sqrt(variance + eps)", "xp.sqrt(variance + variance.dtype.type(eps))"
+        "batch_norm", batch_norm, "xp.sqrt(variance + eps)", "xp.sqrt(variance + variance.dtype.type(eps))"
     ),
     "a sum in a chain": Leak("loss", cross_entropy, "return (mass *", "return ((0 * total.sum() + mass) *"),
     "a chain that writes to a column": Leak(
-        "normalization", batch_norm, "    y += shift\n", "    y += shift\n    shift += 0\n"
+        "batch_norm", batch_norm, "    y += shift\n", "    y += shift\n    shift += 0\n"
     ),
     "a chain without a name": Leak(
         "activation",
@@ -268,11 +268,11 @@ LEAKS = {
         passes_on_numpy=False,
     ),
     "memory never written": Leak(
-        "pooling", max_pool, "            dx[channels] = 0\n", "            pass\n", passes_on_numpy=False
+        "max_pool", max_pool, "            dx[channels] = 0\n", "            pass\n", passes_on_numpy=False
     ),
     "scratch in use": Leak(
-        "lowered",
-        lowered,
+        "im2col",
+        im2col,
         'total.shape, x.dtype, "product")',
         'total.shape, x.dtype, "columns")',
         passes_on_numpy=False,
@@ -301,13 +301,13 @@ PROGRAMS = {
     "linear": [linear],
     "loss": [cross_entropy, squared_error],
     "dropout": [dropout],
-    "pooling": [max_pool],
+    "max_pool": [max_pool],
     "convolution": [convolution],
-    "lowered": [lowered],
+    "im2col": [im2col],
     "mec": [mec],
     "windows": [windows],
-    "addition": [addition],
-    "normalization": [batch_norm],
+    "elementwise": [addition],
+    "batch_norm": [batch_norm],
 }
 
 

@@ -14,7 +14,7 @@ import pytest
 from xpcnn.data import DataError, load_dataset, write_idx
 from xpcnn.data import download as module
 from xpcnn.data.download import SOURCES, Source, download
-from xpcnn.data.idx import idx_header
+from xpcnn.data.formats.idx import idx_header
 
 LABELS, IMAGES = "t10k-labels-idx1-ubyte.gz", "t10k-images-idx3-ubyte.gz"
 

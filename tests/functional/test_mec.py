@@ -6,7 +6,7 @@ from helpers import assert_close
 from inputs import choose, draw_pair, draw_size, noted
 
 from xpcnn.backend import CPU
-from xpcnn.functional import conv2d_backward, conv2d_forward, lowered, mec
+from xpcnn.functional import conv2d_backward, conv2d_forward, im2col, mec
 from xpcnn.functional.windows import turned, window
 
 
@@ -34,13 +34,13 @@ def test_equals_the_direct_sums(device, rng, monkeypatch, tile_bytes):
         # From products of sixteen images to products of all of them.
         monkeypatch.setattr(device, "small_product", weight.size * 16 * choose(draw_rng, 1, 2, 1000))
         with noted(shape=shape, x=x.shape, weight=weight.shape, small_product=device.small_product):
-            pairs = [(mec.correlate(x, weight, bias, shape), lowered.correlate(x, weight, bias, shape, 1))]
+            pairs = [(mec.correlate(x, weight, bias, shape), im2col.correlate(x, weight, bias, shape, 1))]
             if shape.stride[1] == 1:
-                pairs.append((mec.weight_gradient(x, dy, shape), lowered.weight_gradient(x, dy, shape, 1)))
+                pairs.append((mec.weight_gradient(x, dy, shape), im2col.weight_gradient(x, dy, shape, 1)))
                 met.add("weight")
             about, full = turned(weight, shape)
             if shape.stride == (1, 1) and mec.applies(full, about, 1, x.shape[3], device):
-                dx = lowered.spread(dy, weight, shape, 1, x.shape[1:3])
+                dx = im2col.spread(dy, weight, shape, 1, x.shape[1:3])
                 pairs.append((mec.correlate(dy, about, None, full), dx))
                 met.add("input")
             for got, expected in pairs:

@@ -8,7 +8,8 @@ import reference
 from helpers import assert_close
 from inputs import choose, draw_pair, draw_size, noted, refused
 
-from xpcnn.functional.windows import Tile, Window, col2im, im2col, reach, tiles, window
+from xpcnn.functional.im2col import Tile, col2im, im2col, tiles
+from xpcnn.functional.windows import Window, reach, window
 
 
 def draw_window(rng):

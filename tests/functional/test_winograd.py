@@ -6,7 +6,7 @@ from helpers import assert_close
 from inputs import noted
 
 from xpcnn.backend import CPU
-from xpcnn.functional import conv2d_backward, conv2d_forward, lowered, winograd
+from xpcnn.functional import conv2d_backward, conv2d_forward, im2col, winograd
 from xpcnn.functional.windows import window
 
 
@@ -33,11 +33,11 @@ def test_equals_the_direct_sums(device, rng, monkeypatch, tile_bytes):
         x, weight, bias, dy = (device.asarray(array) for array in arrays)
         with noted(shape=shape, x=x.shape, weight=weight.shape):
             pairs = [
-                (winograd.correlate(x, weight, bias, shape), lowered.correlate(x, weight, bias, shape, 1)),
-                (winograd.weight_gradient(x, dy, shape), lowered.weight_gradient(x, dy, shape, 1)),
+                (winograd.correlate(x, weight, bias, shape), im2col.correlate(x, weight, bias, shape, 1)),
+                (winograd.weight_gradient(x, dy, shape), im2col.weight_gradient(x, dy, shape, 1)),
                 (
                     winograd.input_gradient(dy, weight, shape),
-                    lowered.spread(dy, weight, shape, 1, x.shape[1:3]),
+                    im2col.spread(dy, weight, shape, 1, x.shape[1:3]),
                 ),
             ]
             for got, expected in pairs:
@@ -52,14 +52,14 @@ def test_float32_stays_within_one_part_in_a_hundred_thousand(rng):
         small = [array.astype(np.float32) for array in (x, weight, dy)]
         exact = [array.astype(np.float64) for array in small]
         for got, expected in (
-            (winograd.correlate(small[0], small[1], None, shape), lowered.correlate(*exact[:2], None, shape, 1)),
+            (winograd.correlate(small[0], small[1], None, shape), im2col.correlate(*exact[:2], None, shape, 1)),
             (
                 winograd.input_gradient(small[2], small[1], shape),
-                lowered.spread(exact[2], exact[1], shape, 1, (8, 8)),
+                im2col.spread(exact[2], exact[1], shape, 1, (8, 8)),
             ),
             (
                 winograd.weight_gradient(small[0], small[2], shape),
-                lowered.weight_gradient(exact[0], exact[2], shape, 1),
+                im2col.weight_gradient(exact[0], exact[2], shape, 1),
             ),
         ):
             assert np.abs(got - expected).max() < 1e-5 * np.abs(expected).max()

@@ -10,7 +10,7 @@ from helpers import assert_close
 
 from xpcnn import functional as F
 from xpcnn.data import DATASETS, Dataset
-from xpcnn.data.images import read_image
+from xpcnn.data.formats.images import read_image
 from xpcnn.models import three_layer_net
 from xpcnn.nn import BatchNorm2d, CrossEntropyLoss, L2Penalty, conv_relu, conv_relu_pool
 from xpcnn.training import evaluate

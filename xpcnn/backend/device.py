@@ -17,6 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 
 Array: TypeAlias = Any  # numpy.ndarray or cupy.ndarray: CuPy publishes no types that would say so
+HostArray: TypeAlias = np.ndarray[Any, Any]
 Namespace: TypeAlias = Any
 Shape: TypeAlias = tuple[int, ...]
 Task = TypeVar("Task")

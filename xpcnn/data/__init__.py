@@ -1,9 +1,9 @@
 """File formats, data sets by name, augmentation, and the loader that makes batches of them."""
 
-from .datasets import DATASETS, Dataset, DatasetInfo, data_folder, load_dataset
+from .dataset import DATASETS, Dataset, DatasetInfo, data_folder, load_dataset
 from .device_loader import DeviceLoader
 from .errors import DataError
-from .idx import read_idx, write_idx
+from .formats.idx import read_idx, write_idx
 from .loader import Loader
 from .transforms import Compose, RandomAffine, RandomHorizontalFlip, RandomShift, Transform
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from .. import backend
 from ..backend import Device, batch_first
-from .datasets import Dataset
+from .dataset import Dataset
 from .loader import Loader, normalize
 
 

@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from ..backend import Array, array_namespace, chain
 from ..random import stream
-from .datasets import Dataset
+from .dataset import Dataset
 from .transforms import Transform
 
 Batch = tuple[NDArray[np.floating], NDArray[np.int64]]

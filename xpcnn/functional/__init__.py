@@ -5,31 +5,6 @@ cache, and returns the gradients of the forward function's array arguments.
 """
 
 from .activation import (
-    elementwise_backward,
-    elementwise_forward,
-    relu_backward,
-    relu_forward,
-    softmax_backward,
-    softmax_forward,
-)
-from .addition import add
-from .average_pooling import (
-    adaptive_avg_pool2d_backward,
-    adaptive_avg_pool2d_forward,
-    avg_pool2d_backward,
-    avg_pool2d_forward,
-    global_avg_pool2d_backward,
-    global_avg_pool2d_forward,
-)
-from .conv_transpose import (
-    conv_transpose2d_backward,
-    conv_transpose2d_forward,
-    conv_transpose2d_input_gradient,
-    conv_transpose2d_parameter_gradients,
-)
-from .convolution import conv2d_backward, conv2d_forward, conv2d_input_gradient, conv2d_parameter_gradients
-from .dropout import dropout_backward, dropout_forward
-from .elementwise import (
     elu,
     elu_derivative,
     gelu,
@@ -38,13 +13,35 @@ from .elementwise import (
     gelu_tanh_derivative,
     leaky_relu,
     leaky_relu_derivative,
+    relu_backward,
+    relu_forward,
     sigmoid,
     sigmoid_derivative,
     silu,
     silu_derivative,
+    softmax_backward,
+    softmax_forward,
     tanh,
     tanh_derivative,
 )
+from .avg_pool import (
+    adaptive_avg_pool2d_backward,
+    adaptive_avg_pool2d_forward,
+    avg_pool2d_backward,
+    avg_pool2d_forward,
+    global_avg_pool2d_backward,
+    global_avg_pool2d_forward,
+)
+from .batch_norm import batch_norm_backward, batch_norm_fixed, batch_norm_forward
+from .conv_transpose import (
+    conv_transpose2d_backward,
+    conv_transpose2d_forward,
+    conv_transpose2d_input_gradient,
+    conv_transpose2d_parameter_gradients,
+)
+from .convolution import conv2d_backward, conv2d_forward, conv2d_input_gradient, conv2d_parameter_gradients
+from .dropout import dropout_backward, dropout_forward
+from .elementwise import add, elementwise_backward, elementwise_forward
 from .group_norm import group_norm_backward, group_norm_forward, layer_norm_backward, layer_norm_forward
 from .linear import linear_backward, linear_forward, linear_input_gradient, linear_parameter_gradients
 from .loss import (
@@ -57,8 +54,7 @@ from .loss import (
     mean_squared_error_backward,
     mean_squared_error_forward,
 )
-from .normalization import batch_norm_backward, batch_norm_fixed, batch_norm_forward
-from .pooling import max_pool2d_backward, max_pool2d_forward
+from .max_pool import max_pool2d_backward, max_pool2d_forward
 
 __all__ = [
     "adaptive_avg_pool2d_backward",

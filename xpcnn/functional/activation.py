@@ -1,11 +1,16 @@
-"""Activations: ReLU, any elementwise function given with its derivative, and softmax."""
+"""The usual activation functions, each beside its derivative as a function of the input `x` and the output `y`.
+
+Every formula holds for all finite inputs: nothing overflows on the way to a finite result. Cases are told apart by
+adding terms of which all but one are 0, as on a CPU to choose with `where` costs more than an exponential.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from math import pi, sqrt
 from typing import Any
 
-from ..backend import Array, batch_first, batch_last, chain, device_of
+from ..backend import Array, array_namespace, batch_first, batch_last, chain, device_of
+from .normal import normal_cdf, normal_density
 
 
 def relu_forward(x: Array) -> tuple[Array, Any]:
@@ -38,41 +43,103 @@ def relu_backward(dy: Array, cache: Any) -> Array:
     return batch_first(dx)
 
 
-def elementwise_forward(x: Array, function: Callable[[Array], Array]) -> tuple[Array, Any]:
-    """Return `function(x)` and what `elementwise_backward` needs.
-
-    Args:
-        x: `(N, ...)`.
-        function: an elementwise function; called on parts of `x`, as arrays of one axis.
-    """
-    x = batch_last(x)
-    device = device_of(x)
-    y = device.empty(x.shape, x.dtype)
-
-    def apply(x: Array, y: Array) -> None:
-        y[...] = function(x)
-
-    device.map_elements(apply, x, y, in_pieces=True)
-    return batch_first(y), (x, y)
+@chain
+def leaky_relu(x: Array, negative_slope: float) -> Array:
+    """Return `x` where it is positive, else `negative_slope·x` (Maas, Hannun and Ng 2013)."""
+    xp = array_namespace(x)
+    return xp.maximum(x, 0) + negative_slope * xp.minimum(x, 0)
 
 
-def elementwise_backward(dy: Array, cache: Any, derivative: Callable[[Array, Array], Array]) -> Array:
-    """Return `dx = dy·derivative(x, y)`.
+@chain
+def leaky_relu_derivative(x: Array, y: Array, negative_slope: float) -> Array:
+    """Return the derivative of `leaky_relu`; at 0 it is the negative slope."""
+    return (x > 0) + (x <= 0).astype(x.dtype) * negative_slope
 
-    Args:
-        dy: gradient of the loss by the output, `(N, ...)`.
-        cache: what the forward call returned.
-        derivative: from matching parts of the input and the output.
-    """
-    dy = batch_last(dy)
-    device = device_of(dy)
-    dx = device.empty(dy.shape, dy.dtype)
 
-    def apply(x: Array, y: Array, dy: Array, dx: Array) -> None:
-        device.xp.multiply(dy, derivative(x, y), out=dx)
+@chain
+def elu(x: Array, alpha: float) -> Array:
+    """Return `x` where it is positive, else `alpha·(exp(x) - 1)` (Clevert, Unterthiner and Hochreiter 2016)."""
+    xp = array_namespace(x)
+    return xp.maximum(x, 0) + alpha * xp.expm1(xp.minimum(x, 0))
 
-    device.map_elements(apply, *cache, dy, dx, in_pieces=True)
-    return batch_first(dx)
+
+@chain
+def elu_derivative(x: Array, y: Array, alpha: float) -> Array:
+    """Return the derivative of `elu`; at 0 it is `alpha`."""
+    xp = array_namespace(x)
+    return (x > 0) + (x <= 0) * (alpha * xp.exp(xp.minimum(x, 0)))
+
+
+@chain
+def sigmoid(x: Array) -> Array:
+    """Return `1 / (1 + exp(-x))`, or equally `exp(x) / (1 + exp(x))` where x is negative."""
+    xp = array_namespace(x)
+    return xp.exp(xp.minimum(x, 0)) / (1 + xp.exp(-xp.absolute(x)))
+
+
+@chain
+def sigmoid_derivative(x: Array, y: Array) -> Array:
+    """Return the derivative of `sigmoid`."""
+    return y * (1 - y)
+
+
+@chain
+def tanh(x: Array) -> Array:
+    """Return the hyperbolic tangent."""
+    return array_namespace(x).tanh(x)
+
+
+@chain
+def tanh_derivative(x: Array, y: Array) -> Array:
+    """Return the derivative of `tanh`."""
+    return 1 - y * y
+
+
+@chain
+def silu(x: Array) -> Array:
+    """Return `x·sigmoid(x)` (Elfwing, Uchibe and Doya 2018)."""
+    return x * sigmoid(x)
+
+
+@chain
+def silu_derivative(x: Array, y: Array) -> Array:
+    """Return the derivative of `silu`."""
+    gate = sigmoid(x)
+    return gate + y * (1 - gate)
+
+
+@chain
+def gelu(x: Array) -> Array:
+    """Return `x·Φ(x)` with the normal distribution function Φ (Hendrycks and Gimpel 2016)."""
+    return x * normal_cdf(x)
+
+
+@chain
+def gelu_derivative(x: Array, y: Array) -> Array:
+    """Return the derivative of `gelu`."""
+    return normal_cdf(x) + x * normal_density(x)
+
+
+@chain
+def gelu_tanh(x: Array) -> Array:
+    """Return `x·(1 + tanh(√(2/π)·(x + 0.044715·x³))) / 2`, Hendrycks and Gimpel's approximation of `gelu`."""
+    return x * sigmoid(_gelu_argument(x)[0])
+
+
+@chain
+def gelu_tanh_derivative(x: Array, y: Array) -> Array:
+    """Return the derivative of `gelu_tanh`."""
+    argument, slope = _gelu_argument(x)
+    gate = sigmoid(argument)
+    return gate + y * (1 - gate) * slope
+
+
+def _gelu_argument(x: Array) -> tuple[Array, Array]:
+    """Return z and its derivative, where the approximation of GELU is `x·sigmoid(z)`, as `(1 + tanh(z/2)) / 2` is."""
+    near = array_namespace(x).clip(x, -100, 100)  # farther out the sigmoid is 0 or 1, and the cube might overflow
+    square = near * near
+    factor = 2 * sqrt(2 / pi)
+    return factor * near * (1 + 0.044715 * square), factor * (1 + 3 * 0.044715 * square)
 
 
 def softmax_forward(x: Array, dim: int) -> tuple[Array, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ..backend import Array, batch_first, batch_last, device_of
-from .lowered import correlate, spread, weight_gradient
+from .im2col import correlate, spread, weight_gradient
 from .windows import IntOrPair, Padding, Pair, Window, pair, window
 
 

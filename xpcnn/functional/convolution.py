@@ -1,6 +1,6 @@
 """Two-dimensional convolution: the layer's two passes, and which of three ways computes its products.
 
-im2col (`lowered.py`)     open to every window
+im2col (`im2col.py`)     open to every window
 MEC (`mec.py`)            lowers along one axis only; where the products are small
 Winograd (`winograd.py`)  3×3 windows with stride 1, where there are many channels
 """
@@ -11,7 +11,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 from ..backend import Array, Shape, batch_first, batch_last, device_of
-from . import lowered, mec, winograd
+from . import im2col, mec, winograd
 from .windows import IntOrPair, Padding, Pair, Window, turned, window
 
 
@@ -94,7 +94,7 @@ def _correlate(x: Array, weight: Array, bias: Array | None, window: Window, grou
         return winograd.correlate(x, weight, bias, window)
     if mec.applies(window, weight, groups, N, device):
         return mec.correlate(x, weight, bias, window)
-    return lowered.correlate(x, weight, bias, window, groups)
+    return im2col.correlate(x, weight, bias, window, groups)
 
 
 def _weight_gradient(x: Array, dy: Array, weight: Array, window: Window, groups: int) -> Array:
@@ -104,7 +104,7 @@ def _weight_gradient(x: Array, dy: Array, weight: Array, window: Window, groups:
         return winograd.weight_gradient(x, dy, window)
     if mec.applies(window, weight, groups, N, device) and window.stride[1] == 1:
         return mec.weight_gradient(x, dy, window)
-    return lowered.weight_gradient(x, dy, window, groups)
+    return im2col.weight_gradient(x, dy, window, groups)
 
 
 def _input_gradient(dy: Array, weight: Array, window: Window, groups: int, size: Pair) -> Array:
@@ -119,8 +119,8 @@ def _input_gradient(dy: Array, weight: Array, window: Window, groups: int, size:
         # The columns of dy are written and read. Those of dx, where they are fewer, are added up too, offset by offset.
         if small or O * pixels <= 1.5 * C * positions + device.launch_bytes / (2 * N * dy.itemsize):
             about, full = turned(weight, window)
-            return mec.correlate(dy, about, None, full) if small else lowered.correlate(dy, about, None, full, 1)
-    return lowered.spread(dy, weight, window, groups, size)
+            return mec.correlate(dy, about, None, full) if small else im2col.correlate(dy, about, None, full, 1)
+    return im2col.spread(dy, weight, window, groups, size)
 
 
 def _check(x: Array, weight: Array, bias: Array | None, window: Window, groups: int) -> None:

@@ -10,7 +10,7 @@ from math import isqrt, prod
 from typing import Any, NamedTuple
 
 from ..backend import Array, Shape, batch_first, batch_last, device_of
-from .normalization import check_parameters
+from .batch_norm import check_parameters
 
 
 class _Cache(NamedTuple):

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ..backend import Array, Device, array_namespace, batch_first, batch_last, chain, device_of
-from .elementwise import sigmoid
+from .activation import sigmoid
 
 
 class _CrossEntropyCache(NamedTuple):

@@ -23,7 +23,7 @@ from functools import lru_cache
 from math import ceil
 from typing import Any, NamedTuple, TypeAlias
 
-from ..backend import Array, Device, blocks, device_of
+from ..backend import Array, Device, device_of
 
 Pair: TypeAlias = tuple[int, int]
 IntOrPair: TypeAlias = int | Sequence[int]
@@ -124,50 +124,6 @@ def _window(kernel: IntOrPair, stride: IntOrPair, padding: Padding, dilation: In
     return Window(kernel, stride, dilation, sides)
 
 
-class Tile(NamedTuple):
-    """A box of output positions and images whose columns are lowered and multiplied together."""
-
-    rows: slice
-    cols: slice
-    images: slice
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """How many rows, columns and images the box holds."""
-        return tuple(part.stop - part.start for part in self)
-
-    def span(self, OW: int, N: int) -> slice | None:
-        """Return where the tile's columns lie in the row (OH·OW·N) of a channel, or None if not in one piece."""
-        rows, cols, images = self.shape
-        if images < N or (cols < OW and rows > 1):
-            return None
-        start = (self.rows.start * OW + self.cols.start) * N
-        return slice(start, start + rows * cols * images)
-
-
-@lru_cache(maxsize=1024)
-def tiles(OH: int, OW: int, N: int, bytes_per_position: int, tile_bytes: int, at_least: int) -> tuple[Tile, ...]:
-    """Cut the positions of all images into tiles, in order, from their number alone.
-
-    Whole rows of all images if they fit, since these are contiguous; else parts of a row; else some images only.
-
-    Args:
-        bytes_per_position: the size of the columns of one position of one image.
-        tile_bytes: the size of the columns that a tile may have.
-        at_least: into how many tiles to cut where the number of rows allows it.
-    """
-    position_budget = max(1, tile_bytes // bytes_per_position)
-    images = min(N, max(16, position_budget))
-    cols = min(OW, max(1, position_budget // images))
-    rows = 1 if images < N or cols < OW else max(1, position_budget // (OW * N))
-    return tuple(
-        Tile(row, col, image)
-        for row in blocks(OH, max(at_least, ceil(OH / rows)))
-        for col in blocks(OW, ceil(OW / cols))
-        for image in blocks(N, ceil(N / images))
-    )
-
-
 def share_count(K: int, O: int, P: int, device: Device) -> int:
     """Return into how many shares a product `(O, K) @ (K, P)` and its lowering are cut."""
     # A small one stays in one piece: to wake another thread would cost more than it saves.
@@ -194,46 +150,6 @@ def turned(weight: Array, window: Window) -> tuple[Array, Window]:
     return device_of(weight).xp.ascontiguousarray(about), window.turned
 
 
-def im2col(x: Array, window: Window, tile: Tile, device: Device) -> Array:
-    """Lower the patches of an image under one tile to the columns of a matrix, in scratch memory.
-
-    Args:
-        x: channel-major image `(C, H, W, N)`, contiguous.
-
-    Returns:
-        `(C·KH·KW, rows·cols·images)`; padding is zero.
-    """
-    xp = device.xp
-    C, (KH, KW) = x.shape[0], window.kernel
-    field = _padded_field(x, window, tile, device)
-    c, h, w, n = field.strides
-    patches = xp.lib.stride_tricks.as_strided(
-        field,
-        (C, KH, KW, *tile.shape),
-        (c, h * window.dilation[0], w * window.dilation[1], h * window.stride[0], w * window.stride[1], n),
-    )
-    columns = device.scratch(patches.shape, x.dtype, "columns")
-    columns[...] = patches
-    return columns.reshape(C * KH * KW, -1)
-
-
-def col2im(columns: Array, window: Window, tile: Tile, dx: Array) -> None:
-    """Add the columns of one tile back to where `im2col` took them from; what came from padding is dropped.
-
-    Args:
-        columns: `(C·KH·KW, rows·cols·images)`.
-        dx: channel-major `(C, H, W, N)`, added to in place.
-    """
-    C, H, W, _ = dx.shape
-    (KH, KW), (top, _, left, _) = window.kernel, window.padding
-    patches = columns.reshape(C, KH, KW, *tile.shape)
-    across = [reach(tile.cols, window.stride[1], kw * window.dilation[1] - left, W) for kw in range(KW)]
-    for kh in range(KH):
-        tile_rows, image_rows = reach(tile.rows, window.stride[0], kh * window.dilation[0] - top, H)
-        for kw, (tile_cols, image_cols) in enumerate(across):
-            dx[:, image_rows, image_cols, tile.images] += patches[:, kh, kw, tile_rows, tile_cols]
-
-
 def reach(positions: slice, stride: int, offset: int, size: int) -> tuple[slice, slice]:
     """Return which of the positions, and which pixels they meet, for one offset into the window along one axis."""
     first = max(positions.start, ceil(-offset / stride))
@@ -246,29 +162,48 @@ def reach(positions: slice, stride: int, offset: int, size: int) -> tuple[slice,
     )
 
 
-def _padded_field(x: Array, window: Window, tile: Tile, device: Device) -> Array:
-    """Return the part of the padded image that a tile's windows cover: a view where no padding is met."""
-    C, H, W, _ = x.shape
+def pooling_window(kernel: IntOrPair, stride: IntOrPair | None, padding: Padding, dilation: IntOrPair) -> Window:
+    """Return the window described by the options of a pooling layer.
+
+    Raises:
+        ValueError: if an option is out of range.
+    """
+    shape = window(kernel, kernel if stride is None else stride, padding, dilation)
+    (KH, KW), (top, bottom, left, right) = shape.kernel, shape.padding
+    if max(top, bottom) > KH // 2 or max(left, right) > KW // 2:
+        raise ValueError(f"padding must be at most half the window, got {padding} for a window of {KH}×{KW}")
+    return shape
+
+
+def over_the_edge(window: Window, H: int, W: int) -> Window:
+    """Return the window with as much padding at the bottom and right as `ceil_mode` means for an image of `H` by `W`.
+
+    The last window then reaches the last pixel, as long as it starts inside the image or in the padding before it.
+    """
+    (KH, KW), (top, bottom, left, right) = window.kernel, window.padding
+    bottom = _padding_to_reach_the_end(H, top, bottom, KH, window.stride[0], window.dilation[0])
+    right = _padding_to_reach_the_end(W, left, right, KW, window.stride[1], window.dilation[1])
+    return window._replace(padding=(top, bottom, left, right))
+
+
+@lru_cache(maxsize=1024)
+def offsets(
+    window: Window, OH: int, OW: int, H: int, W: int
+) -> list[tuple[int, tuple[slice, slice], tuple[slice, slice]]]:
+    """Return each offset into the window, the positions at which it meets the image, and the pixels it meets there."""
     (KH, KW), (top, _, left, _) = window.kernel, window.padding
-    h0, h1 = _covered(tile.rows, window.stride[0], (KH - 1) * window.dilation[0], top)
-    w0, w1 = _covered(tile.cols, window.stride[1], (KW - 1) * window.dilation[1], left)
-    if h0 >= 0 and w0 >= 0 and h1 <= H and w1 <= W:
-        return x[:, h0:h1, w0:w1, tile.images]
-    # In memory for products, as it is forgotten before there is one.
-    field = device.scratch((C, h1 - h0, w1 - w0, tile.shape[2]), x.dtype, "product")
-    # A tile may lie in the padding altogether: then nothing is inside and all of it is cleared.
-    image_h, image_w = slice(min(max(0, h0), H), max(0, min(H, h1))), slice(min(max(0, w0), W), max(0, min(W, w1)))
-    inside_h, inside_w = slice(image_h.start - h0, image_h.stop - h0), slice(image_w.start - w0, image_w.stop - w0)
-    if field.nbytes <= 3 * device.launch_bytes:
-        field[...] = 0
-    else:
-        field[:, : inside_h.start] = 0
-        field[:, inside_h.stop :] = 0
-        field[:, inside_h, : inside_w.start] = 0
-        field[:, inside_h, inside_w.stop :] = 0
-    field[:, inside_h, inside_w] = x[:, image_h, image_w, tile.images]
-    return field
+    found = []
+    for kh in range(KH):
+        rows, image_rows = reach(slice(0, OH), window.stride[0], kh * window.dilation[0] - top, H)
+        for kw in range(KW):
+            cols, image_cols = reach(slice(0, OW), window.stride[1], kw * window.dilation[1] - left, W)
+            found.append((kh * KW + kw, (rows, cols), (image_rows, image_cols)))
+    return found
 
 
-def _covered(positions: slice, stride: int, span: int, padding: int) -> Pair:
-    return positions.start * stride - padding, (positions.stop - 1) * stride + span + 1 - padding
+def _padding_to_reach_the_end(size: int, before: int, after: int, kernel: int, stride: int, dilation: int) -> int:
+    span = (kernel - 1) * dilation + 1
+    last = ceil((size + before + after - span) / stride)
+    if last * stride >= size + before:
+        last -= 1
+    return last * stride + span - size - before

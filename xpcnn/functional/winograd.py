@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, Device, blocks, device_of
-from .windows import Tile, Window, add_up, im2col, reach, tiles, turned
+from .im2col import Tile, im2col, tiles
+from .windows import Window, add_up, reach, turned
 
 
 def applies(window: Window, weight: Array, groups: int, size: tuple[int, int, int], device: Device) -> bool:

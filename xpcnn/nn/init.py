@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod, sqrt
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
-HostArray: TypeAlias = np.ndarray[Any, Any]
+from ..backend import HostArray
+
 Initializer: TypeAlias = Callable[[tuple[int, ...], np.random.Generator], HostArray]
 
 

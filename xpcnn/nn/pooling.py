@@ -6,8 +6,7 @@ from typing import Any
 
 from .. import functional as F
 from ..backend import Array
-from ..functional.pooling import pooling_window
-from ..functional.windows import IntOrPair, Padding, pair
+from ..functional.windows import IntOrPair, Padding, pair, pooling_window
 from .module import Module
 
 

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from .. import backend
-from ..backend import Device, device_or_none, to_host
+from ..backend import Device, HostArray, device_or_none, to_host
 from ..nn import Module
-from .observe import HostArray
 
 Evaluate = Callable[[Sequence[HostArray]], float]
 

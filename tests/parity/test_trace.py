@@ -1,0 +1,266 @@
+"""Traces: a run recorded on one device and repeated on another; what differs is named, what is no trace refused."""
+
+import json
+import shutil
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from other_order import other_order
+from strict_xp import DEVICE
+
+from xpcnn import nn, parity
+from xpcnn.backend import CPU, device_of
+from xpcnn.parity import TraceConfig, TraceError, check, record, run
+from xpcnn.parity import files as trace_files
+from xpcnn.parity.drift import spreads
+from xpcnn.training import run as run_module
+
+QUICK = {"steps": 4, "batch_size": 4}
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A trace of LeNet-5 that is only read."""
+    return record(tmp_path_factory.mktemp("trace") / "lenet5", TraceConfig(**QUICK)).path
+
+
+@pytest.fixture
+def trace(recorded, tmp_path):
+    """A copy of it to do harm to."""
+    return shutil.copytree(recorded, tmp_path / "trace")
+
+
+def test_a_trace_agrees_with_every_device_in_any_order_of_summation(recorded, device):
+    with other_order():
+        report = check(recorded, device)
+    assert report.agrees, report.text()
+    assert report.first_difference is None
+    assert report.verdict == f"AGREE: {device.name} and cpu, 13 layers, 4 steps (every array of 4 of them)"
+    compared = {(row.layer, row.direction) for row in report.rows if row.source == "arrays"}
+    for layer in ("conv1", "conv2", "fc1", "fc2", "fc3"):
+        assert {(layer, direction) for direction in ("forward", "backward", "update")} <= compared
+    assert {("relu1", "backward"), ("pool2", "backward"), ("loss", "forward"), ("loss", "backward")} <= compared
+    if device is CPU:
+        assert max(row.absolute for row in report.rows) == 0
+    if device is DEVICE:
+        assert max(row.severity for row in report.rows) > 0.05
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dtype": "float64"},
+        {"optimizer": "adamw", "weight_decay": 0.01},
+        {"model": "resnet20", "steps": 1, "batch_size": 2},
+    ],
+    ids=str,
+)
+def test_other_configurations_agree(tmp_path, options):
+    with other_order():
+        (report,) = run(TraceConfig(**QUICK | {"batch_size": 4} | options), ["cpu", DEVICE])
+    assert report.agrees, report.text()
+    assert max(row.severity for row in report.rows if row.source == "arrays") > 0.05
+
+
+class Faulty:
+    """Makes one method of a layer class wrong on the make-believe device, in one call of many."""
+
+    def __init__(self, method, in_call, harm):
+        self.method, self.in_call, self.harm, self.calls = method, in_call, harm, 0
+
+    def __call__(self, layer, array, **options):
+        result = self.method(layer, array, **options)
+        if device_of(array) is DEVICE:
+            self.calls += 1
+            if self.calls == self.in_call:
+                self.harm(layer, result)
+        return result
+
+
+def times(factor):
+    def harm(layer, result):
+        result *= factor
+
+    return harm
+
+
+def wrong_bias(layer, result):
+    layer.bias.grad[1:2] *= 1.001
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "in_call", "harm", "where"),
+    [
+        (nn.Conv2d, "forward", 2, times(1.0001), "step 1, layer conv2 (Conv2d), forward: y"),
+        (nn.Conv2d, "forward", 5, times(1.0001), "step 3, layer conv1 (Conv2d), forward: y"),
+        (nn.ReLU, "forward", 9, times(1.0001), "step 3, layer relu1 (ReLU), forward: y"),
+        (nn.MaxPool2d, "backward", 4, times(1.0001), "step 2, layer pool2 (MaxPool2d), backward: dx"),
+        (nn.Linear, "backward", 3, wrong_bias, "step 1, layer fc3 (Linear), backward: bias is off by"),
+        (nn.Conv2d, "backward", 8, times(np.nan), "step 4, layer conv2 (Conv2d), backward: dx is off by inf"),
+    ],
+)
+def test_the_first_wrong_layer_and_step_are_named(recorded, monkeypatch, kind, method, in_call, harm, where):
+    # Replaying visits a step's layers forwards, each forward and backward, and only then the next step.
+    faulty = Faulty(getattr(kind, method), in_call, harm)
+    monkeypatch.setattr(kind, method, lambda layer, array, **options: faulty(layer, array, **options))
+    with other_order():
+        report = check(recorded, DEVICE)
+    assert not report.agrees
+    assert report.verdict.startswith(f"DIFFER: strict and cpu, first in {where}")
+
+
+def test_a_wrong_update_is_named(recorded, monkeypatch):
+    from xpcnn.optim import SGD
+
+    step = SGD.step
+
+    def goes_too_far(self):
+        step(self)
+        for parameter in self.parameters.values():
+            if device_of(parameter.data) is DEVICE and self.steps == 3 and parameter.data.shape == (84, 120):
+                parameter.data *= 1.00001
+
+    monkeypatch.setattr(SGD, "step", goes_too_far)
+    with other_order():
+        report = check(recorded, DEVICE)
+    assert "step 3, layer fc2 (Linear), update: weight is off by" in report.first_difference
+
+
+def test_what_layers_do_not_see_shows_in_the_run_of_its_own(recorded, monkeypatch):
+    forward = nn.Sequential.forward
+
+    def wrong(self, x):
+        return forward(self, x * x.dtype.type(1.01) if device_of(x) is DEVICE else x)
+
+    monkeypatch.setattr(nn.Sequential, "forward", wrong)
+    with other_order():
+        report = check(recorded, DEVICE)
+    assert report.first_difference.startswith("step 1, layer conv1 (Conv2d), forward: y is off by")
+    assert {row.source for row in report.rows if not row.agrees} == {"sizes"}
+    assert not report.losses[0].agrees
+
+
+def test_beyond_the_size_limit_only_sizes_are_kept(tmp_path):
+    whole = record(tmp_path / "whole", TraceConfig(**QUICK))
+    one_step = (whole.path / "step-0001.safetensors").stat().st_size
+    part = record(tmp_path / "part", TraceConfig(**QUICK), limit=one_step * 5 // 2)
+    assert [step["file"] is None for step in part.steps()] == [False, False, True, True]
+    none = record(tmp_path / "none", TraceConfig(**QUICK), limit=0)
+    assert sorted(path.name for path in none.path.iterdir()) == ["initial.safetensors", "trace.json"]
+    with other_order():
+        report = check(none.path, DEVICE)
+    assert report.agrees
+    assert report.verdict.endswith("13 layers, 4 steps (sizes only)")
+    assert {row.source for row in report.worst_rows()} == {"sizes"}
+
+
+def edit(change):
+    def damage(folder):
+        info = json.loads((folder / "trace.json").read_text())
+        del info["sha256"]["trace.json"]
+        change(info)
+        info["sha256"]["trace.json"] = trace_files._digest_of(info)
+        (folder / "trace.json").write_text(json.dumps(info))
+
+    return damage
+
+
+def cut(name):
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-9])
+
+
+DAMAGE = {
+    "absent": (shutil.rmtree, "is no trace: trace.json cannot be read"),
+    "newer": (edit(lambda info: info.update(version=3)), "trace version 3, newer: this package reads version 2"),
+    "older": (edit(lambda info: info.update(version=1)), "trace version 1, older or unknown"),
+    "foreign": (edit(lambda info: info.update(format="x")), "is no trace"),
+    "not JSON": (cut("trace.json"), "is not JSON"),
+    "JSON changed": (
+        lambda folder: (folder / "trace.json").write_text(
+            (folder / "trace.json").read_text().replace("0.05", "0.06").replace('"correct": ', '"correct": 1')
+        ),
+        "trace.json is not as it was recorded",
+    ),
+    "no configuration": (edit(lambda info: info.pop("config")), "does not describe a run"),
+    "unknown option": (edit(lambda info: info["config"].update(speed=3)), "does not describe a run"),
+    "steps missing": (edit(lambda info: info["steps"].pop()), "has 3 of 4 steps"),
+    "weights cut": (cut("initial.safetensors"), "initial.safetensors is not as it was recorded"),
+    "arrays cut": (cut("step-0002.safetensors"), "step-0002.safetensors is not as it was recorded"),
+    "arrays absent": (
+        lambda folder: (folder / "step-0003.safetensors").unlink(),
+        "step-0003.safetensors cannot be read",
+    ),
+    "unknown model": (
+        edit(lambda info: info["config"].update(model="alexnet")),
+        "another model: unknown model 'alexnet'",
+    ),
+    "another model": (edit(lambda info: info["config"].update(model="numpy_cnn")), "another model: state does not fit"),
+    "another network of that name": (edit(lambda info: info["layers"].pop()), "another lenet5: its layers differ"),
+    "another data set": (
+        edit(lambda info: info["steps"][1].update(data="0" * 64)),
+        "the images of step 2 are not those of mnist-mini",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGE.values(), ids=DAMAGE)
+def test_what_cannot_be_repeated_is_refused_in_one_line(trace, damage, message):
+    damage(trace)
+    with pytest.raises(TraceError, match=message) as caught:
+        check(trace, "cpu")
+    assert "\n" not in str(caught.value)
+    assert str(trace) in str(caught.value)
+
+
+def test_recording_refuses_what_makes_no_trace(tmp_path, recorded):
+    with pytest.raises(TraceError, match="exists already"):
+        record(recorded, TraceConfig(**QUICK))
+    with pytest.raises(TraceError, match=r"the loss became .* at step .* a lower lr may help"):
+        record(tmp_path / "new", TraceConfig(**QUICK, lr=1e30))
+    for options, message in (({"steps": 0}, "at least 1 step"), ({"dtype": "int8"}, "'int8'"), ({"data": "x"}, "'x'")):
+        with pytest.raises(ValueError, match=message):
+            TraceConfig(**options)
+    with pytest.raises(ValueError, match="at least two devices, got cpu"):
+        run(TraceConfig(**QUICK), ["cpu"])
+    with pytest.raises(ValueError, match="TF32 was asked for, but cpu does not have it"):
+        check(recorded, "cpu", tf32=True)
+
+
+def test_twenty_steps_need_no_more_than_the_measured_drift(tmp_path):
+    """A run with other rounding from the start on stays within it for all 20 steps."""
+    path = record(tmp_path / "trace", TraceConfig(batch_size=4), limit=0).path
+    info = json.loads((path / "trace.json").read_text())
+    for direction, at_first in (("forward", 1e-4), ("backward", 1e-2)):
+        drift = [step["spread"]["float32"][direction] for step in info["steps"]]
+        assert drift == sorted(drift)
+        assert 0 < drift[0] < at_first
+    with other_order():
+        report = check(path, DEVICE)
+    assert report.agrees, report.text()
+    assert {row.step for row in report.rows} == set(range(1, 11))  # later ones are compared by loss and accuracy alone
+    assert len(report.losses) == 20
+
+
+def test_the_accuracy_may_differ_as_far_as_samples_change_sides(recorded):
+    """In the steps of a chaotic run some change sides whatever computes it; the twin shows how many."""
+    report = check(recorded, DEVICE)
+    *before, last = report.losses
+    assert last.correct_tolerance >= 2
+    for off, verdict in ((0, None), (last.correct_tolerance + 1, "the accuracy over all steps")):
+        total = int(sum(loss.correct for loss in before) + last.correct + off)
+        moved = replace(last, recorded_correct=total - sum(loss.recorded_correct for loss in before))
+        assert replace(report, losses=[*before, moved]).first_difference == verdict
+
+
+def test_the_number_that_changes_sides_is_the_root_of_its_squares():
+    twin = [SimpleNamespace(correct=correct, quantities=lambda: {"loss": 1.0}) for correct in (5, 8, 10)]
+    found = [spread["correct"] for spread in spreads([({"loss": 1.0}, correct) for correct in (5, 5, 14)], twin)]
+    assert found == [0, 3, 5]
+
+
+def test_the_package_says_what_it_offers():
+    assert all(hasattr(parity, name) for name in parity.__all__)
+    assert run_module.RunConfig().augment  # a trace must turn this off: it is drawn, but not computed, alike everywhere
+    assert not TraceConfig().run().augment

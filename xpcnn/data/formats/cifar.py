@@ -1,0 +1,35 @@
+"""CIFAR-10's binary format: records of one label byte and 3072 pixel bytes, with nothing around them."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DataError
+
+RECORD = 1 + 3 * 32 * 32
+
+
+def read_cifar(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """Read one file of CIFAR-10's binary version (https://www.cs.toronto.edu/~kriz/cifar.html).
+
+    Returns:
+        The records `(N, 3073)`: a label from 0 to 9, then the image as `(3, 32, 32)`, red plane first.
+
+    Raises:
+        DataError: if the file is missing, unreadable, not a whole number of records, or holds another label.
+    """
+    path = Path(path)
+    try:
+        content = np.fromfile(path, np.uint8)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    if content.size == 0 or content.size % RECORD:
+        raise DataError(f"{path}: expected whole records of {RECORD} bytes, got {content.size} bytes")
+    records = content.reshape(-1, RECORD)
+    if (highest := records[:, 0].max()) > 9:
+        raise DataError(f"{path}: expected labels from 0 to 9, got {highest}")
+    return records

@@ -1,0 +1,81 @@
+"""Pictures of any size made into what a model was trained on; needs Pillow, which the `viz` extra brings."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+
+
+def read_image(path: str | os.PathLike[str], shape: tuple[int, int, int], *, drawing: bool) -> tuple[Any, list[str]]:
+    """Read a PNG, JPEG or other picture as an image of the given shape.
+
+    Args:
+        path: the file.
+        shape: `(C, H, W)` to produce, with one channel (grey) or three (RGB).
+        drawing: the data are light figures on a dark ground, as MNIST's: a picture on a light ground is inverted, and
+            one of another size has its figure cut out, scaled to 5/7 of the image and centred on its centre of mass,
+            as MNIST's makers did.
+
+    Returns:
+        the image, `(C, H, W)` uint8, and what was done to it, in words.
+
+    Raises:
+        DataError: if the file is absent or not a picture.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    channels, height, width = shape
+    picture: Any
+    try:
+        with Image.open(path) as picture:
+            # Transparent pixels count as white paper, not as whatever colour lies under them.
+            if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+                paper = Image.new("RGBA", picture.size, "white")
+                picture = Image.alpha_composite(paper, picture.convert("RGBA"))
+            picture = picture.convert("L" if channels == 1 else "RGB")
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read as a picture ({error})"
+        raise DataError(f"{path}: {reason}") from error
+    done = [f"read {picture.width}×{picture.height} as {'grey' if channels == 1 else 'RGB'}"]
+    if drawing:
+        pixels = np.asarray(picture)
+        border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+        if np.median(border) > 127:
+            picture = Image.fromarray(255 - pixels)
+            done.append("inverted, as its ground is light")
+    if picture.size != (width, height):
+        if drawing:
+            picture = _centred_figure(picture, width, height)
+            done.append(f"figure cut out, scaled and centred in {width}×{height}")
+        else:
+            scale = max(width / picture.width, height / picture.height)
+            size = (max(width, round(picture.width * scale)), max(height, round(picture.height * scale)))
+            left, top = (size[0] - width) // 2, (size[1] - height) // 2
+            picture = picture.resize(size, Image.Resampling.LANCZOS).crop((left, top, left + width, top + height))
+            done.append(f"scaled and cropped to {width}×{height}")
+    return np.atleast_3d(np.asarray(picture)).transpose(2, 0, 1), done
+
+
+def _centred_figure(picture: Any, width: int, height: int) -> Any:
+    from PIL import Image
+
+    ink = np.asarray(picture) > 64  # well above the noise of paper and compression
+    if not ink.any():
+        return picture.resize((width, height), Image.Resampling.LANCZOS)
+    rows, cols = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
+    picture = picture.crop((cols[0], rows[0], cols[-1] + 1, rows[-1] + 1))
+    scale = min(width * 5 / 7 / picture.width, height * 5 / 7 / picture.height)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    picture = picture.resize(size, Image.Resampling.LANCZOS)
+    weights = np.asarray(picture, np.float64)
+    mass = weights.sum()
+    # MNIST's centre of mass lies in the middle of the pixel right and below of the image's midpoint.
+    left = round(width / 2 + 0.5 - (weights.sum(axis=0) @ (np.arange(size[0]) + 0.5)) / mass)
+    top = round(height / 2 + 0.5 - (weights.sum(axis=1) @ (np.arange(size[1]) + 0.5)) / mass)
+    canvas = Image.new("L", (width, height))
+    canvas.paste(picture, (min(max(left, 0), width - size[0]), min(max(top, 0), height - size[1])))
+    return canvas

@@ -1,0 +1,202 @@
+"""Average pooling: under a sliding window, over a grid of given size, and over the whole image."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ..backend import Array, Device, Shape, batch_first, batch_last, blocks, device_of
+from .windows import IntOrPair, Padding, Pair, Window, offsets, over_the_edge, pair, pooling_window
+
+
+class _Cache(NamedTuple):
+    window: Window
+    counts: Array | int  # what the sums were divided by: a number, or (OH, OW, 1)
+    size: Pair
+
+
+def avg_pool2d_forward(
+    x: Array,
+    kernel_size: IntOrPair,
+    *,
+    stride: IntOrPair | None = None,
+    padding: Padding = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> tuple[Array, Any]:
+    """Return the mean under each position of a window.
+
+    Args:
+        x: `(N, C, H, W)`.
+        kernel_size: size of the window.
+        stride: step between positions; None for the size of the window.
+        padding: zeros put around the image; at most half the window.
+        ceil_mode: whether a last window may reach over the edge: see `windows.over_the_edge`.
+        count_include_pad: whether the zeros of the padding count as values in the mean. What lies beyond the padding,
+            where `ceil_mode` lets windows reach, never counts.
+
+    Returns:
+        `y (N, C, OH, OW)` and what `avg_pool2d_backward` needs.
+
+    Raises:
+        ValueError: if the shape or an option does not fit.
+    """
+    if x.ndim != 4:
+        raise ValueError(f"expected input (N, C, H, W), got {x.shape}")
+    shape = pooling_window(kernel_size, stride, padding, 1)
+    counted = shape.padding if count_include_pad else (0, 0, 0, 0)
+    x = batch_last(x)
+    device = device_of(x)
+    C, H, W, N = x.shape
+    if ceil_mode:
+        shape = over_the_edge(shape, H, W)
+    OH, OW = shape.output_size(H, W)
+    counts = _counts(shape, (OH, OW), (H, W), counted, device, x.dtype)
+    y = device.empty((C, OH, OW, N), x.dtype)
+
+    def pool(channels: slice) -> None:
+        total = y[channels]
+        total[...] = 0
+        for _, (rows, cols), (image_rows, image_cols) in offsets(shape, OH, OW, H, W):
+            total[:, rows, cols] += x[channels, image_rows, image_cols]
+        total /= counts
+
+    device.map(pool, _shares(device, C, x.size))
+    return batch_first(y), _Cache(shape, counts, (H, W))
+
+
+def avg_pool2d_backward(dy: Array, cache: Any) -> Array:
+    """Return `dx (N, C, H, W)`: each gradient is shared out evenly to the pixels of its window.
+
+    Args:
+        dy: gradient of the loss by the output, `(N, C, OH, OW)`.
+        cache: what the forward call returned.
+    """
+    shape, counts, (H, W) = cache
+    dy = batch_last(dy)
+    device = device_of(dy)
+    C, OH, OW, N = dy.shape
+    dx = device.empty((C, H, W, N), dy.dtype)
+
+    def unpool(channels: slice) -> None:
+        dx[channels] = 0
+        share = dy[channels] / counts
+        for _, (rows, cols), (image_rows, image_cols) in offsets(shape, OH, OW, H, W):
+            dx[channels, image_rows, image_cols] += share[:, rows, cols]
+
+    device.map(unpool, _shares(device, C, dx.size))
+    return batch_first(dx)
+
+
+def adaptive_avg_pool2d_forward(x: Array, output_size: IntOrPair) -> tuple[Array, Any]:
+    """Return the means over a grid of `output_size` rectangles that cover the image, overlapping where they must.
+
+    Rectangle i of OH covers the rows from `⌊i·H / OH⌋` up to, but not including, `⌈(i + 1)·H / OH⌉`; likewise columns.
+
+    Args:
+        x: `(N, C, H, W)`.
+        output_size: `OH` and `OW`, one number or a pair.
+
+    Returns:
+        `y (N, C, OH, OW)` and what `adaptive_avg_pool2d_backward` needs.
+
+    Raises:
+        ValueError: if the shape or an option does not fit.
+    """
+    if x.ndim != 4:
+        raise ValueError(f"expected input (N, C, H, W), got {x.shape}")
+    OH, OW = pair(output_size, "output_size", 1)
+    x = batch_last(x)
+    device = device_of(x)
+    C, H, W, N = x.shape
+    row_means = device.empty((C, OH, W, N), x.dtype)
+    y = device.empty((C, OH, OW, N), x.dtype)
+
+    def pool(channels: slice) -> None:
+        for oh, rows in enumerate(_spans(H, OH)):
+            device.xp.mean(x[channels, rows], axis=1, out=row_means[channels, oh])
+        for ow, cols in enumerate(_spans(W, OW)):
+            device.xp.mean(row_means[channels, :, cols], axis=2, out=y[channels, :, ow])
+
+    device.map(pool, _shares(device, C, x.size))
+    return batch_first(y), (H, W)
+
+
+def adaptive_avg_pool2d_backward(dy: Array, cache: Any) -> Array:
+    """Return `dx (N, C, H, W)`: each gradient is shared out evenly to the pixels of its rectangle.
+
+    Args:
+        dy: gradient of the loss by the output, `(N, C, OH, OW)`.
+        cache: what the forward call returned.
+    """
+    H, W = cache
+    dy = batch_last(dy)
+    device = device_of(dy)
+    C, OH, OW, N = dy.shape
+    row_gradients = device.empty((C, OH, W, N), dy.dtype)
+    dx = device.empty((C, H, W, N), dy.dtype)
+
+    def unpool(channels: slice) -> None:
+        row_gradients[channels] = 0
+        for ow, cols in enumerate(_spans(W, OW)):
+            row_gradients[channels, :, cols] += dy[channels, :, ow : ow + 1] / (cols.stop - cols.start)
+        dx[channels] = 0
+        for oh, rows in enumerate(_spans(H, OH)):
+            dx[channels, rows] += row_gradients[channels, oh : oh + 1] / (rows.stop - rows.start)
+
+    device.map(unpool, _shares(device, C, dx.size))
+    return batch_first(dx)
+
+
+def global_avg_pool2d_forward(x: Array) -> tuple[Array, Any]:
+    """Return each channel's mean over the image, `(N, C)`, and what `global_avg_pool2d_backward` needs.
+
+    Args:
+        x: `(N, C, H, W)`.
+    """
+    if x.ndim != 4:
+        raise ValueError(f"expected input (N, C, H, W), got {x.shape}")
+    x = batch_last(x)
+    C, H, W, N = x.shape
+    return x.reshape(C, H * W, N).mean(axis=1).T, (C, H, W, N)
+
+
+def global_avg_pool2d_backward(dy: Array, cache: Any) -> Array:
+    """Return `dx (N, C, H, W)`: each gradient is shared out evenly to the pixels of its channel.
+
+    Args:
+        dy: gradient of the loss by the output, `(N, C)`.
+        cache: what the forward call returned.
+    """
+    C, H, W, N = cache
+    dy = batch_last(dy)
+    device = device_of(dy)
+    dx = device.empty((C, H, W, N), dy.dtype)
+    dx[...] = (dy / (H * W)).reshape(C, 1, 1, N)
+    return batch_first(dx)
+
+
+def _shares(device: Device, C: int, size: int) -> list[slice]:
+    # A small layer stays in one piece: handing it to another thread would cost more than it saves.
+    return blocks(C, device.task_count if size > 1 << 17 else 1)
+
+
+def _spans(size: int, count: int) -> list[slice]:
+    return [slice(size * i // count, -(-size * (i + 1) // count)) for i in range(count)]
+
+
+def _counts(window: Window, positions: Pair, size: Pair, counted: Shape, device: Device, dtype: Any) -> Array | int:
+    """Return how many values each window's mean is over: a number where all are alike, else `(OH, OW, 1)`.
+
+    Args:
+        counted: how many rows and columns of padding count as values: top, bottom, left, right.
+    """
+
+    def along(axis: int) -> list[int]:
+        starts = [i * window.stride[axis] - window.padding[2 * axis] for i in range(positions[axis])]
+        first, last = -counted[2 * axis], size[axis] + counted[2 * axis + 1]
+        return [min(start + window.kernel[axis], last) - max(start, first) for start in starts]
+
+    rows, cols = along(0), along(1)
+    if len({*rows}) == len({*cols}) == 1:
+        return rows[0] * cols[0]
+    return device.asarray(rows, dtype)[:, None, None] * device.asarray(cols, dtype)[:, None]

@@ -1,0 +1,238 @@
+"""Convolution by tiled im2col: lower a tile to columns, multiply while it is in cache, forget it.
+
+The three products of a convolution (Chellapilla, Puri and Simard 2006) are one function each, so that a transposed
+convolution can use the same three in other roles. This is the way open to every window; `convolution.py` chooses.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import ceil
+from typing import NamedTuple
+
+from ..backend import Array, Device, blocks, device_of
+from .windows import Pair, Window, add_up, reach, share_count
+
+
+def correlate(x: Array, weight: Array, bias: Array | None, window: Window, groups: int) -> Array:
+    """Return `y (O, OH, OW, N)`, the correlation of `x (C, H, W, N)` with `weight (O, C / groups, KH, KW)`.
+
+    The bias has the shape `(O,)` or `(O, OH, OW)`.
+    """
+    device = device_of(x)
+    C, H, W, N = x.shape
+    O = weight.shape[0]
+    OH, OW = window.output_size(H, W)
+    y = device.empty((groups, O // groups, OH, OW, N), x.dtype)
+    flat = y.reshape(groups, O // groups, -1)
+    x = x.reshape(groups, C // groups, H, W, N)
+    rows = weight.reshape(groups, O // groups, -1)
+    shared_bias = bias is None or bias.ndim == 1
+    bias = None if bias is None else bias.reshape(groups, O // groups, *(bias.shape[1:] or (1, 1)), 1)
+    shares = share_count(rows.shape[2], O // groups, OH * OW * N, device)
+    cut = tiles(OH, OW, N, rows.shape[2] * x.itemsize, device.tile_bytes, shares)
+
+    def multiply(task: tuple[int, slice]) -> None:
+        g, part = task
+        for tile in cut[part]:
+            multiply_tile(g, tile)
+
+    def multiply_tile(g: int, tile: Tile) -> None:
+        columns = im2col(x[g], window, tile, device)
+        span = tile.span(OW, N)
+        if span is not None:
+            product = flat[g][:, span]
+        else:
+            product = device.scratch((O // groups, columns.shape[1]), x.dtype, "product")
+        _multiply(rows[g], columns, product, device)  # (O, K) @ (K, P)
+        if bias is not None:
+            product = product.reshape(-1, *tile.shape)
+            product += bias[g] if shared_bias else bias[g][:, tile.rows, tile.cols]
+        if span is None:
+            y[g][:, tile.rows, tile.cols, tile.images] = product.reshape(-1, *tile.shape)
+
+    device.map(multiply, [(g, part) for g in range(groups) for part in blocks(len(cut), shares)])
+    return y.reshape(O, OH, OW, N)
+
+
+def weight_gradient(x: Array, dy: Array, window: Window, groups: int) -> Array:
+    """Return the gradient of `correlate` by its weight, from `x (C, H, W, N)` and `dy (O, OH, OW, N)`."""
+    device = device_of(x)
+    O, OH, OW, N = dy.shape
+    C = x.shape[0] // groups
+    K = C * window.kernel[0] * window.kernel[1]
+    x = x.reshape(groups, C, *x.shape[1:])
+    dy = dy.reshape(groups, O // groups, OH, OW, N)
+    shares = share_count(K, O // groups, OH * OW * N, device)
+    cut = tiles(OH, OW, N, K * x.itemsize, device.tile_bytes, shares)
+
+    def accumulate(task: tuple[int, slice]) -> Array:
+        g, part = task
+        total = device.empty((O // groups, K), x.dtype)
+        for i, tile in enumerate(cut[part]):
+            columns = im2col(x[g], window, tile, device)
+            dy_tile = dy[g][:, tile.rows, tile.cols, tile.images].reshape(O // groups, -1)
+            product = total if i == 0 else device.scratch(total.shape, x.dtype, "product")
+            device.xp.matmul(dy_tile, columns.T, out=product)  # (O, P) @ (P, K)
+            if i:
+                total += product
+        return total
+
+    parts = blocks(len(cut), shares)
+    sums = device.map(accumulate, [(g, part) for g in range(groups) for part in parts])
+    by_group = [add_up(sums[g * len(parts) : (g + 1) * len(parts)]) for g in range(groups)]
+    dweight = by_group[0] if groups == 1 else device.xp.concatenate(by_group)
+    return dweight.reshape(O, C, *window.kernel)
+
+
+def spread(dy: Array, weight: Array, window: Window, groups: int, size: Pair, bias: Array | None = None) -> Array:
+    """Return `dx (C, H, W, N)`, the gradient of `correlate` by its input of `size (H, W)`.
+
+    A transposed convolution starts from its `bias (C,)` where a gradient starts from 0.
+    """
+    device = device_of(dy)
+    O, OH, OW, N = dy.shape
+    C, (KH, KW) = weight.shape[1], window.kernel
+    dx = device.empty((groups, C, *size, N), dy.dtype)
+    dy = dy.reshape(groups, O // groups, OH, OW, N)
+    weight = weight.reshape(groups, O // groups, C, KH * KW)
+    start = None if bias is None else bias.reshape(groups, C, 1, 1, 1)
+    # Products of fewer than about 64 rows are slow, so a layer with few channels is cut into fewer shares.
+    shares = min(share_count(C * KH * KW, O // groups, OH * OW * N, device), max(1, C * KH * KW // 64))
+    channel_blocks = blocks(C, shares)
+    cut = tiles(OH, OW, N, ceil(C / len(channel_blocks)) * KH * KW * dy.itemsize, device.tile_bytes, 1)
+
+    def scatter(task: tuple[int, slice]) -> None:
+        # Shares are cut by channel: two of them never add to the same pixel.
+        g, channels = task
+        target = dx[g, channels]
+        target[...] = 0 if start is None else start[g, channels]
+        rows = weight[g, :, channels].reshape(O // groups, -1)
+        for tile in cut:
+            dy_tile = dy[g][:, tile.rows, tile.cols, tile.images].reshape(O // groups, -1)
+            columns = device.scratch((rows.shape[1], dy_tile.shape[1]), dy.dtype, "columns")
+            _multiply(rows.T, dy_tile, columns, device)  # (K, O) @ (O, P)
+            col2im(columns, window, tile, target)
+
+    device.map(scatter, [(g, channels) for g in range(groups) for channels in channel_blocks])
+    return dx.reshape(groups * C, *size, N)
+
+
+class Tile(NamedTuple):
+    """A box of output positions and images whose columns are lowered and multiplied together."""
+
+    rows: slice
+    cols: slice
+    images: slice
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """How many rows, columns and images the box holds."""
+        return tuple(part.stop - part.start for part in self)
+
+    def span(self, OW: int, N: int) -> slice | None:
+        """Return where the tile's columns lie in the row (OH·OW·N) of a channel, or None if not in one piece."""
+        rows, cols, images = self.shape
+        if images < N or (cols < OW and rows > 1):
+            return None
+        start = (self.rows.start * OW + self.cols.start) * N
+        return slice(start, start + rows * cols * images)
+
+
+@lru_cache(maxsize=1024)
+def tiles(OH: int, OW: int, N: int, bytes_per_position: int, tile_bytes: int, at_least: int) -> tuple[Tile, ...]:
+    """Cut the positions of all images into tiles, in order, from their number alone.
+
+    Whole rows of all images if they fit, since these are contiguous; else parts of a row; else some images only.
+
+    Args:
+        bytes_per_position: the size of the columns of one position of one image.
+        tile_bytes: the size of the columns that a tile may have.
+        at_least: into how many tiles to cut where the number of rows allows it.
+    """
+    position_budget = max(1, tile_bytes // bytes_per_position)
+    images = min(N, max(16, position_budget))
+    cols = min(OW, max(1, position_budget // images))
+    rows = 1 if images < N or cols < OW else max(1, position_budget // (OW * N))
+    return tuple(
+        Tile(row, col, image)
+        for row in blocks(OH, max(at_least, ceil(OH / rows)))
+        for col in blocks(OW, ceil(OW / cols))
+        for image in blocks(N, ceil(N / images))
+    )
+
+
+def im2col(x: Array, window: Window, tile: Tile, device: Device) -> Array:
+    """Lower the patches of an image under one tile to the columns of a matrix, in scratch memory.
+
+    Args:
+        x: channel-major image `(C, H, W, N)`, contiguous.
+
+    Returns:
+        `(C·KH·KW, rows·cols·images)`; padding is zero.
+    """
+    xp = device.xp
+    C, (KH, KW) = x.shape[0], window.kernel
+    field = _padded_field(x, window, tile, device)
+    c, h, w, n = field.strides
+    patches = xp.lib.stride_tricks.as_strided(
+        field,
+        (C, KH, KW, *tile.shape),
+        (c, h * window.dilation[0], w * window.dilation[1], h * window.stride[0], w * window.stride[1], n),
+    )
+    columns = device.scratch(patches.shape, x.dtype, "columns")
+    columns[...] = patches
+    return columns.reshape(C * KH * KW, -1)
+
+
+def col2im(columns: Array, window: Window, tile: Tile, dx: Array) -> None:
+    """Add the columns of one tile back to where `im2col` took them from; what came from padding is dropped.
+
+    Args:
+        columns: `(C·KH·KW, rows·cols·images)`.
+        dx: channel-major `(C, H, W, N)`, added to in place.
+    """
+    C, H, W, _ = dx.shape
+    (KH, KW), (top, _, left, _) = window.kernel, window.padding
+    patches = columns.reshape(C, KH, KW, *tile.shape)
+    across = [reach(tile.cols, window.stride[1], kw * window.dilation[1] - left, W) for kw in range(KW)]
+    for kh in range(KH):
+        tile_rows, image_rows = reach(tile.rows, window.stride[0], kh * window.dilation[0] - top, H)
+        for kw, (tile_cols, image_cols) in enumerate(across):
+            dx[:, image_rows, image_cols, tile.images] += patches[:, kh, kw, tile_rows, tile_cols]
+
+
+def _multiply(a: Array, b: Array, out: Array, device: Device) -> None:
+    """Write `a @ b` to `out`, where the device prefers that in blocks of columns that make small products."""
+    columns = device.small_product // a.size
+    parts = blocks(b.shape[1], ceil(b.shape[1] / columns)) if columns >= 32 else [slice(None)]
+    for part in parts:
+        device.xp.matmul(a, b[:, part], out=out[:, part])
+
+
+def _padded_field(x: Array, window: Window, tile: Tile, device: Device) -> Array:
+    """Return the part of the padded image that a tile's windows cover: a view where no padding is met."""
+    C, H, W, _ = x.shape
+    (KH, KW), (top, _, left, _) = window.kernel, window.padding
+    h0, h1 = _covered(tile.rows, window.stride[0], (KH - 1) * window.dilation[0], top)
+    w0, w1 = _covered(tile.cols, window.stride[1], (KW - 1) * window.dilation[1], left)
+    if h0 >= 0 and w0 >= 0 and h1 <= H and w1 <= W:
+        return x[:, h0:h1, w0:w1, tile.images]
+    # In memory for products, as it is forgotten before there is one.
+    field = device.scratch((C, h1 - h0, w1 - w0, tile.shape[2]), x.dtype, "product")
+    # A tile may lie in the padding altogether: then nothing is inside and all of it is cleared.
+    image_h, image_w = slice(min(max(0, h0), H), max(0, min(H, h1))), slice(min(max(0, w0), W), max(0, min(W, w1)))
+    inside_h, inside_w = slice(image_h.start - h0, image_h.stop - h0), slice(image_w.start - w0, image_w.stop - w0)
+    if field.nbytes <= 3 * device.launch_bytes:
+        field[...] = 0
+    else:
+        field[:, : inside_h.start] = 0
+        field[:, inside_h.stop :] = 0
+        field[:, inside_h, : inside_w.start] = 0
+        field[:, inside_h, inside_w.stop :] = 0
+    field[:, inside_h, inside_w] = x[:, image_h, image_w, tile.images]
+    return field
+
+
+def _covered(positions: slice, stride: int, span: int, padding: int) -> Pair:
+    return positions.start * stride - padding, (positions.stop - 1) * stride + span + 1 - padding

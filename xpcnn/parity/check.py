@@ -1,0 +1,191 @@
+"""Repeating a recorded run on another device, and saying where it differs.
+
+Twice: first layer by layer, each given exactly what was recorded for it, under tolerances that follow from the layer's
+arithmetic alone; then as a training run of its own from the recorded weights, under the drift that the trace measured.
+The first finds the layer at fault; the second shows that nothing between the layers was overlooked.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+from .. import backend
+from ..backend import Device, HostArray
+from ..data import Dataset, load_dataset
+from ..nn import Sequential
+from .bounds import Bound, largest, rms
+from .comparison import Row, make_row
+from .config import TraceConfig
+from .drift import direction, perturbation
+from .files import Folder, TraceError, load_calls
+from .layers import replay, replay_loss
+from .observe import LayerCall, leaves
+from .record import MEGABYTE, Trace, record, versions
+from .report import LossStep, Report
+from .steps import batch_digest, host_state, train_steps
+from .tolerances import Precision, precision_of, tolerance
+
+TIGHT_STEPS = 10  # from there on values near zero have changed sides, and only loss and accuracy are compared
+_MARGIN = 4  # the twin's drift is one sample of what rounding may do
+
+
+def check(
+    path: str | Path, device: Device | str = "auto", *, data_dir: str | None = None, tf32: bool = False
+) -> Report:
+    """Repeat a recorded run on a device and compare.
+
+    Args:
+        path: the trace's folder.
+        device: where to repeat it.
+        data_dir: see `xpcnn.data.load_dataset`.
+        tf32: compute with `device.allow_tf32()`, and under the tolerances of that format.
+
+    Raises:
+        TraceError: if the trace is damaged, of another version or model, or nothing could be compared.
+        DeviceUnavailableError: if the device does not answer.
+    """
+    trace, device = Trace.load(path), backend.device(device)
+    with device.allow_tf32() if tf32 else nullcontext():
+        return _compare(trace, device, data_dir)
+
+
+def _compare(trace: Trace, device: Device, data_dir: str | None) -> Report:
+    config = trace.config
+    dataset = load_dataset(config.data, "train", data_dir)
+    _verify_data(trace, dataset)
+    rows = list(_layer_by_layer(trace, _model(trace, dataset, device), device))
+    drifted, losses = _on_its_own(trace, _model(trace, dataset, device), dataset, device)
+    if not drifted or not losses:
+        raise TraceError(f"{trace.path}: nothing was compared")
+    recorded = trace.info["recorded"]
+    here = {"device": device.name, "description": device.description, "versions": versions()}
+    return Report(config, _precision(trace, device), recorded, here, [*rows, *drifted], losses)
+
+
+def run(
+    config: TraceConfig,
+    devices: Sequence[Device | str],
+    *,
+    data_dir: str | None = None,
+    limit: int = 256 * MEGABYTE,
+    tf32: bool = False,
+) -> list[Report]:
+    """Record on the first device and check on all others, by way of a temporary folder.
+
+    Args: those of `record` and `check`.
+
+    Raises:
+        ValueError: if there are fewer than two devices; and whatever `record` and `check` raise.
+    """
+    if len(devices) < 2:
+        raise ValueError(f"comparing takes at least two devices, got {', '.join(map(str, devices)) or 'none'}")
+    first, *others = (backend.device(device) for device in devices)
+    with tempfile.TemporaryDirectory(prefix="xpcnn-parity-") as folder:
+        path = Path(folder) / "trace"
+        record(path, config, first, data_dir=data_dir, limit=limit)
+        return [check(path, device, data_dir=data_dir, tf32=tf32) for device in others]
+
+
+def _precision(trace: Trace, device: Device) -> Precision:
+    return precision_of(trace.config.dtype, device.tf32)
+
+
+def _verify_data(trace: Trace, dataset: Dataset) -> None:
+    for number, (rows, entry) in enumerate(zip(trace.rows, trace.steps(), strict=True), 1):
+        if not 0 <= rows.min() <= rows.max() < len(dataset) or batch_digest(dataset, rows) != entry["data"]:
+            raise TraceError(f"{trace.path}: the images of step {number} are not those of {dataset} here")
+
+
+def _model(trace: Trace, dataset: Dataset, device: Device) -> Sequential:
+    """Return the model with the recorded initial weights."""
+    try:
+        model = trace.config.make_model(dataset)
+        model.load_state_dict(trace.initial)
+    except ValueError as error:
+        raise TraceError(f"{trace.path} was recorded from another model: {error}") from error
+    found = [[name, type(module).__name__] for name, module in leaves(model)]
+    if found != trace.info["layers"]:
+        raise TraceError(
+            f"{trace.path} was recorded from another {trace.config.model}: its layers differ from those here"
+        )
+    return model.to(device).train()
+
+
+def _layer_by_layer(trace: Trace, model: Sequential, device: Device) -> Iterator[Row]:
+    """Compare every kept array: each layer on its own, and each update of the weights."""
+    folder = Folder(trace.path)
+    trainer = trace.config.run().make_trainer(model, trace.config.steps, ())
+    modules, before = dict(model.named_modules()), trace.initial
+    for step, entry in enumerate(trace.steps(), 1):
+        if entry["file"] is None:
+            return
+        (*calls, head), after = load_calls(folder, entry)
+        model.load_state_dict(before)
+        yield from replay(model, calls, step, device)
+        yield from replay_loss(head, device, step)
+        for call in calls:
+            for name, gradient in call.gradients.items():
+                getattr(modules[call.name], name).grad = device.asarray(gradient)
+        if trainer.schedule is not None:
+            trainer.optimizer.lr = trainer.schedule(trainer.optimizer.steps)
+        trainer.optimizer.step()
+        yield from _updates(calls, host_state(model), after, step)
+        before = after
+
+
+def _updates(
+    calls: Sequence[LayerCall], state: dict[str, HostArray], after: dict[str, HostArray], step: int
+) -> Iterator[Row]:
+    for call in calls:
+        prefix = f"{call.name}." if call.name else ""
+        names = [name for name in after if name.startswith(prefix) and "." not in name[len(prefix) :]]
+        expected = {name[len(prefix) :]: after[name] for name in names}
+        bounds = {}
+        for name, array in expected.items():
+            if array.dtype.kind != "f":
+                bounds[name] = Bound(0.0, 1.0)
+            elif name in call.gradients:
+                bounds[name] = Bound(tolerance("elementwise", 1, precision_of(array.dtype)), largest(array))
+            else:  # a running average, of sums over the batch and all positions
+                length, size = call.x.size // call.x.shape[1], rms(call.x)
+                allowed = tolerance("normalisation", length, precision_of(array.dtype))
+                bounds[name] = Bound(allowed, max(largest(array), size, size * size))
+        if expected:
+            found = {name[len(prefix) :]: state[name] for name in names}
+            yield make_row(call.name, call.kind, "update", step, found, expected, bounds)
+
+
+def _on_its_own(trace: Trace, model: Sequential, dataset: Dataset, device: Device) -> tuple[list[Row], list[LossStep]]:
+    """Train from the recorded weights, and compare sizes up to `TIGHT_STEPS`, loss and accuracy to the end."""
+    rows, losses = [], []
+    precision = _precision(trace, device)
+    base = perturbation(precision)
+    kinds = dict(trace.info["layers"])
+    results = train_steps(trace.config, model, dataset, trace.rows)
+    for entry, result in zip(trace.steps(), results, strict=True):
+        spread = entry["spread"][precision]
+        losses.append(
+            LossStep(
+                result.step,
+                entry["loss"],
+                result.loss,
+                base + _MARGIN * spread["forward"],
+                entry["correct"],
+                result.correct,
+                2 + _MARGIN * spread["correct"],
+            )
+        )
+        if result.step > TIGHT_STEPS:
+            continue
+        for name, size in result.sizes().items():
+            layer, _, array = name.rpartition(":")
+            recorded = entry["sizes"].get(name, float("nan"))
+            absolute = abs(size - recorded)
+            relative = absolute / recorded if recorded else (float("inf") if absolute else 0.0)
+            allowed = base + _MARGIN * spread[direction(name)]
+            row = Row(layer, kinds.get(layer, "loss"), direction(name), array, result.step, absolute, relative, allowed)
+            rows.append(row.of_sizes())
+    return rows, losses

@@ -1,0 +1,163 @@
+"""The files of a trace: arrays as safetensors, everything else as JSON, and digests of the former in the latter."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..backend import HostArray
+from .observe import LayerCall
+
+if TYPE_CHECKING:
+    from .steps import StepResult
+
+INFO = "trace.json"
+
+
+class TraceError(ValueError):
+    """A trace is missing, damaged, foreign, or cannot be repeated here; the message says why in one line."""
+
+
+class Folder:
+    """A trace's folder.
+
+    Attributes:
+        stored: how many bytes of arrays were written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.stored = 0
+        self._digests: dict[str, str] = {}
+
+    @classmethod
+    def create(cls, path: Path) -> Folder:
+        """Make a new folder.
+
+        Raises:
+            TraceError: if something is there already, or it cannot be made.
+        """
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            raise TraceError(f"{path} exists already; choose another output") from None
+        except OSError as error:
+            raise TraceError(f"{path} cannot be made: {error.strerror}") from error
+        return cls(path)
+
+    def write_arrays(self, name: str, arrays: dict[str, HostArray]) -> None:
+        """Write a file of arrays."""
+        from safetensors.numpy import save
+
+        data = save({key: np.asarray(array, order="C") for key, array in arrays.items()})
+        (self.path / name).write_bytes(data)
+        self._digests[name] = sha256(data).hexdigest()
+
+    def write_info(self, format: str, version: int, info: dict[str, Any]) -> None:
+        """Write `trace.json`, the last file of a trace: a folder without it is none."""
+        info = {"format": format, "version": version, **info, "sha256": self._digests}
+        info["sha256"][INFO] = _digest_of(info)
+        (self.path / INFO).write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
+
+    def read_info(self, format: str, version: int) -> dict[str, Any]:
+        """Return what `trace.json` holds.
+
+        Raises:
+            TraceError: if it is absent, damaged, or of another format or version.
+        """
+        try:
+            info = json.loads((self.path / INFO).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise TraceError(f"{self.path} is no trace: {INFO} cannot be read ({error.strerror})") from error
+        except ValueError as error:
+            raise TraceError(f"{self.path} is damaged: {INFO} is not JSON ({error})") from error
+        if not isinstance(info, dict) or info.get("format") != format:
+            raise TraceError(f"{self.path} is no trace: {INFO} does not say that it is one")
+        found = info.get("version")
+        if found != version:
+            age = "newer" if isinstance(found, int) and found > version else "older or unknown"
+            raise TraceError(f"{self.path} has trace version {found}, {age}: this package reads version {version}")
+        digests = info.get("sha256")
+        if not isinstance(digests, dict) or digests.pop(INFO, None) != _digest_of(info):
+            raise TraceError(f"{self.path} is damaged: {INFO} is not as it was recorded (its SHA-256 differs)")
+        return info
+
+    def verify(self, names: list[str], info: dict[str, Any]) -> None:
+        """Raise TraceError unless files are as they were written."""
+        for name in names:
+            expected = info["sha256"].get(name)
+            try:
+                found = sha256((self.path / Path(name).name).read_bytes()).hexdigest()
+            except OSError as error:
+                raise TraceError(f"{self.path} is damaged: {name} cannot be read ({error.strerror})") from error
+            if found != expected:
+                raise TraceError(f"{self.path} is damaged: {name} is not as it was recorded (its SHA-256 differs)")
+
+    def read_arrays(self, name: str) -> dict[str, HostArray]:
+        """Return the arrays of a file, which was verified before."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        try:
+            return load((self.path / name).read_bytes())
+        except (OSError, SafetensorError) as error:
+            raise TraceError(f"{self.path} is damaged: {name} holds no arrays ({error})") from error
+
+
+def store_calls(folder: Folder, name: str, result: StepResult, room: int) -> dict[str, Any] | None:
+    """Write all arrays of a step, each value once; return its entries for `trace.json`, or None if there is no room."""
+    arrays: dict[str, HostArray] = {}
+    keys: dict[tuple[str, str, tuple[int, ...]], str] = {}
+
+    def key(array: HostArray) -> str:
+        # One layer's output is the next one's input: a digest tells, where an address might have been used anew.
+        array = np.asarray(array, order="C")
+        identity = (sha256(array.tobytes()).hexdigest(), array.dtype.name, array.shape)
+        if identity not in keys:
+            keys[identity] = str(len(keys))
+            arrays[keys[identity]] = array
+        return keys[identity]
+
+    calls = []
+    for call in result.calls:
+        entry: dict[str, Any] = {"name": call.name, "kind": call.kind, "x": key(call.x), "y": key(call.y)}
+        entry |= {part: key(array) for part, array in (("dy", call.dy), ("dx", call.dx)) if array is not None}
+        calls.append(entry | {"gradients": {part: key(array) for part, array in call.gradients.items()}})
+    after = {part: key(array) for part, array in result.after.items()}
+    size = sum(array.nbytes for array in arrays.values())
+    if size > room:
+        return None
+    folder.write_arrays(name, arrays)
+    folder.stored += size
+    return {"file": name, "calls": calls, "after": after}
+
+
+def load_calls(folder: Folder, entry: dict[str, Any]) -> tuple[list[LayerCall], dict[str, HostArray]]:
+    """Return what `store_calls` wrote: the calls, and the weights after the step."""
+    arrays = folder.read_arrays(entry["file"])
+    calls = []
+    try:
+        for call in entry["calls"]:
+            parts = {part: arrays[call[part]] for part in ("x", "y", "dy", "dx") if part in call}
+            gradients = {part: arrays[key] for part, key in call["gradients"].items()}
+            calls.append(LayerCall(name=call["name"], kind=call["kind"], **parts, gradients=gradients))
+        return calls, {part: arrays[key] for part, key in entry["after"].items()}
+    except (KeyError, TypeError) as error:
+        wanted = ", ".join(item.name for item in fields(LayerCall))
+        raise TraceError(f"{folder.path} is damaged: step without one of {wanted} ({error!r})") from error
+
+
+def _digest_of(info: dict[str, Any]) -> str:
+    return sha256(json.dumps(info, sort_keys=True).encode()).hexdigest()
+
+
+def read_array(path: Path, arrays: dict[str, HostArray], key: str) -> HostArray:
+    """Return one array, or raise TraceError if it is absent."""
+    if key not in arrays:
+        raise TraceError(f"{path} is damaged: {key} is absent")
+    return arrays[key]

@@ -1,0 +1,106 @@
+"""Looking on while a model computes: what each layer was given and what it returned, copied to the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..backend import Array, HostArray, to_host
+from ..nn.module import Module, Parameter
+
+
+@dataclass
+class LayerCall:
+    """One layer's part in a training step.
+
+    Attributes:
+        name: the layer's dotted name in the model.
+        kind: its class's name.
+        x, y: its input and output.
+        dy, dx: the gradients by output and input; None before the backward pass, or where none was asked for.
+        gradients: the gradients of its parameters by name, as they stood after its backward pass.
+    """
+
+    name: str
+    kind: str
+    x: HostArray
+    y: HostArray
+    dy: HostArray | None = None
+    dx: HostArray | None = None
+    gradients: dict[str, HostArray] = field(default_factory=dict)
+
+    def outputs(self) -> Iterator[tuple[str, HostArray]]:
+        """Yield what the layer computed, by name: `"y"`, `"dx"`, and its parameters' names."""
+        yield "y", self.y
+        if self.dx is not None:
+            yield "dx", self.dx
+        yield from self.gradients.items()
+
+
+def leaves(model: Module) -> Iterator[tuple[str, Module]]:
+    """Yield the modules that hold no others, which do the computing, with their names."""
+    for name, module in model.named_modules():
+        if not any(True for _ in module.named_children()):
+            yield name, module
+
+
+def own_parameters(module: Module) -> dict[str, Parameter]:
+    """Return the parameters held by a module itself, by name."""
+    return {name: value for name, value in vars(module).items() if isinstance(value, Parameter)}
+
+
+@contextmanager
+def observe(model: Module) -> Iterator[list[LayerCall]]:
+    """Note every call of the model's leaf modules inside the block, in the order of their forward passes.
+
+    Each call waits for the device and copies its arrays: for looking, not for speed.
+    """
+    calls: list[LayerCall] = []
+    watched = list(leaves(model))
+    for name, module in watched:
+        # An attribute of the instance hides the method of the class; deleting it uncovers the method again.
+        latest: list[LayerCall] = []
+        vars(module)["forward"] = _noting_forward(name, module, module.forward, calls, latest)
+        vars(module)["backward"] = _noting_backward(module, module.backward, latest)
+    try:
+        yield calls
+    finally:
+        for _, module in watched:
+            del vars(module)["forward"], vars(module)["backward"]
+
+
+def host_copy(array: Array) -> HostArray:
+    """Return the array's values now, in memory of their own."""
+    return np.array(to_host(array))
+
+
+def _noting_forward(
+    name: str, module: Module, forward: Callable[[Array], Array], calls: list[LayerCall], latest: list[LayerCall]
+) -> Callable[[Array], Array]:
+    def noting(x: Array) -> Array:
+        before = host_copy(x)
+        y = forward(x)
+        call = LayerCall(name, type(module).__name__, before, host_copy(y))
+        calls.append(call)
+        latest[:] = [call]
+        return y
+
+    return noting
+
+
+def _noting_backward(
+    module: Module, backward: Callable[..., Array | None], latest: list[LayerCall]
+) -> Callable[..., Array | None]:
+    def noting(dy: Array, *, input_gradient: bool = True) -> Array | None:
+        before = host_copy(dy)
+        dx = backward(dy, input_gradient=input_gradient)
+        for call in latest:
+            call.dy, call.dx = before, host_copy(dx) if input_gradient and dx is not None else None
+            parameters = own_parameters(module).items()
+            call.gradients = {name: host_copy(p.grad) for name, p in parameters if p.grad is not None}
+        return dx
+
+    return noting
