@@ -91,20 +91,21 @@ def to_torch(module: nn.Module) -> Any:
     elif isinstance(module, nn.GlobalAvgPool2d):
         made = t.Sequential(t.AdaptiveAvgPool2d(1), t.Flatten())
     elif isinstance(module, nn.Conv2d):
-        options = dict(module._options)
         made = t.Conv2d(
             module.in_channels,
             module.out_channels,
-            module.weight.data.shape[2:],
+            module.kernel_size,
             bias=module.bias is not None,
-            **{name: options[name] for name in ("stride", "padding", "dilation", "groups")},
+            **{name: getattr(module, name) for name in ("stride", "padding", "dilation", "groups")},
         )
     elif isinstance(module, nn.Linear):
         made = t.Linear(module.in_features, module.out_features, module.bias is not None)
     elif isinstance(module, nn.BatchNorm2d):
         made = t.BatchNorm2d(len(module.weight.data))
     elif isinstance(module, nn.MaxPool2d):
-        made = t.MaxPool2d(module.kernel_size, **module._options)
+        made = t.MaxPool2d(
+            **{name: getattr(module, name) for name in ("kernel_size", "stride", "padding", "dilation", "ceil_mode")}
+        )
     elif isinstance(module, nn.ReLU):
         made = t.ReLU()
     elif isinstance(module, nn.Flatten):

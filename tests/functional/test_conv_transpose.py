@@ -1,4 +1,4 @@
-"""Transposed convolution against slow loops, numeric gradients and PyTorch; and convolution's bias per position."""
+"""Transposed convolution against slow loops, numeric gradients and PyTorch."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,8 @@ from helpers import assert_close, to_device
 from inputs import MEMORY, as_int_or_pair, choose, draw_pair, in_memory, noted, refused
 from pytorch import single_threaded_torch
 
-from xpcnn.functional import conv2d_backward, conv2d_forward, conv_transpose2d_backward, conv_transpose2d_forward
-from xpcnn.nn import Conv2d, ConvTranspose2d
+from xpcnn.functional import conv2d_forward, conv_transpose2d_backward, conv_transpose2d_forward
+from xpcnn.nn import ConvTranspose2d
 
 # The shapes of input and weight, and the options; all with bias but the last.
 CASES = {
@@ -186,39 +186,3 @@ def test_bad_options_are_refused_when_the_layer_is_made(options, words):
 
 
 # -- One bias per output position -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("tile_bytes", [1, 1000, 1 << 20])
-def test_a_bias_per_position_equals_the_loops(tile_bytes, device, rng, monkeypatch):
-    monkeypatch.setattr(device, "tile_bytes", tile_bytes)
-    options = {"stride": (2, 1), "padding": (1, 0), "dilation": (1, 2), "groups": 2}
-    for N in (2, 33):
-        x, weight = rng.normal(size=(N, 4, 6, 7)), rng.normal(size=(6, 2, 3, 2))
-        without = reference.conv2d(x, weight, **options)
-        bias, dy = rng.normal(size=without.shape[1:]), rng.normal(size=without.shape)
-        y, cache = conv2d_forward(*to_device(device, x, weight, bias), **options)
-        assert_close(y, without + bias, 1e-10, 1e-13, device=device)
-        dx, dweight, dbias = conv2d_backward(device.asarray(dy), cache)
-        expected = reference.conv2d_backward(dy, x, weight, **options)
-        assert_close(dx, expected[0], 1e-10, 1e-13, device=device)
-        assert_close(dweight, expected[1], 1e-10, 1e-12, device=device)
-        assert_close(dbias, dy.sum(axis=0), 1e-10, 1e-13, device=device)
-
-
-def test_a_layer_with_a_bias_per_position(device, rng):
-    layer = Conv2d(2, 4, 3, stride=2, padding=(1, 0), position_bias=(7, 9), rng=rng, dtype=np.float64).to(device)
-    assert layer.bias.data.shape == (4, 4, 4)
-    bias = rng.normal(size=(4, 4, 4))
-    layer.load_state_dict({"weight": layer.weight.data, "bias": bias})
-    x = device.asarray(rng.normal(size=(3, 2, 7, 9)))
-    without, _ = conv2d_forward(x, layer.weight.data, stride=2, padding=(1, 0))
-    assert_close(layer(x), device.to_host(without) + bias, 1e-12, 1e-12, device=device)
-    dy = rng.normal(size=(3, 4, 4, 4))
-    layer.backward(device.asarray(dy))
-    assert_close(layer.bias.grad, dy.sum(axis=0), 1e-12, 1e-12, device=device)
-    with refused("bias (4,) or (4, 4, 3)", "(4, 4, 4)"):
-        layer(device.asarray(rng.normal(size=(3, 2, 7, 8))))
-    with refused("position_bias", "bias=False"):
-        Conv2d(2, 4, 3, bias=False, position_bias=(7, 9))
-    with refused("3×3", "2×9"):
-        Conv2d(2, 4, 3, position_bias=(2, 9))

@@ -22,6 +22,7 @@ from xpcnn.nn import (
     LayerNorm,
     Linear,
     MSELoss,
+    PositionBias,
     Sequential,
 )
 
@@ -172,7 +173,8 @@ def test_the_three_layer_nets_initial_loss():
 def test_the_penalty_and_its_gradient(make, device, rng):
     """Over the weights of convolutions and linear layers: not biases, not what normalisation scales by."""
     model = Sequential(
-        conv=Conv2d(2, 3, 3, padding=1, position_bias=(4, 5), rng=rng, dtype=np.float64),
+        conv=Conv2d(2, 3, 3, padding=1, rng=rng, dtype=np.float64),
+        bias=PositionBias((3, 4, 5), dtype=np.float64),
         norm=BatchNorm2d(3, dtype=np.float64),
         up=ConvTranspose2d(3, 2, 2, rng=rng, dtype=np.float64),
         layer=LayerNorm((2, 5, 6), dtype=np.float64),

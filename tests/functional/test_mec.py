@@ -19,8 +19,7 @@ def draw(rng):
     C, O = (int(n) for n in rng.integers(1, 6, 2))
     OH, OW = shape.output_size(H, W)
     N = choose(rng, 16, 33, 150)
-    bias = choose(rng, (O,), (O, OH, OW))
-    sizes = (C, H, W, N), (O, C, *kernel), bias, (O, OH, OW, N)
+    sizes = (C, H, W, N), (O, C, *kernel), (O,), (O, OH, OW, N)
     return shape, [rng.standard_normal(size) for size in sizes]
 
 

@@ -329,10 +329,10 @@ def test_a_copy_has_the_gradients_that_were_still_on_their_way(rng):
 def test_gradients_of_several_passes_are_added_up_and_not_kept():
     parameter, asked = Parameter(np.zeros(3)), []
     for i in range(1, 4):
-        parameter.add_later(lambda i=i: asked.append(i) or np.full(3, float(i)))
+        parameter.add_pending(lambda i=i: asked.append(i) or np.full(3, float(i)))
         assert asked == list(range(1, i))
     assert np.array_equal(parameter.grad, [6, 6, 6])
-    parameter.add_later(lambda: asked.append("forgotten"))
+    parameter.add_pending(lambda: asked.append("forgotten"))
     parameter.grad = None
     assert parameter.grad is None
     assert asked == [1, 2, 3]

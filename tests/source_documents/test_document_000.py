@@ -6,11 +6,23 @@ import reference
 import reference_layers
 from documents import module_gradient_errors
 from helpers import assert_close
+from inputs import refused
 from strict_xp import DEVICE as STRICT
 
 import xpcnn
 from xpcnn.backend import CPU, available_devices
-from xpcnn.nn import Activation, Conv2d, ConvTranspose2d, Identity, MaxPool2d, ReLU, Sequential, Sigmoid, conv_relu_pool
+from xpcnn.nn import (
+    Activation,
+    Conv2d,
+    ConvTranspose2d,
+    Identity,
+    MaxPool2d,
+    PositionBias,
+    ReLU,
+    Sequential,
+    Sigmoid,
+    conv_relu_pool,
+)
 from xpcnn.optim import SGD
 
 IMAGE = [
@@ -169,15 +181,22 @@ def test_paddle_conv_is_pytorchs(device, rng, options):
 def test_paddle_conv_bias_per_position(device, rng):
     """Paddle's `shared_biases=False`."""
     x = rng.normal(size=(2, 3, 6, 5))
-    layer = Conv2d(3, 4, 3, stride=(2, 1), position_bias=(6, 5), rng=rng, dtype=np.float64)
-    weight, bias = layer.weight.data.copy(), rng.normal(size=(4, 2, 3))
-    layer.bias.data[...] = bias
+    layer = Sequential(
+        conv=Conv2d(3, 4, 3, stride=(2, 1), bias=False, rng=rng, dtype=np.float64),
+        bias=PositionBias((4, 2, 3), dtype=np.float64),
+    )
+    weight, bias = layer["conv"].weight.data.copy(), rng.normal(size=(4, 2, 3))
+    layer["bias"].bias.data[...] = bias
     layer.to(device)
     expected = reference.conv2d(x, weight, stride=(2, 1)) + bias
     assert_close(layer(device.asarray(x)), expected, 1e-12, 1e-12, device=device)
     dy = rng.normal(size=expected.shape)
-    layer.backward(device.asarray(dy))
-    assert_close(layer.bias.grad, dy.sum(axis=0), 1e-12, 1e-12, device=device)
+    dx, dweight, _ = reference.conv2d_backward(dy, x, weight, stride=(2, 1))
+    assert_close(layer.backward(device.asarray(dy)), dx, 1e-12, 1e-12, device=device)
+    assert_close(layer["conv"].weight.grad, dweight, 1e-12, 1e-12, device=device)
+    assert_close(layer["bias"].bias.grad, dy.sum(axis=0), 1e-12, 1e-12, device=device)
+    with refused("bias (PositionBias)", "expected input (N, 4, 2, 3)", "(2, 4, 2, 4)", error=ValueError):
+        layer(device.asarray(rng.normal(size=(2, 3, 6, 6))))
 
 
 def test_paddle_conv_transposed(device, rng):

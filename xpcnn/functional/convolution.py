@@ -10,7 +10,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any, NamedTuple
 
-from ..backend import Array, Shape, batch_first, batch_last, device_of
+from ..backend import Array, batch_first, batch_last, device_of
 from . import im2col, mec, winograd
 from .windows import IntOrPair, Padding, Pair, Window, turned, window
 
@@ -18,7 +18,7 @@ from .windows import IntOrPair, Padding, Pair, Window, turned, window
 class _Cache(NamedTuple):
     x: Array  # (C, H, W, N)
     weight: Array
-    bias_shape: Shape | None
+    has_bias: bool
     window: Window
     groups: int
 
@@ -38,7 +38,7 @@ def conv2d_forward(
     Args:
         x: `(N, C, H, W)`.
         weight: `(O, C / groups, KH, KW)`, of the same dtype as `x`.
-        bias: `(O,)`, or `(O, OH, OW)` for one number per output position, or None.
+        bias: `(O,)`, or None.
         stride, padding, dilation: see `windows.window`.
         groups: into how many equal parts the channels are split; part i of the output sees part i of the input only.
 
@@ -52,7 +52,7 @@ def conv2d_forward(
     _check(x, weight, bias, shape, groups)
     x = batch_last(x)
     y = _correlate(x, weight, bias, shape, groups)
-    return batch_first(y), _Cache(x, weight, None if bias is None else bias.shape, shape, groups)
+    return batch_first(y), _Cache(x, weight, bias is not None, shape, groups)
 
 
 def conv2d_backward(dy: Array, cache: Any, *, input_gradient: bool = True) -> tuple[Array | None, Array, Array | None]:
@@ -64,7 +64,7 @@ def conv2d_backward(dy: Array, cache: Any, *, input_gradient: bool = True) -> tu
         input_gradient: False to skip the gradient of the input, as a network's first layer needs none.
 
     Returns:
-        `dx (N, C, H, W)` or None, `dweight` in the shape of the weight, `dbias` in that of the bias or None.
+        `dx (N, C, H, W)` or None, `dweight` in the shape of the weight, `dbias (O,)` or None.
     """
     dx = conv2d_input_gradient(dy, cache) if input_gradient else None
     return dx, *conv2d_parameter_gradients(dy, cache)
@@ -78,11 +78,9 @@ def conv2d_input_gradient(dy: Array, cache: Any) -> Array:
 
 def conv2d_parameter_gradients(dy: Array, cache: Any) -> tuple[Array, Array | None]:
     """Return `dweight` and `dbias`, the other part of `conv2d_backward`."""
-    x, weight, bias_shape, shape, groups = cache
+    x, weight, has_bias, shape, groups = cache
     dy = batch_last(dy)
-    dbias = None
-    if bias_shape is not None:
-        dbias = device_of(dy).row_sums(dy.reshape(prod(bias_shape), -1)).reshape(bias_shape)
+    dbias = device_of(dy).row_sums(dy.reshape(dy.shape[0], -1))[:, 0] if has_bias else None
     return _weight_gradient(x, dy, weight, shape, groups), dbias
 
 
@@ -90,7 +88,7 @@ def _correlate(x: Array, weight: Array, bias: Array | None, window: Window, grou
     """Return `y (O, OH, OW, N)` from `x (C, H, W, N)`."""
     device, N = device_of(x), x.shape[3]
     size = (*window.output_size(*x.shape[1:3]), N)
-    if winograd.applies(window, weight, groups, size, device) and (bias is None or bias.ndim == 1):
+    if winograd.applies(window, weight, groups, size, device):
         return winograd.correlate(x, weight, bias, window)
     if mec.applies(window, weight, groups, N, device):
         return mec.correlate(x, weight, bias, window)
@@ -133,8 +131,8 @@ def _check(x: Array, weight: Array, bias: Array | None, window: Window, groups: 
     if x.shape[1] != C or not len(x):
         expected = f"expected input (N, {C}, H, W) with N of at least 1"
         raise ValueError(f"{expected} for weight {weight.shape} and groups={groups}, got {x.shape}")
-    OH, OW = window.output_size(*x.shape[2:])
-    if bias is not None and bias.shape != (O,) and bias.shape != (O, OH, OW):
-        raise ValueError(f"expected bias ({O},) or ({O}, {OH}, {OW}), got {bias.shape}")
+    window.output_size(*x.shape[2:])  # refuses images that the window does not fit
+    if bias is not None and bias.shape != (O,):
+        raise ValueError(f"expected bias ({O},), got {bias.shape}")
     if x.dtype != weight.dtype:
         raise ValueError(f"expected input of the weight's dtype {weight.dtype}, got {x.dtype}")

@@ -15,10 +15,7 @@ from .windows import Pair, Window, add_up, reach, share_count
 
 
 def correlate(x: Array, weight: Array, bias: Array | None, window: Window, groups: int) -> Array:
-    """Return `y (O, OH, OW, N)`, the correlation of `x (C, H, W, N)` with `weight (O, C / groups, KH, KW)`.
-
-    The bias has the shape `(O,)` or `(O, OH, OW)`.
-    """
+    """Return `y (O, OH, OW, N)`: `x (C, H, W, N)` correlated with `weight (O, C / groups, KH, KW)`, plus `bias`."""
     device = device_of(x)
     C, H, W, N = x.shape
     O = weight.shape[0]
@@ -27,8 +24,7 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window, group
     flat = y.reshape(groups, O // groups, -1)
     x = x.reshape(groups, C // groups, H, W, N)
     rows = weight.reshape(groups, O // groups, -1)
-    shared_bias = bias is None or bias.ndim == 1
-    bias = None if bias is None else bias.reshape(groups, O // groups, *(bias.shape[1:] or (1, 1)), 1)
+    bias = None if bias is None else bias.reshape(groups, O // groups, 1)
     shares = share_count(rows.shape[2], O // groups, OH * OW * N, device)
     cut = tiles(OH, OW, N, rows.shape[2] * x.itemsize, device.tile_bytes, shares)
 
@@ -46,8 +42,7 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window, group
             product = device.scratch((O // groups, columns.shape[1]), x.dtype, "product")
         _multiply(rows[g], columns, product, device)  # (O, K) @ (K, P)
         if bias is not None:
-            product = product.reshape(-1, *tile.shape)
-            product += bias[g] if shared_bias else bias[g][:, tile.rows, tile.cols]
+            product += bias[g]
         if span is None:
             y[g][:, tile.rows, tile.cols, tile.images] = product.reshape(-1, *tile.shape)
 

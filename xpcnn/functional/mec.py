@@ -44,10 +44,7 @@ def applies(window: Window, weight: Array, groups: int, images: int, device: Dev
 
 
 def correlate(x: Array, weight: Array, bias: Array | None, window: Window) -> Array:
-    """Return `y (O, OH, OW, N)`, the correlation of `x (C, H, W, N)` with `weight (O, C, KH, KW)`.
-
-    The bias has the shape `(O,)` or `(O, OH, OW)`.
-    """
+    """Return `y (O, OH, OW, N)`: `x (C, H, W, N)` correlated with `weight (O, C, KH, KW)`, plus `bias (O,)`."""
     device = device_of(x)
     xp = device.xp
     C, H, W, N = x.shape
@@ -56,7 +53,7 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window) -> Ar
     width = window.padding[2] + W + window.padding[3]
     y = device.empty((O, OH, OW, N), x.dtype)
     filters = xp.ascontiguousarray(weight.transpose(0, 3, 2, 1)).reshape(O, KW * KH * C)
-    bias = None if bias is None else bias.reshape(O, *(bias.shape[1:] or (1, 1)), 1)
+    bias = None if bias is None else bias.reshape(O, 1, 1, 1)
     most, row_bytes = device.small_product // filters.size, width * KH * C * x.itemsize
     cut, parts = _cut(OH, N, most, row_bytes, share_count(KW * KH * C, O, OH * OW * N, device), device)
 
@@ -73,7 +70,7 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window) -> Ar
             result = y[:, tile.rows, :, tile.images]
             xp.matmul(filters, windows, out=result.transpose(1, 2, 0, 3))  # R·OW times (O, K) @ (K, n)
             if bias is not None:
-                result += bias if bias.shape[1] == 1 else bias[:, tile.rows]
+                result += bias
 
     device.map(multiply, parts)
     return y

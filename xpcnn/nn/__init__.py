@@ -1,4 +1,34 @@
-"""Layers with their parameters, under PyTorch's names."""
+"""Layers with their parameters, under PyTorch's names, and losses.
+
+A layer of one's own defines `forward` and `backward`, and uses nothing that is not public:
+
+    class Scale(nn.Module):
+        arithmetic = "elementwise"  # so that `xpcnn.parity` expects no more than elementwise rounding errors
+
+        def __init__(self, channels):
+            super().__init__()
+            self.weight = nn.Parameter(np.ones((channels, 1, 1), np.float32))
+
+        def forward(self, x):
+            self.save_for_backward(x)
+            return x * self.weight.data
+
+        def backward(self, dy, *, input_gradient=True):
+            self.weight.add_gradient((dy * self.saved()).sum(axis=(0, 2, 3))[:, None, None])
+            return dy * self.weight.data
+
+Whatever it computes with on a GPU comes from `xp = xpcnn.backend.array_namespace(x)`. So does a loss, which returns a
+mean over the batch:
+
+    class AbsoluteLoss(nn.Loss):
+        def forward(self, output, target):
+            self.save_for_backward(output - target)
+            return abs(output - target).mean()
+
+        def backward(self):
+            difference = self.saved()
+            return array_namespace(difference).sign(difference) / difference.size
+"""
 
 from . import init
 from .activation import ELU, GELU, Activation, Identity, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Tanh
@@ -11,6 +41,7 @@ from .loss import BCEWithLogitsLoss, CrossEntropyLoss, HingeLoss, L2Penalty, Los
 from .module import Buffer, Module, Parameter
 from .normalization import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm
 from .pooling import AdaptiveAvgPool2d, AvgPool2d, GlobalAvgPool2d, MaxPool2d
+from .position_bias import PositionBias
 
 __all__ = [
     "ELU",
@@ -40,6 +71,7 @@ __all__ = [
     "MaxPool2d",
     "Module",
     "Parameter",
+    "PositionBias",
     "ReLU",
     "Residual",
     "Sequential",

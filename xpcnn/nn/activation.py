@@ -22,6 +22,8 @@ class Activation(Module):
     own, unless it stands in a function decorated with `xpcnn.backend.chain`, which is one.
     """
 
+    arithmetic = "elementwise"
+
     def function(self, x: Array) -> Array:
         """Return the function's values, one for each element of `x`."""
         raise NotImplementedError
@@ -32,23 +34,25 @@ class Activation(Module):
 
     def forward(self, x: Array) -> Array:
         y, cache = F.elementwise_forward(x, self.function)
-        self._keep(cache)
+        self.save_for_backward(cache)
         return y
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
-        return F.elementwise_backward(dy, self._take(), self.derivative)
+        return F.elementwise_backward(dy, self.saved(), self.derivative)
 
 
 class ReLU(Module):
     """`max(x, 0)`, elementwise; the gradient at 0 is 0."""
 
+    arithmetic = "exact"
+
     def forward(self, x: Array) -> Array:
         y, cache = F.relu_forward(x)
-        self._keep(cache)
+        self.save_for_backward(cache)
         return y
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
-        return F.relu_backward(dy, self._take())
+        return F.relu_backward(dy, self.saved())
 
 
 class LeakyReLU(Activation):
@@ -144,6 +148,8 @@ class Tanh(Activation):
 class Identity(Module):
     """`x` as it is, where a layer is asked for and none is wanted."""
 
+    arithmetic = "exact"
+
     def forward(self, x: Array) -> Array:
         return x
 
@@ -163,8 +169,8 @@ class Softmax(Module):
 
     def forward(self, x: Array) -> Array:
         y, cache = F.softmax_forward(x, self.dim)
-        self._keep(cache)
+        self.save_for_backward(cache)
         return y
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
-        return F.softmax_backward(dy, self._take())
+        return F.softmax_backward(dy, self.saved())

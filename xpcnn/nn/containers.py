@@ -6,15 +6,14 @@ from collections.abc import Iterator
 
 from .. import functional as F
 from ..backend import CPU, Array, Device, device_or_none
-from .activation import ReLU
 from .module import Module
-from .pooling import MaxPool2d
+from .rewrite import rewritten
 
 
 class Sequential(Module):
     """Modules one after the other.
 
-    A ReLU before a max pooling is computed after it, on fewer values: the results are the same, gradients included.
+    What is computed may be rearranged, with the same results: see `xpcnn.nn.rewrite`.
 
     Args:
         modules: in order; named "0", "1", … unless given as keyword arguments, whose names they then take.
@@ -36,18 +35,10 @@ class Sequential(Module):
     def __getitem__(self, index: int | str) -> Module:
         return self._modules[index] if isinstance(index, str) else list(self)[index]
 
-    def _steps(self) -> list[tuple[str, Module]]:
-        """Return the modules with their names in the order in which they are computed."""
-        steps = list(self._modules.items())
-        for i in range(len(steps) - 1):
-            if type(steps[i][1]) is ReLU and type(steps[i + 1][1]) is MaxPool2d:
-                steps[i], steps[i + 1] = steps[i + 1], steps[i]
-        return steps
-
     def forward(self, x: Array) -> Array:
         # Every layer holds BLAS to one thread: on a small one that takes as long as its product, unless done before.
         with _device(x).one_blas_thread():
-            for name, module in self._steps():
+            for name, module in rewritten([*self._modules.items()]):
                 try:
                     x = module(x)
                 except (ValueError, TypeError) as error:
@@ -55,7 +46,7 @@ class Sequential(Module):
         return x
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
-        modules = [module for _, module in self._steps()]
+        modules = [module for _, module in rewritten([*self._modules.items()])]
         first = 0
         if not input_gradient:
             # What lies before the first parameter has nothing to learn from a gradient.

@@ -9,7 +9,7 @@ import numpy as np
 from .. import functional as F
 from ..backend import Array
 from ..functional.conv_transpose import transposed_window
-from ..functional.windows import IntOrPair, Padding, Pair, window
+from ..functional.windows import IntOrPair, Padding, window
 from ..random import default_generator
 from .init import Initializer, he_normal
 from .module import Weighted, host_parameter
@@ -24,8 +24,6 @@ class Conv2d(Weighted):
         stride, padding, dilation: see `functional.windows.window`.
         groups: into how many equal parts the channels are split; `in_channels` gives a depthwise convolution.
         bias: whether one number per output channel is added.
-        position_bias: height and width of the input images, to add one number per output position instead, as Paddle
-            does with `shared_biases=False`.
         weight_init: draws the weight; the bias starts at 0.
         rng: what to draw from; None for the package's default generator.
         dtype: of the parameters, and so of the inputs.
@@ -47,31 +45,28 @@ class Conv2d(Weighted):
         groups: int = 1,
         bias: bool = True,
         *,
-        position_bias: Pair | None = None,
         weight_init: Initializer = he_normal,
         rng: np.random.Generator | None = None,
         dtype: Any = np.float32,
     ) -> None:
         super().__init__()
         _check_groups(groups, in_channels, out_channels)
-        if position_bias is not None and not bias:
-            raise ValueError(f"position_bias is a form of bias, got {position_bias} with bias=False")
         self.in_channels, self.out_channels = in_channels, out_channels
-        self._options: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-        shape = window(kernel_size, stride, padding, dilation)
-        weight = weight_init((out_channels, in_channels // groups, *shape.kernel), rng or default_generator())
-        positions = () if position_bias is None else shape.output_size(*position_bias)
+        self.kernel_size = window(kernel_size, stride, padding, dilation).kernel
+        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        weight = weight_init((out_channels, in_channels // groups, *self.kernel_size), rng or default_generator())
         self.weight = host_parameter(weight, dtype)
-        self.bias = host_parameter(np.zeros((out_channels, *positions)), dtype) if bias else None
+        self.bias = host_parameter(np.zeros(out_channels), dtype) if bias else None
 
     def extra_repr(self) -> str:
-        return _describe(self.in_channels, self.out_channels, self.weight.data.shape, self._options, self.bias)
+        return _describe(self, "stride", "padding", "dilation", "groups")
 
     def forward(self, x: Array) -> Array:
-        return self._compute(F.conv2d_forward, x, **self._options)
+        options = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
+        return self._forward(F.conv2d_forward, x, **options)
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
-        return self._learn(F.conv2d_input_gradient, F.conv2d_parameter_gradients, dy, input_gradient)
+        return self._backward(F.conv2d_input_gradient, F.conv2d_parameter_gradients, dy, input_gradient)
 
 
 class ConvTranspose2d(Weighted):
@@ -112,9 +107,9 @@ class ConvTranspose2d(Weighted):
         super().__init__()
         _check_groups(groups, in_channels, out_channels)
         self.in_channels, self.out_channels = in_channels, out_channels
-        self._options: dict[str, Any] = {"stride": stride, "padding": padding, "output_padding": output_padding}
-        self._options |= {"dilation": dilation, "groups": groups}
         kernel = transposed_window(kernel_size, stride, padding, output_padding, dilation).kernel
+        self.kernel_size, self.stride, self.padding, self.output_padding = kernel, stride, padding, output_padding
+        self.dilation, self.groups = dilation, groups
         inputs, outputs = in_channels // groups, out_channels // groups
         weight = weight_init((out_channels, inputs, *kernel), rng or default_generator())
         weight = weight.reshape(groups, outputs, inputs, *kernel).swapaxes(1, 2)
@@ -122,13 +117,14 @@ class ConvTranspose2d(Weighted):
         self.bias = host_parameter(np.zeros(out_channels), dtype) if bias else None
 
     def extra_repr(self) -> str:
-        return _describe(self.in_channels, self.out_channels, self.weight.data.shape, self._options, self.bias)
+        return _describe(self, "stride", "padding", "output_padding", "dilation", "groups")
 
     def forward(self, x: Array) -> Array:
-        return self._compute(F.conv_transpose2d_forward, x, **self._options)
+        options = {"stride": self.stride, "padding": self.padding, "output_padding": self.output_padding}
+        return self._forward(F.conv_transpose2d_forward, x, dilation=self.dilation, groups=self.groups, **options)
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
-        return self._learn(
+        return self._backward(
             F.conv_transpose2d_input_gradient, F.conv_transpose2d_parameter_gradients, dy, input_gradient
         )
 
@@ -140,8 +136,6 @@ def _check_groups(groups: int, in_channels: int, out_channels: int) -> None:
         )
 
 
-def _describe(
-    in_channels: int, out_channels: int, weight: tuple[int, ...], options: dict[str, Any], bias: object
-) -> str:
-    text = "".join(f", {name}={value}" for name, value in options.items())
-    return f"{in_channels}, {out_channels}, kernel_size={weight[2:]}{text}, bias={bias is not None}"
+def _describe(layer: Conv2d | ConvTranspose2d, *options: str) -> str:
+    values = "".join(f", {name}={getattr(layer, name)}" for name in ("kernel_size", *options))
+    return f"{layer.in_channels}, {layer.out_channels}{values}, bias={layer.bias is not None}"

@@ -22,6 +22,8 @@ class Dropout(Module):
             setting it repeats or resumes a sequence of masks.
     """
 
+    arithmetic = "elementwise"
+
     def __init__(self, p: float = 0.5, *, rng: np.random.Generator | None = None) -> None:
         super().__init__()
         if not 0 <= p < 1:
@@ -38,8 +40,8 @@ class Dropout(Module):
             return x
         y, cache = F.dropout_forward(x, self.p, (self._key, self.calls % 2**32))
         self.calls += 1
-        self._keep(cache)
+        self.save_for_backward(cache)
         return y
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
-        return F.dropout_backward(dy, self._take())
+        return F.dropout_backward(dy, self.saved())

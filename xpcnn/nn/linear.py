@@ -47,19 +47,21 @@ class Linear(Weighted):
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
 
     def forward(self, x: Array) -> Array:
-        return self._compute(F.linear_forward, x)
+        return self._forward(F.linear_forward, x)
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
-        return self._learn(F.linear_input_gradient, F.linear_parameter_gradients, dy, input_gradient)
+        return self._backward(F.linear_input_gradient, F.linear_parameter_gradients, dy, input_gradient)
 
 
 class Flatten(Module):
     """All axes but the first made one: `(N, C, H, W)` to `(N, C·H·W)`, without moving memory."""
 
+    arithmetic = "exact"
+
     def forward(self, x: Array) -> Array:
-        self._keep(x.shape)
+        self.save_for_backward(x.shape)
         return batch_last(x).reshape(-1, x.shape[0]).T
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
-        shape = self._take()
+        shape = self.saved()
         return batch_first(batch_last(dy).reshape(*shape[1:], shape[0]))

@@ -3,43 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from .. import functional as F
 from ..backend import Array, device_of
-from .module import Module, Parameter
+from .module import Cached, Module, Parameter
 from .normalization import Normalization
 
 
-class Loss:
-    """A mean over a batch, and its gradient.
+class Loss(Cached):
+    """A number to make smaller, the mean over a batch, and its gradient.
 
-    A subclass defines `_forward`, which returns the value and a cache, and `_backward`, which takes that cache.
+    A subclass defines `forward`, which calls `save_for_backward`, and `backward`, which calls `saved`; `xpcnn.nn` shows
+    one.
     """
 
-    def __init__(self) -> None:
-        self._cache: Any = None
+    _source = "a call of the loss"
 
     def __call__(self, output: Array, target: Array) -> Array:
+        return self.forward(output, target)
+
+    def forward(self, output: Array, target: Array) -> Array:
         """Return the loss as a 0-d array on the output's device."""
-        loss, self._cache = self._forward(output, target)
-        return loss
+        raise NotImplementedError
 
     def backward(self) -> Array:
-        """Return the gradient of the last loss by its output.
+        """Return the gradient of the last loss w.r.t. its output.
 
         Raises:
             RuntimeError: if there was no loss since the last gradient.
         """
-        cache, self._cache = self._cache, None
-        if cache is None:
-            raise RuntimeError(f"{type(self).__name__}.backward needs a call of the loss before it")
-        return self._backward(cache)
-
-    def _forward(self, output: Array, target: Array) -> tuple[Array, Any]:
-        raise NotImplementedError
-
-    def _backward(self, cache: Any) -> Array:
         raise NotImplementedError
 
 
@@ -56,13 +49,15 @@ class CrossEntropyLoss(Loss):
         self.weight = weight
         self.label_smoothing = label_smoothing
 
-    def _forward(self, output: Array, target: Array) -> tuple[Array, Any]:
+    def forward(self, output: Array, target: Array) -> Array:
         if self.weight is not None:
             self.weight = device_of(output).asarray(self.weight, output.dtype)
-        return F.cross_entropy_forward(output, target, self.weight, label_smoothing=self.label_smoothing)
+        loss, cache = F.cross_entropy_forward(output, target, self.weight, label_smoothing=self.label_smoothing)
+        self.save_for_backward(cache)
+        return loss
 
-    def _backward(self, cache: Any) -> Array:
-        return F.cross_entropy_backward(cache)
+    def backward(self) -> Array:
+        return F.cross_entropy_backward(self.saved())
 
 
 class HingeLoss(Loss):
@@ -79,31 +74,37 @@ class HingeLoss(Loss):
         super().__init__()
         self.margin = margin
 
-    def _forward(self, output: Array, target: Array) -> tuple[Array, Any]:
-        return F.hinge_forward(output, target, margin=self.margin)
+    def forward(self, output: Array, target: Array) -> Array:
+        loss, cache = F.hinge_forward(output, target, margin=self.margin)
+        self.save_for_backward(cache)
+        return loss
 
-    def _backward(self, cache: Any) -> Array:
-        return F.hinge_backward(cache)
+    def backward(self) -> Array:
+        return F.hinge_backward(self.saved())
 
 
 class MSELoss(Loss):
     """Mean over all elements of the squared difference between two arrays of one shape, `(N, ...)`."""
 
-    def _forward(self, output: Array, target: Array) -> tuple[Array, Any]:
-        return F.mean_squared_error_forward(output, target)
+    def forward(self, output: Array, target: Array) -> Array:
+        loss, cache = F.mean_squared_error_forward(output, target)
+        self.save_for_backward(cache)
+        return loss
 
-    def _backward(self, cache: Any) -> Array:
-        return F.mean_squared_error_backward(cache)
+    def backward(self) -> Array:
+        return F.mean_squared_error_backward(self.saved())
 
 
 class BCEWithLogitsLoss(Loss):
     """Mean over all elements of the binary cross-entropy between logits and probabilities, both `(N, ...)`."""
 
-    def _forward(self, output: Array, target: Array) -> tuple[Array, Any]:
-        return F.binary_cross_entropy_forward(output, target)
+    def forward(self, output: Array, target: Array) -> Array:
+        loss, cache = F.binary_cross_entropy_forward(output, target)
+        self.save_for_backward(cache)
+        return loss
 
-    def _backward(self, cache: Any) -> Array:
-        return F.binary_cross_entropy_backward(cache)
+    def backward(self) -> Array:
+        return F.binary_cross_entropy_backward(self.saved())
 
 
 class _AnyLoss(Protocol):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 import numpy as np
 
 from .. import backend
 from ..backend import CPU, Array, Device, device_of
 
+Arithmetic: TypeAlias = Literal["exact", "elementwise", "reduction", "product", "normalization"]
+Member = TypeVar("Member")
+
 
 class Parameter:
-    """An array that training changes, and the gradient of the loss by it.
+    """An array that training changes, and the gradient of the loss w.r.t. it.
 
     Attributes:
         data: the array.
@@ -21,41 +24,41 @@ class Parameter:
     def __init__(self, data: Array) -> None:
         self.data = data
         self._grad: Array | None = None
-        self._coming: Callable[[], Array] | None = None  # gives a gradient that may still be on its way
+        self._pending: Callable[[], Array] | None = None  # returns a gradient that may still be computed
 
     def __repr__(self) -> str:
         return f"Parameter(shape={self.data.shape}, dtype={self.data.dtype}, device={device_of(self.data).name!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"data": self.data, "_grad": self.grad, "_coming": None}
+        return {"data": self.data, "_grad": self.grad, "_pending": None}
 
     @property
     def grad(self) -> Array | None:
-        """An array of the same shape, or None before a backward pass."""
-        self._settle()
+        """The gradient of the loss, in the shape of `data`; None before a backward pass."""
+        self._collect()
         return self._grad
 
     @grad.setter
     def grad(self, value: Array | None) -> None:
-        self._grad, self._coming = value, None
+        self._grad, self._pending = value, None
 
     def add_gradient(self, gradient: Array) -> None:
-        """Add to `grad`, as a parameter may be used more than once between two steps."""
-        self._settle()
+        """Add to `grad`; a parameter may be used more than once between two steps."""
+        self._collect()
         if self._grad is None:
             self._grad = gradient
         else:
             self._grad += gradient
 
-    def add_later(self, gradient: Callable[[], Array]) -> None:
-        """Add what a function returns to `grad`, when that is asked for or the next one comes."""
-        self._settle()  # or a pass after the other would leave its gradients behind
-        self._coming = gradient
+    def add_pending(self, gradient: Callable[[], Array]) -> None:
+        """Add what a function returns to `grad`, when `grad` is read or the next gradient is added."""
+        self._collect()  # or each further backward pass would keep its arrays alive
+        self._pending = gradient
 
-    def _settle(self) -> None:
-        coming, self._coming = self._coming, None
-        if coming is not None:
-            self.add_gradient(coming())
+    def _collect(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            self.add_gradient(pending())
 
 
 class Buffer:
@@ -72,17 +75,51 @@ class Buffer:
         return f"Buffer(shape={self.data.shape}, dtype={self.data.dtype}, device={device_of(self.data).name!r})"
 
 
-class Module:
-    """A layer, or a network of layers: a forward pass, and the backward pass written beside it.
+class Cached:
+    """Keeps what a forward pass computed until the backward pass asks for it."""
 
-    A subclass defines `forward` and `backward`; parameters, buffers and modules kept as attributes are found by name.
-    While training, `forward` leaves what `backward` needs in `self._cache`; in evaluation it keeps nothing, so that
-    several threads may share the module.
-    """
+    training = True
+    _source = "a forward pass in training mode"
 
     def __init__(self) -> None:
-        self.training = True
         self._cache: Any = None
+
+    def save_for_backward(self, cache: Any) -> None:
+        """Keep anything but None for the backward pass; in evaluation nothing is kept."""
+        self._cache = cache if self.training else None
+
+    def saved(self) -> Any:
+        """Return what the last forward pass kept, once.
+
+        Raises:
+            RuntimeError: if there was no forward pass in training mode since the last call.
+        """
+        cache, self._cache = self._cache, None
+        if cache is None:
+            raise RuntimeError(f"{type(self).__name__}.backward needs {self._source} before it")
+        return cache
+
+
+class Module(Cached):
+    """A layer, or a network of layers: a forward pass, and the backward pass written beside it.
+
+    A subclass defines `forward` and `backward`; `xpcnn.nn` shows one. Parameters, buffers and modules are found by name
+    where they are attributes, or stand in attributes that are lists, tuples or dictionaries. In evaluation nothing is
+    kept for a backward pass, so that several threads may share the module.
+
+    Attributes:
+        training: whether the module is in training mode.
+        arithmetic: how the forward pass computes an element of its output; from this follows by how much two devices
+            may differ. `"exact"` moves or selects values, `"elementwise"` computes it from single elements,
+            `"reduction"` from a sum over a sample at most, `"product"` from a matrix product or convolution with the
+            layer's weight, `"normalization"` from the mean and variance of many.
+    """
+
+    arithmetic: Arithmetic = "reduction"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.training = True
 
     def __call__(self, x: Array) -> Array:
         return self.forward(x)
@@ -100,32 +137,21 @@ class Module:
         raise NotImplementedError
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
-        """Add to the gradients of the parameters and return the gradient by the last forward pass's input.
+        """Add to the gradients of the parameters and return the gradient w.r.t. the last forward pass's input.
 
         Args:
-            dy: gradient of the loss by the output.
-            input_gradient: False where nobody needs the gradient by the input, as for a network's images; then the
-                work is skipped and None may be returned.
+            dy: gradient w.r.t. the output.
+            input_gradient: False where the gradient w.r.t. the input is not needed, as for a network's images; then
+                the work is skipped and None may be returned.
 
         Raises:
             RuntimeError: if no forward pass in training mode came before.
         """
         raise NotImplementedError
 
-    def _keep(self, cache: Any) -> None:
-        self._cache = cache if self.training else None
-
-    def _take(self) -> Any:
-        cache, self._cache = self._cache, None
-        if cache is None:
-            raise RuntimeError(f"{type(self).__name__}.backward needs a forward pass in training mode before it")
-        return cache
-
     def named_children(self) -> Iterator[tuple[str, Module]]:
         """Yield the modules directly inside this one with their names."""
-        for name, value in vars(self).items():
-            if isinstance(value, Module):
-                yield name, value
+        yield from self._members(Module)
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """Yield this module and all inside it, with their dotted names."""
@@ -146,10 +172,18 @@ class Module:
     def _named_arrays(self) -> Iterator[tuple[str, Parameter | Buffer]]:
         for prefix, module in self.named_modules():
             # Parameters first, as in PyTorch's state.
-            for kind in (Parameter, Buffer):
-                for name, value in vars(module).items():
-                    if isinstance(value, kind):
-                        yield f"{prefix}.{name}" if prefix else name, value
+            arrays: list[tuple[str, Parameter | Buffer]] = [*module._members(Parameter), *module._members(Buffer)]
+            for name, value in arrays:
+                yield f"{prefix}.{name}" if prefix else name, value
+
+    def own_parameters(self) -> dict[str, Parameter]:
+        """Return the parameters of this module alone, without those of modules inside it, by name."""
+        return dict(self._members(Parameter))
+
+    def _members(self, kind: type[Member]) -> Iterator[tuple[str, Member]]:
+        for name, value in vars(self).items():
+            if name != "_cache":
+                yield from _members_in(name, value, kind)
 
     @property
     def device(self) -> Device:
@@ -213,34 +247,49 @@ class Module:
         return sum(parameter.data.size for parameter in self.parameters())
 
 
-class Weighted(Module):
-    """A layer with a weight and perhaps a bias, computed by a forward function and its backward function."""
+def _members_in(name: str, value: Any, kind: type[Member]) -> Iterator[tuple[str, Member]]:
+    """Yield what is of a kind in an attribute: the value itself, or in lists, tuples and dictionaries."""
+    if isinstance(value, kind):
+        yield name, value
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            yield from _members_in(f"{name}.{i}", item, kind)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _members_in(f"{name}.{key}", item, kind)
+    elif isinstance(value, set | frozenset) and any(isinstance(item, Parameter | Buffer | Module) for item in value):
+        raise TypeError(f"{name} is a set, which has no order: keep modules and parameters in a list, tuple or dict")
 
+
+class Weighted(Module):
+    """A layer with a weight and perhaps a bias, computed by a forward function and its backward functions."""
+
+    arithmetic = "product"
     weight: Parameter
     bias: Parameter | None
 
-    def _compute(self, forward: Callable[..., tuple[Array, Any]], x: Array, **options: Any) -> Array:
+    def _forward(self, forward: Callable[..., tuple[Array, Any]], x: Array, **options: Any) -> Array:
         y, cache = forward(x, self.weight.data, None if self.bias is None else self.bias.data, **options)
-        self._keep(cache)
+        self.save_for_backward(cache)
         return y
 
-    def _learn(
+    def _backward(
         self,
         by_input: Callable[..., Array],
         by_parameters: Callable[..., tuple[Array, Array | None]],
         dy: Array,
         input_gradient: bool,
     ) -> Array | None:
-        """Begin with the gradients by the parameters, for which no other layer waits, and return that by the input."""
-        cache = self._take()
+        """Start the parameters' gradients, which no other layer waits for, and return the input's."""
+        cache = self.saved()
         multiplications = self.weight.data.size * dy.size // dy.shape[1]
         gradients = device_of(dy).background(lambda: by_parameters(dy, cache), multiplications)
-        self.weight.add_later(lambda: gradients()[0])
+        self.weight.add_pending(lambda: gradients()[0])
         if self.bias is not None:
-            self.bias.add_later(lambda: gradients()[1])
+            self.bias.add_pending(lambda: gradients()[1])
         return by_input(dy, cache) if input_gradient else None
 
 
 def host_parameter(values: np.ndarray[Any, Any], dtype: Any) -> Parameter:
     """Return a parameter on the CPU with freshly drawn values."""
-    return Parameter(np.ascontiguousarray(values, dtype=dtype))
+    return Parameter(np.asarray(values, dtype=dtype, order="C"))

@@ -15,6 +15,8 @@ from .module import Buffer, Module, Parameter, host_parameter
 class Normalization(Module):
     """What all normalisation layers share: a weight, at first 1, and a bias, at first 0."""
 
+    arithmetic = "normalization"
+
     weight: Parameter | None
     bias: Parameter | None
 
@@ -70,13 +72,13 @@ class _BatchNorm(Normalization):
             mean, variance = self.running_mean.data, self.running_var.data
             return F.batch_norm_fixed(x, mean, variance, *self._affine(), eps=self.eps)
         y, (mean, variance), cache = F.batch_norm_forward(x, *self._affine(), eps=self.eps)
-        self._keep(cache)
+        self.save_for_backward(cache)
         if self.track_running_stats:
             self._track(mean, variance, x.size // self.num_features)
         return y
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
-        dx, dweight, dbias = F.batch_norm_backward(dy, self._take(), input_gradient=input_gradient)
+        dx, dweight, dbias = F.batch_norm_backward(dy, self.saved(), input_gradient=input_gradient)
         self._add_gradients(dweight, dbias)
         return dx
 
@@ -158,11 +160,11 @@ class GroupNorm(Normalization):
         if x.ndim < 2 or x.shape[1] != self.num_channels:
             raise ValueError(f"expected input (N, {self.num_channels}, ...), got {x.shape}")
         y, cache = F.group_norm_forward(x, self.num_groups, *self._affine(), eps=self.eps)
-        self._keep(cache)
+        self.save_for_backward(cache)
         return y
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
-        dx, dweight, dbias = F.group_norm_backward(dy, self._take(), input_gradient=input_gradient)
+        dx, dweight, dbias = F.group_norm_backward(dy, self.saved(), input_gradient=input_gradient)
         self._add_gradients(dweight, dbias)
         return dx
 
@@ -202,11 +204,11 @@ class LayerNorm(Normalization):
 
     def forward(self, x: Array) -> Array:
         y, cache = F.layer_norm_forward(x, self.normalized_shape, *self._affine(), eps=self.eps)
-        self._keep(cache)
+        self.save_for_backward(cache)
         return y
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
-        dx, dweight, dbias = F.layer_norm_backward(dy, self._take(), input_gradient=input_gradient)
+        dx, dweight, dbias = F.layer_norm_backward(dy, self.saved(), input_gradient=input_gradient)
         self._add_gradients(dweight, dbias)
         return dx
 

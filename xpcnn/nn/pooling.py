@@ -10,17 +10,7 @@ from ..functional.windows import IntOrPair, Padding, pair, pooling_window
 from .module import Module
 
 
-class _WindowPool2d(Module):
-    """A pooling layer with a window and options."""
-
-    kernel_size: IntOrPair
-    _options: dict[str, Any]
-
-    def extra_repr(self) -> str:
-        return ", ".join([f"{self.kernel_size}", *(f"{name}={value}" for name, value in self._options.items())])
-
-
-class MaxPool2d(_WindowPool2d):
+class MaxPool2d(Module):
     """The largest value under each position of a window; the first of equal ones takes the gradient.
 
     Args:
@@ -36,6 +26,8 @@ class MaxPool2d(_WindowPool2d):
         ValueError: if an option is out of range.
     """
 
+    arithmetic = "exact"
+
     def __init__(
         self,
         kernel_size: IntOrPair,
@@ -47,20 +39,23 @@ class MaxPool2d(_WindowPool2d):
     ) -> None:
         super().__init__()
         pooling_window(kernel_size, stride, padding, dilation)
-        self.kernel_size = kernel_size
-        self._options = {"stride": stride, "padding": padding, "dilation": dilation}
-        self._options["ceil_mode"] = ceil_mode
+        self.kernel_size, self.stride = kernel_size, kernel_size if stride is None else stride
+        self.padding, self.dilation, self.ceil_mode = padding, dilation, ceil_mode
+
+    def extra_repr(self) -> str:
+        return _describe(self, "stride", "padding", "dilation", "ceil_mode")
 
     def forward(self, x: Array) -> Array:
-        y, cache = F.max_pool2d_forward(x, self.kernel_size, **self._options)
-        self._keep(cache)
+        options: dict[str, Any] = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
+        y, cache = F.max_pool2d_forward(x, self.kernel_size, ceil_mode=self.ceil_mode, **options)
+        self.save_for_backward(cache)
         return y
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
-        return F.max_pool2d_backward(dy, self._take())
+        return F.max_pool2d_backward(dy, self.saved())
 
 
-class AvgPool2d(_WindowPool2d):
+class AvgPool2d(Module):
     """The mean under each position of a window.
 
     Args:
@@ -86,17 +81,20 @@ class AvgPool2d(_WindowPool2d):
     ) -> None:
         super().__init__()
         pooling_window(kernel_size, stride, padding, 1)
-        self.kernel_size = kernel_size
-        self._options = {"stride": stride, "padding": padding, "ceil_mode": ceil_mode}
-        self._options["count_include_pad"] = count_include_pad
+        self.kernel_size, self.stride = kernel_size, kernel_size if stride is None else stride
+        self.padding, self.ceil_mode, self.count_include_pad = padding, ceil_mode, count_include_pad
+
+    def extra_repr(self) -> str:
+        return _describe(self, "stride", "padding", "ceil_mode", "count_include_pad")
 
     def forward(self, x: Array) -> Array:
-        y, cache = F.avg_pool2d_forward(x, self.kernel_size, **self._options)
-        self._keep(cache)
+        options: dict[str, Any] = {"stride": self.stride, "padding": self.padding, "ceil_mode": self.ceil_mode}
+        y, cache = F.avg_pool2d_forward(x, self.kernel_size, count_include_pad=self.count_include_pad, **options)
+        self.save_for_backward(cache)
         return y
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
-        return F.avg_pool2d_backward(dy, self._take())
+        return F.avg_pool2d_backward(dy, self.saved())
 
 
 class AdaptiveAvgPool2d(Module):
@@ -114,11 +112,11 @@ class AdaptiveAvgPool2d(Module):
 
     def forward(self, x: Array) -> Array:
         y, cache = F.adaptive_avg_pool2d_forward(x, self.output_size)
-        self._keep(cache)
+        self.save_for_backward(cache)
         return y
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
-        return F.adaptive_avg_pool2d_backward(dy, self._take())
+        return F.adaptive_avg_pool2d_backward(dy, self.saved())
 
 
 class GlobalAvgPool2d(Module):
@@ -126,8 +124,12 @@ class GlobalAvgPool2d(Module):
 
     def forward(self, x: Array) -> Array:
         y, cache = F.global_avg_pool2d_forward(x)
-        self._keep(cache)
+        self.save_for_backward(cache)
         return y
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
-        return F.global_avg_pool2d_backward(dy, self._take())
+        return F.global_avg_pool2d_backward(dy, self.saved())
+
+
+def _describe(layer: MaxPool2d | AvgPool2d, *options: str) -> str:
+    return ", ".join([f"{layer.kernel_size}", *(f"{name}={getattr(layer, name)}" for name in options)])

@@ -45,9 +45,9 @@ class Optimizer:
             if parameter.grad is not None:
                 device = device_of(parameter.data)
                 # Parts of a flat view are updated in place, and only C order has such a view.
-                parameter.data = device.xp.ascontiguousarray(parameter.data)
+                parameter.data = device.xp.ascontiguousarray(parameter.data).reshape(parameter.data.shape)
                 state = [self._slot(slot, name, parameter) for slot in self.slots]
-                grad = device.xp.ascontiguousarray(parameter.grad)
+                grad = device.xp.ascontiguousarray(parameter.grad).reshape(parameter.data.shape)
                 device.map_elements(self._update, parameter.data, grad, *state, *numbers, in_pieces=True)
 
     def _numbers(self) -> tuple[float | None, ...]:
