@@ -664,7 +664,6 @@ class StrictDevice(backend.Device):
     description = "NumPy dressed as CuPy"
     xp = xp
     tile_bytes = 1 << 13
-    task_count = 3
     small_product = 10**5
 
     def __init__(self) -> None:
@@ -690,6 +689,9 @@ class StrictDevice(backend.Device):
             previous.fill(_poison(previous.dtype))
         self._local.__dict__[slot] = array = self.empty(shape, dtype)
         return array
+
+    def parts(self, work: int, at_most: int | None = None) -> int:
+        return 3 if at_most is None else max(1, min(3, at_most))
 
     def map(self, function: Callable, tasks: Any) -> list:
         # Tasks may run at the same time, so none may count on an earlier one: here the last runs first.

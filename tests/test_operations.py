@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from strict_xp import DEVICE, count_operations
 
-from xpcnn import models
+from xpcnn import Device, models
 from xpcnn.nn import CrossEntropyLoss
 from xpcnn.optim import SGD, AdamW
 
@@ -19,7 +19,8 @@ from xpcnn.optim import SGD, AdamW
     ("name", "shape", "most"), [("lenet5", (1, 28, 28), 70), ("vgg", (3, 32, 32), 215), ("resnet20", (3, 32, 32), 710)]
 )
 def test_a_step_is_few_operations(name, shape, most, optimizer, monkeypatch):
-    large_gpu = {"tile_bytes": 256 << 20, "launch_bytes": 48 << 20, "task_count": 1, "small_product": 0}
+    large_gpu = {"tile_bytes": 256 << 20, "launch_bytes": 48 << 20, "small_product": 0}
+    monkeypatch.setattr(DEVICE, "parts", Device.parts.__get__(DEVICE))
     for attribute, value in large_gpu.items():
         monkeypatch.setattr(DEVICE, attribute, value)
     model = models.MODELS[name](shape).to(DEVICE)

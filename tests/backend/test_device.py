@@ -18,7 +18,7 @@ from inputs import refused
 from threadpoolctl import threadpool_limits
 
 import xpcnn
-from xpcnn import DeviceUnavailableError, available_devices, backend
+from xpcnn import DeviceUnavailableError, available_devices, backend, functional
 from xpcnn import device as device_named
 from xpcnn.backend import CPU, array_namespace, batch_first, batch_last, blocks, device_of, device_or_none, to_host
 from xpcnn.backend.device import _DEVICE_OF_TYPE
@@ -220,6 +220,43 @@ def test_blocks_are_even_and_whole():
 
 
 # -- Work shared between threads --------------------------------------------------------------------------------------
+
+
+def test_work_is_cut_by_its_size_alone():
+    sizes = [int(1.3**i) for i in range(120)]
+    before, answers = CPU.threads, []
+    try:
+        for CPU.threads in (1, 3, 16):
+            answers.append([CPU.parts(size) for size in sizes])
+    finally:
+        CPU.threads = before
+    assert answers[0] == answers[1] == answers[2] == sorted(answers[0])
+    assert set(answers[0]) == {1, 4, 8, 16}  # more than four threads can help, and two, four or eight share evenly
+    assert CPU.parts((1 << 25) - 1) == 1
+    assert [CPU.parts(1 << 40, at_most=most) for most in (0, 1, 2, 3, 5, 7, 12, 100)] == [1, 1, 2, 2, 4, 4, 8, 16]
+    assert backend.Device().parts(1 << 40) == 1  # a GPU shares work among its own processors
+
+
+def test_more_than_four_threads_can_help_a_layer(rng):
+    x, weight = rng.normal(size=(64, 8, 32, 32)).astype("f"), rng.normal(size=(32, 8, 5, 5)).astype("f")
+    workers, before = set(), CPU.threads
+    CPU.threads = 8
+    meeting = threading.Barrier(8)
+    scratch = CPU.scratch
+
+    def meet(*args):
+        if threading.get_ident() not in workers:
+            workers.add(threading.get_ident())
+            meeting.wait(timeout=20)
+        return scratch(*args)
+
+    try:
+        CPU.scratch = meet
+        functional.conv2d_forward(x, weight, padding=2)
+    finally:
+        del CPU.scratch
+        CPU.threads = before
+    assert len(workers) == 8
 
 
 def blas_threads():

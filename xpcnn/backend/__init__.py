@@ -2,6 +2,7 @@
 
 from .cpu import CPU
 from .device import (
+    ELEMENT_WORK,
     Array,
     Device,
     DeviceUnavailableError,
@@ -21,6 +22,7 @@ from .lookup import available_devices, device
 
 __all__ = [
     "CPU",
+    "ELEMENT_WORK",
     "Array",
     "Device",
     "DeviceUnavailableError",

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .device import Array, Device, Result, Shape, Task, blocks, register
+from .device import ELEMENT_WORK, Array, Device, Result, Shape, Task, blocks, register
 from .memory import MemoryPool
 from .threads import Workers
 
@@ -28,7 +28,9 @@ class CpuDevice(Device):
     xp = np
     tile_bytes = 2 << 20  # stays in cache between lowering and product, and outweighs the calls it takes
     launch_bytes = 8 << 10
-    task_count = 4
+    part_work = 1 << 25  # multiply-adds below which waking another thread costs more than it saves
+    fewest_parts = 4
+    most_parts = 16
 
     def __init__(self) -> None:
         self._workers = Workers(_available_cores())
@@ -77,23 +79,31 @@ class CpuDevice(Device):
             buffer = buffers[slot] = np.empty(size, np.uint8)
         return buffer[:size].view(dtype).reshape(shape)
 
+    def parts(self, work: int, at_most: int | None = None) -> int:
+        if work < self.part_work:
+            return 1
+        count = min(max(self.fewest_parts, work // self.part_work), self.most_parts)
+        if at_most is not None:
+            count = min(count, at_most)
+        return 1 << max(1, count).bit_length() - 1  # a power of two, which most numbers of threads share evenly
+
     def map(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Result]:
         return self._workers.map(function, tasks)
 
     def map_elements(self, function: Callable[..., None], *operands: Any, in_pieces: bool = False) -> None:
         size, itemsize = operands[0].size, operands[0].itemsize
-        shares = self.threads if size >= 1 << 20 else 1  # waking another thread costs about as much as a million sums
-        pieces = max(shares, ceil(8 * size * itemsize / self.tile_bytes)) if in_pieces else shares
+        parts = self.parts(2 * size * ELEMENT_WORK)
+        pieces = max(parts, ceil(8 * size * itemsize / self.tile_bytes)) if in_pieces else parts
         if pieces == 1:
             return function(*operands)
         flat = [operand.reshape(-1) if isinstance(operand, np.ndarray) else operand for operand in operands]
+        cut = blocks(size, pieces)
 
-        def share(parts: Sequence[slice]) -> None:
-            for part in parts:
-                function(*(operand[part] if isinstance(operand, np.ndarray) else operand for operand in flat))
+        def compute(part: slice) -> None:
+            for piece in cut[part]:
+                function(*(operand[piece] if isinstance(operand, np.ndarray) else operand for operand in flat))
 
-        parts = blocks(size, pieces)
-        self.map(share, [parts[some] for some in blocks(len(parts), shares)])
+        self.map(compute, blocks(pieces, parts))
         return None
 
     # BLAS adds up four times as fast as NumPy's own sum, and as exactly.
@@ -110,9 +120,9 @@ class CpuDevice(Device):
     def overlapping(self) -> AbstractContextManager[None]:
         return self._workers.overlapping()
 
-    def background(self, task: Callable[[], Result], multiplications: int) -> Callable[[], Result]:
-        if multiplications < 1 << 25:  # handing it over would take as long
-            return super().background(task, multiplications)
+    def background(self, task: Callable[[], Result], work: int) -> Callable[[], Result]:
+        if self.parts(work) == 1:
+            return super().background(task, work)
         return self._workers.background(task)
 
     def one_blas_thread(self) -> AbstractContextManager[None]:

@@ -22,6 +22,7 @@ Namespace: TypeAlias = Any
 Shape: TypeAlias = tuple[int, ...]
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+ELEMENT_WORK = 16  # multiply-adds that take as long as reading or writing one number
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -41,7 +42,6 @@ class Device:
         launch_bytes: bytes the device can write during one kernel launch.
         small_product: largest m·n·k served by BLAS's small-matrix kernels; 0 if there are none.
         winograd_channels: channels from which on Winograd's convolution is faster.
-        task_count: into how many parts the work of one layer is cut; fixed, as results depend on it.
     """
 
     name: str
@@ -50,7 +50,6 @@ class Device:
     launch_bytes = 16 << 20
     small_product = 0
     winograd_channels: float = inf
-    task_count = 1
 
     def __repr__(self) -> str:
         return f"Device({self.name!r})"
@@ -95,6 +94,17 @@ class Device:
         """Return uninitialised working memory, valid until the same thread asks for the same slot again."""
         return self.xp.empty(shape, dtype)
 
+    def parts(self, work: int, at_most: int | None = None) -> int:
+        """Return into how many parts to cut some work, for several threads to share: the one question for scheduling.
+
+        The answer follows from the work alone, never from the number of threads, as sums over parts depend on it.
+
+        Args:
+            work: in multiply-adds; an element that is copied or computed by itself counts as `ELEMENT_WORK` of them.
+            at_most: the largest answer wanted, such as one that leaves each part enough rows.
+        """
+        return 1
+
     def map(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Result]:
         """Return `[function(task) for task in tasks]`; the calls may run at the same time."""
         return [function(task) for task in tasks]
@@ -116,11 +126,11 @@ class Device:
         """Let `background` tasks run concurrently with the block; BLAS uses one thread, and all are done at its end."""
         return nullcontext()
 
-    def background(self, task: Callable[[], Result], multiplications: int) -> Callable[[], Result]:
+    def background(self, task: Callable[[], Result], work: int) -> Callable[[], Result]:
         """Start a task whose result is needed later, or run it now; return a function that gives its result.
 
         Args:
-            multiplications: about how many multiplications the task takes.
+            work: see `parts`.
         """
         result = task()
         return lambda: result

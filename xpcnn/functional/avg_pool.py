@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ..backend import Array, Device, Shape, batch_first, batch_last, blocks, device_of
+from ..backend import ELEMENT_WORK, Array, Device, Shape, batch_first, batch_last, blocks, device_of
 from .windows import IntOrPair, Padding, Pair, Window, offsets, over_the_edge, pair, pooling_window
 
 
@@ -60,7 +60,7 @@ def avg_pool2d_forward(
             total[:, rows, cols] += x[channels, image_rows, image_cols]
         total /= counts
 
-    device.map(pool, _shares(device, C, x.size))
+    device.map(pool, blocks(C, device.parts(_work(shape, y))))
     return batch_first(y), _Cache(shape, counts, (H, W))
 
 
@@ -83,7 +83,7 @@ def avg_pool2d_backward(dy: Array, cache: Any) -> Array:
         for _, (rows, cols), (image_rows, image_cols) in offsets(shape, OH, OW, H, W):
             dx[channels, image_rows, image_cols] += share[:, rows, cols]
 
-    device.map(unpool, _shares(device, C, dx.size))
+    device.map(unpool, blocks(C, device.parts(_work(shape, dy))))
     return batch_first(dx)
 
 
@@ -117,7 +117,7 @@ def adaptive_avg_pool2d_forward(x: Array, output_size: IntOrPair) -> tuple[Array
         for ow, cols in enumerate(_spans(W, OW)):
             device.xp.mean(row_means[channels, :, cols], axis=2, out=y[channels, :, ow])
 
-    device.map(pool, _shares(device, C, x.size))
+    device.map(pool, blocks(C, device.parts(2 * x.size * ELEMENT_WORK)))
     return batch_first(y), (H, W)
 
 
@@ -143,7 +143,7 @@ def adaptive_avg_pool2d_backward(dy: Array, cache: Any) -> Array:
         for oh, rows in enumerate(_spans(H, OH)):
             dx[channels, rows] += row_gradients[channels, oh : oh + 1] / (rows.stop - rows.start)
 
-    device.map(unpool, _shares(device, C, dx.size))
+    device.map(unpool, blocks(C, device.parts(2 * dx.size * ELEMENT_WORK)))
     return batch_first(dx)
 
 
@@ -175,9 +175,10 @@ def global_avg_pool2d_backward(dy: Array, cache: Any) -> Array:
     return batch_first(dx)
 
 
-def _shares(device: Device, C: int, size: int) -> list[slice]:
-    # A small layer stays in one piece: handing it to another thread would cost more than it saves.
-    return blocks(C, device.task_count if size > 1 << 17 else 1)
+def _work(window: Window, y: Array) -> int:
+    """Return the work of adding up what lies under each position of a window; see `Device.parts`."""
+    size: int = y.size
+    return 2 * size * window.kernel[0] * window.kernel[1] * ELEMENT_WORK
 
 
 def _spans(size: int, count: int) -> list[slice]:

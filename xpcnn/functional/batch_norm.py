@@ -8,7 +8,18 @@ from __future__ import annotations
 from math import ceil
 from typing import Any, NamedTuple
 
-from ..backend import Array, Device, Shape, array_namespace, batch_first, batch_last, blocks, chain, device_of
+from ..backend import (
+    ELEMENT_WORK,
+    Array,
+    Device,
+    Shape,
+    array_namespace,
+    batch_first,
+    batch_last,
+    blocks,
+    chain,
+    device_of,
+)
 
 
 class Statistics(NamedTuple):
@@ -62,7 +73,7 @@ def batch_norm_forward(
         _describe(*moments, _column(weight, rows), _column(bias, rows), *(found[i][rows] for i in range(6)))
         _apply(part, factor[rows], shift[rows], result)
 
-    device.map(normalize, _shares(values, device))
+    device.map(normalize, _parts(values, device))
     return (
         batch_first(y.reshape(x.shape)),
         Statistics(mean[:, 0], variance[:, 0]),
@@ -127,7 +138,7 @@ def batch_norm_backward(
         if input_gradient:
             _apply_backward(part, values[rows], slope[rows], level[rows], factor[rows], dx[rows])
 
-    device.map(differentiate, _shares(values, device))
+    device.map(differentiate, _parts(values, device))
     by_input = batch_first(dx.reshape(dy.shape)) if input_gradient else None
     return (by_input, None, None) if weight is None else (by_input, dweight[:, 0], dbias[:, 0])
 
@@ -182,7 +193,7 @@ def batch_norm_fixed(
         columns = (_column(vector, rows) for vector in (mean, variance, weight, bias))
         _normalize(values[rows], *columns, eps, y[rows])
 
-    device.map(normalize, _shares(values, device))
+    device.map(normalize, _parts(values, device))
     return batch_first(y.reshape(x.shape))
 
 
@@ -199,10 +210,10 @@ def _normalize(x: Array, mean: Array, variance: Array, *operands: Any) -> None:
         y += bias
 
 
-def _shares(values: Array, device: Device) -> list[slice]:
-    rows, size = values.shape[0], values.size
-    in_cache = ceil(size * values.itemsize / device.tile_bytes)
-    return blocks(rows, max(in_cache, device.task_count if size > 1 << 21 else 1))
+def _parts(values: Array, device: Device) -> list[slice]:
+    """Return the rows to work on together: few enough to stay in cache for all passes over them."""
+    in_cache = ceil(values.size * values.itemsize / device.tile_bytes)
+    return blocks(len(values), max(in_cache, device.parts(values.size * ELEMENT_WORK)))
 
 
 def _column(vector: Array | None, rows: slice) -> Array | None:

@@ -11,7 +11,9 @@ from math import ceil
 from typing import NamedTuple
 
 from ..backend import Array, Device, blocks, device_of
-from .windows import Pair, Window, add_up, reach, share_count
+from .windows import PARTIAL_SUMS, Pair, Window, add_up, product_work, reach
+
+_LEAST_COLUMNS = 64  # products of fewer columns are slow
 
 
 def correlate(x: Array, weight: Array, bias: Array | None, window: Window, groups: int) -> Array:
@@ -25,8 +27,9 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window, group
     x = x.reshape(groups, C // groups, H, W, N)
     rows = weight.reshape(groups, O // groups, -1)
     bias = None if bias is None else bias.reshape(groups, O // groups, 1)
-    shares = share_count(rows.shape[2], O // groups, OH * OW * N, device)
-    cut = tiles(OH, OW, N, rows.shape[2] * x.itemsize, device.tile_bytes, shares)
+    P = OH * OW * N
+    parts = device.parts(product_work(rows.shape[2], O // groups, P), at_most=P // _LEAST_COLUMNS)
+    cut = tiles(OH, OW, N, rows.shape[2] * x.itemsize, device.tile_bytes, parts)
 
     def multiply(task: tuple[int, slice]) -> None:
         g, part = task
@@ -46,7 +49,7 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window, group
         if span is None:
             y[g][:, tile.rows, tile.cols, tile.images] = product.reshape(-1, *tile.shape)
 
-    device.map(multiply, [(g, part) for g in range(groups) for part in blocks(len(cut), shares)])
+    device.map(multiply, [(g, part) for g in range(groups) for part in blocks(len(cut), parts)])
     return y.reshape(O, OH, OW, N)
 
 
@@ -58,8 +61,10 @@ def weight_gradient(x: Array, dy: Array, window: Window, groups: int) -> Array:
     K = C * window.kernel[0] * window.kernel[1]
     x = x.reshape(groups, C, *x.shape[1:])
     dy = dy.reshape(groups, O // groups, OH, OW, N)
-    shares = share_count(K, O // groups, OH * OW * N, device)
-    cut = tiles(OH, OW, N, K * x.itemsize, device.tile_bytes, shares)
+    P, sum_bytes = OH * OW * N, O // groups * K * x.itemsize
+    most = min(P // _LEAST_COLUMNS, PARTIAL_SUMS // sum_bytes)
+    cut_parts = device.parts(product_work(K, O // groups, P), at_most=most)
+    cut = tiles(OH, OW, N, K * x.itemsize, device.tile_bytes, cut_parts)
 
     def accumulate(task: tuple[int, slice]) -> Array:
         g, part = task
@@ -73,7 +78,7 @@ def weight_gradient(x: Array, dy: Array, window: Window, groups: int) -> Array:
                 total += product
         return total
 
-    parts = blocks(len(cut), shares)
+    parts = blocks(len(cut), cut_parts)
     sums = device.map(accumulate, [(g, part) for g in range(groups) for part in parts])
     by_group = [add_up(sums[g * len(parts) : (g + 1) * len(parts)]) for g in range(groups)]
     dweight = by_group[0] if groups == 1 else device.xp.concatenate(by_group)
@@ -92,13 +97,13 @@ def spread(dy: Array, weight: Array, window: Window, groups: int, size: Pair, bi
     dy = dy.reshape(groups, O // groups, OH, OW, N)
     weight = weight.reshape(groups, O // groups, C, KH * KW)
     start = None if bias is None else bias.reshape(groups, C, 1, 1, 1)
-    # Products of fewer than about 64 rows are slow, so a layer with few channels is cut into fewer shares.
-    shares = min(share_count(C * KH * KW, O // groups, OH * OW * N, device), max(1, C * KH * KW // 64))
-    channel_blocks = blocks(C, shares)
+    # Products of fewer than about 64 rows are slow, so a layer with few channels is cut into fewer parts.
+    work = product_work(C * KH * KW, O // groups, OH * OW * N)
+    channel_blocks = blocks(C, device.parts(work, at_most=C * KH * KW // 64))
     cut = tiles(OH, OW, N, ceil(C / len(channel_blocks)) * KH * KW * dy.itemsize, device.tile_bytes, 1)
 
     def scatter(task: tuple[int, slice]) -> None:
-        # Shares are cut by channel: two of them never add to the same pixel.
+        # Parts are cut by channel: two of them never add to the same pixel.
         g, channels = task
         target = dx[g, channels]
         target[...] = 0 if start is None else start[g, channels]

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 from ..backend import Array, Device, batch_last, blocks, device_of
 
+_LEAST_ROWS = 16  # products of fewer rows are slow
+
 
 class _Cache(NamedTuple):
     x: Array  # (features, N)
@@ -67,12 +69,10 @@ def linear_parameter_gradients(dy: Array, cache: Any) -> tuple[Array, Array | No
 
 
 def _product(a: Array, b: Array, device: Device) -> Array:
-    """Return `a @ b`, the rows of `a` shared out in blocks that follow from the shapes alone."""
+    """Return `a @ b`, computed in blocks of rows that follow from the shapes alone."""
     (M, K), N = a.shape, b.shape[1]
     result = device.empty((M, N), a.dtype)
-    if M * N * K <= 1 << 24:
-        device.xp.matmul(a, b, out=result)
-    else:
-        parts = blocks(M, device.task_count)
-        device.map(lambda rows: device.xp.matmul(a[rows], b, out=result[rows]), parts)
+    # Counted twice: a part is one call of BLAS, so that no thread waits for another's hold of the interpreter.
+    parts = blocks(M, device.parts(2 * M * N * K, at_most=M // _LEAST_ROWS))
+    device.map(lambda rows: device.xp.matmul(a[rows], b, out=result[rows]), parts)
     return result

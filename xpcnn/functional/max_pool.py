@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import ceil
 from typing import Any, NamedTuple
 
-from ..backend import Array, array_namespace, batch_first, batch_last, blocks, chain, device_of
+from ..backend import ELEMENT_WORK, Array, array_namespace, batch_first, batch_last, blocks, chain, device_of
 from .windows import IntOrPair, Padding, Window, offsets, over_the_edge, pooling_window
 
 
@@ -71,7 +71,7 @@ def max_pool2d_forward(
         for (offset, (rows, cols), _), candidate in zip(seen, candidates, strict=True):
             _challenge(candidate, best[:, rows, cols], which[:, rows, cols], which.dtype.type(offset))
 
-    device.map(pool, blocks(C, device.task_count if y.size * KH * KW > 1 << 20 else 1))
+    device.map(pool, blocks(C, device.parts(2 * y.size * KH * KW * ELEMENT_WORK)))
     return batch_first(y), _Cache(first_maximum, shape, (H, W))
 
 
@@ -105,7 +105,7 @@ def max_pool2d_backward(dy: Array, cache: Any) -> Array:
             won = first_maximum[channels, rows, cols]
             pass_on(dy[channels, rows, cols], won, place, won.dtype.type(offset))
 
-    device.map(unpool, blocks(C, device.task_count if first_maximum.size > 1 << 18 else 1))
+    device.map(unpool, blocks(C, device.parts(2 * dy.size * len(seen) * ELEMENT_WORK)))
     return batch_first(dx)
 
 

@@ -16,7 +16,7 @@ from math import ceil
 from typing import NamedTuple
 
 from ..backend import Array, Device, blocks, device_of
-from .windows import Window, add_up, reach, share_count
+from .windows import Window, add_up, product_work, reach
 
 _LEAST_IMAGES = 16  # products narrower than this are slow
 
@@ -55,10 +55,10 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window) -> Ar
     filters = xp.ascontiguousarray(weight.transpose(0, 3, 2, 1)).reshape(O, KW * KH * C)
     bias = None if bias is None else bias.reshape(O, 1, 1, 1)
     most, row_bytes = device.small_product // filters.size, width * KH * C * x.itemsize
-    cut, parts = _cut(OH, N, most, row_bytes, share_count(KW * KH * C, O, OH * OW * N, device), device)
+    cut, parts = _cut(OH, N, most, row_bytes, device.parts(product_work(KW * KH * C, O, OH * OW * N)), device)
 
-    def multiply(share: slice) -> None:
-        for tile in cut[share]:
+    def multiply(part: slice) -> None:
+        for tile in cut[part]:
             R, n = tile.shape
             rows = device.scratch((R, width, KH, C, n), x.dtype, "columns")
             _stack(x, window, tile, rows.transpose(3, 0, 2, 1, 4))
@@ -86,14 +86,14 @@ def weight_gradient(x: Array, dy: Array, window: Window) -> Array:
     K, width = KH * C, window.padding[2] + W + window.padding[3]
     most = device.small_product // (K * O)
     row_bytes = (width * K + KW * K * O // N) * x.itemsize
-    cut, parts = _cut(OH, N, most, row_bytes, share_count(K * KW, O, OH * OW * N, device), device)
+    cut, parts = _cut(OH, N, most, row_bytes, device.parts(product_work(K * KW, O, OH * OW * N)), device)
     # How many neighbouring windows are one product: as many as stay small, in even parts.
     images = max(tile.shape[1] for tile in cut)
     joined = next(w for w in range(OW, 0, -1) if OW % w == 0 and (w * images <= most or w == 1))
 
-    def accumulate(share: slice) -> Array:
+    def accumulate(part: slice) -> Array:
         total = device.empty((KW, K * O), x.dtype)
-        for i, tile in enumerate(cut[share]):
+        for i, tile in enumerate(cut[part]):
             R, n = tile.shape
             rows = device.scratch((R, K, width * n), x.dtype, "columns")
             _stack(x, window, tile, rows.reshape(R, KH, C, width, n).transpose(2, 0, 1, 3, 4))
@@ -131,18 +131,18 @@ def _stack(x: Array, window: Window, tile: _Tile, rows: Array) -> None:
 
 
 def _cut(
-    OH: int, N: int, most_images: int, row_bytes: int, shares: int, device: Device
+    OH: int, N: int, most_images: int, row_bytes: int, parts: int, device: Device
 ) -> tuple[list[_Tile], list[slice]]:
-    """Return the tiles to work on, each of whole rows, and the shares of tiles that may run at the same time.
+    """Return the tiles to work on, each of whole rows, and the parts, slices of tiles, that may run at the same time.
 
     Args:
         most_images: how many a product may take.
         row_bytes: the size of what one row of the output needs, for each image.
-        shares: into how many parts to cut the work, where the number of rows allows it.
+        parts: how many of them, where the number of rows allows it.
     """
     budget = 2 * device.tile_bytes  # few calls count for more here than the second-level cache
     most = min(most_images, max(_LEAST_IMAGES, budget // row_bytes))
     images = blocks(N, ceil(N / (most // _LEAST_IMAGES * _LEAST_IMAGES)))
     rows = max(1, budget // (row_bytes * ceil(N / len(images))))
-    cut = [_Tile(row, image) for row in blocks(OH, max(shares, ceil(OH / rows))) for image in images]
-    return cut, blocks(len(cut), shares)
+    cut = [_Tile(row, image) for row in blocks(OH, max(parts, ceil(OH / rows))) for image in images]
+    return cut, blocks(len(cut), parts)

@@ -23,7 +23,7 @@ from functools import lru_cache
 from math import ceil
 from typing import Any, NamedTuple, TypeAlias
 
-from ..backend import Array, Device, device_of
+from ..backend import ELEMENT_WORK, Array, device_of
 
 Pair: TypeAlias = tuple[int, int]
 IntOrPair: TypeAlias = int | Sequence[int]
@@ -40,6 +40,9 @@ def pair(value: IntOrPair, name: str, minimum: int) -> Pair:
     if len(values) != 2 or not all(isinstance(number, int) and number >= minimum for number in values):
         raise ValueError(f"{name} must be one or two integers of at least {minimum}, got {value!r}")
     return values[0], values[1]
+
+
+PARTIAL_SUMS = 16 << 20  # bytes that the parts of a gradient may take to sum in, in all
 
 
 class Window(NamedTuple):
@@ -124,18 +127,17 @@ def _window(kernel: IntOrPair, stride: IntOrPair, padding: Padding, dilation: In
     return Window(kernel, stride, dilation, sides)
 
 
-def share_count(K: int, O: int, P: int, device: Device) -> int:
-    """Return into how many shares a product `(O, K) @ (K, P)` and its lowering are cut."""
-    # A small one stays in one piece: to wake another thread would cost more than it saves.
-    return 1 if K * (O + 16) * P < 1 << 25 else device.task_count
+def product_work(K: int, O: int, P: int) -> int:
+    """Return the work of a product `(O, K) @ (K, P)` together with lowering its columns; see `Device.parts`."""
+    return K * (O + ELEMENT_WORK) * P
 
 
-def add_up(shares: list[Array]) -> Array:
-    """Return the sum of what the shares of a product came to, in the memory of the first.
+def add_up(sums: list[Array]) -> Array:
+    """Return the total of the sums over each part, in the memory of the first.
 
-    The shares are cut and summed in an order that follows from shapes alone: the same bits on any number of threads.
+    Parts follow from shapes alone and are added in order: the same bits on any number of threads.
     """
-    total, *others = shares
+    total, *others = sums
     for other in others:
         total += other
     return total

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..backend import Array, Device, blocks, device_of
 from .im2col import Tile, im2col, tiles
-from .windows import Window, add_up, reach, turned
+from .windows import PARTIAL_SUMS, Window, add_up, reach, turned
 
 
 def applies(window: Window, weight: Array, groups: int, size: tuple[int, int, int], device: Device) -> bool:
@@ -46,10 +46,10 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window) -> Ar
     with device.one_blas_thread():
         filters = _transform_filters(weight, device)
     y = device.empty((O, OH, OW, N), x.dtype)
-    patches, cut, shares = _cut(window, OH, OW, N, C, O, x.itemsize, device)
+    patches, cut, parts = _cut(window, OH, OW, N, C, O, x.itemsize, device)
 
-    def multiply(share: slice) -> None:
-        for tile in cut[share]:
+    def multiply(part: slice) -> None:
+        for tile in cut[part]:
             multiply_tile(tile)
 
     def multiply_tile(tile: Tile) -> None:
@@ -62,7 +62,7 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window) -> Ar
             results += bias[:, None, None]
         _place(results, tile, y)
 
-    device.map(multiply, shares)
+    device.map(multiply, parts)
     return y
 
 
@@ -79,25 +79,25 @@ def weight_gradient(x: Array, dy: Array, window: Window) -> Array:
     C, N = x.shape[0], x.shape[3]
     O, OH, OW, _ = dy.shape
     outputs, filters, inputs = _transforms(device, x.dtype)
-    patches, cut, shares = _cut(window, OH, OW, N, C, O, x.itemsize, device)
+    patches, cut, parts = _cut(window, OH, OW, N, C, O, x.itemsize, device)
     filter_blocks = blocks(O, max(1, O * C >> 14))  # so that a product of many channels stays in cache
     # The last outputs may reach over the edge; there the gradient is 0, as padding is.
     dy_patches = Window((4, 4), (4, 4), (1, 1), (0, ceil(OH / 4) * 4 - OH, 0, ceil(OW / 4) * 4 - OW))
 
-    def accumulate(share: slice) -> Array:
+    def accumulate(part: slice) -> Array:
         total = device.empty((36, O, C), x.dtype)
-        for i, tile in enumerate(cut[share]):
+        for i, tile in enumerate(cut[part]):
             points = _transformed(x, inputs, patches, tile, device, "points")
             slopes = _transformed(dy, outputs.T, dy_patches, tile, device, "slopes")
             for block in filter_blocks:
-                part, slopes_part = total[:, block], slopes[block].transpose(1, 0, 2)
-                product = part if i == 0 else device.scratch(part.shape, x.dtype, "product")
+                rows, slopes_part = total[:, block], slopes[block].transpose(1, 0, 2)
+                product = rows if i == 0 else device.scratch(rows.shape, x.dtype, "product")
                 matmul(slopes_part, points.transpose(1, 2, 0), out=product)  # 36 times (O, T) @ (T, C)
                 if i:
-                    part += product
+                    rows += product
         return total
 
-    total = add_up(device.map(accumulate, shares))
+    total = add_up(device.map(accumulate, parts))
     with device.one_blas_thread():
         dweight = matmul(filters.T, total.reshape(36, -1))  # (9, 36) @ (36, O·C)
     return device.xp.ascontiguousarray(dweight.reshape(3, 3, O, C).transpose(2, 3, 0, 1))
@@ -134,18 +134,17 @@ def _place(results: Array, tile: Tile, y: Array) -> None:
 def _cut(
     window: Window, OH: int, OW: int, N: int, C: int, O: int, itemsize: int, device: Device
 ) -> tuple[Window, tuple[Tile, ...], list[slice]]:
-    """Return the window that lowers 6×6 patches, the tiles of 4×4 outputs to work on, and the shares of tiles."""
+    """Return the window that lowers 6×6 patches, the tiles of 4×4 outputs, and the parts: slices of tiles."""
     TH, TW = ceil(OH / 4), ceil(OW / 4)
     top, bottom, left, right = window.padding
     patches = Window((6, 6), (4, 4), (1, 1), (top, bottom + 4 * TH - OH, left, right + 4 * TW - OW))
-    # To wake another thread pays from some millions of multiplications on; and each share of a gradient by the weight
-    # takes as much memory as C outputs of each of the O filters.
     work = 36 * TH * TW * N * (C * O + 36 * (C + O))
-    shares = min(device.task_count, max(1, min(work >> 24, TH * TW * N // min(C, O))))
+    # Each part of a weight gradient takes as much memory as C outputs of each of the O filters.
+    parts = device.parts(work, at_most=min(TH * TW * N // min(C, O), PARTIAL_SUMS // (36 * O * C * itemsize)))
     # Products of fewer columns than 64 are slow, whatever the cache.
     each = max(C, O) * 36 * itemsize
-    cut = tiles(TH, TW, N, each, max(device.tile_bytes // 2, 64 * each), shares)
-    return patches, cut, blocks(len(cut), shares)
+    cut = tiles(TH, TW, N, each, max(device.tile_bytes // 2, 64 * each), parts)
+    return patches, cut, blocks(len(cut), parts)
 
 
 @cache

@@ -282,8 +282,8 @@ class Weighted(Module):
     ) -> Array | None:
         """Start the parameters' gradients, which no other layer waits for, and return the input's."""
         cache = self.saved()
-        multiplications = self.weight.data.size * dy.size // dy.shape[1]
-        gradients = device_of(dy).background(lambda: by_parameters(dy, cache), multiplications)
+        work = self.weight.data.size * dy.size // dy.shape[1]
+        gradients = device_of(dy).background(lambda: by_parameters(dy, cache), work)
         self.weight.add_pending(lambda: gradients()[0])
         if self.bias is not None:
             self.bias.add_pending(lambda: gradients()[1])
