@@ -14,19 +14,43 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from xpcnn import viz
-from xpcnn.backend import Array
+from xpcnn.backend import Array, chain
 from xpcnn.data import DATASETS, Dataset, Loader, load_dataset
 from xpcnn.functional import softmax_forward
 from xpcnn.models import numpy_cnn
 from xpcnn.nn import Sequential
-from xpcnn.optim import SGD
+from xpcnn.optim import Optimizer
+from xpcnn.optim.optimizer import Parameters
 from xpcnn.training import Trainer, evaluate
 
 BATCH_SIZE, ITERATIONS, LR = 4, 2000, 0.002
+
+
+class KerasSGD(Optimizer):
+    """SGD as Keras defines it: `v = momentum·v + lr·g`, `w -= v`, so that a new rate holds for new gradients only."""
+
+    def __init__(self, parameters: Parameters, lr: float, momentum: float, decay: float) -> None:
+        """The learning rate of step t is `lr / (1 + decay·t)`, with t from 0."""
+        super().__init__(parameters, lr=lambda t: lr / (1 + decay * t), momentum=momentum, weight_decay=0.0)
+
+    def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return ("momentum",)
+
+    def numbers(self, group: dict[str, Any], lr: float, steps: int) -> tuple[float, ...]:
+        return group["momentum"], lr
+
+    @staticmethod
+    @chain
+    def update(data: Array, grad: Array, *operands: Any) -> None:
+        velocity, momentum, lr = operands
+        velocity *= momentum
+        velocity += grad * lr
+        data -= velocity
 
 
 def scaled(dataset: Dataset, batch_size: int, **options: object) -> Loader:
@@ -37,8 +61,7 @@ def scaled(dataset: Dataset, batch_size: int, **options: object) -> Loader:
 def train(dataset: Dataset, device: str = "auto", seed: int = 0) -> tuple[Sequential, dict[str, Array], list[float]]:
     """Return the network as the last iteration left it, its mean weights, and the loss of each iteration."""
     model = numpy_cnn(seed=seed).to(device)
-    optimizer = SGD(model.named_parameters(), LR, momentum=0.9, decay=1e-5, lr_in_velocity=True)
-    trainer = Trainer(model, optimizer)
+    trainer = Trainer(model, KerasSGD(model.parameters(), LR, momentum=0.9, decay=1e-5))
     loader = scaled(dataset, BATCH_SIZE, shuffle=True, seed=seed)
     mean = {name: 0 * parameter.data for name, parameter in model.named_parameters()}
     for i, (images, labels) in zip(range(ITERATIONS), loader.epoch(0), strict=False):

@@ -78,10 +78,10 @@ def make_trainer(
     sample, _ = next(iter(Loader(training, 5000, **SCALING)))
     model = network(sample, widths, seed)
     learning = [(name, parameter) for name, parameter in model.named_parameters() if name != "whiten.weight"]
-    optimizer = SGD(learning, lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
     steps = epochs * len(loader)
     schedule = CosineSchedule(lr, steps, warmup_steps=steps // 5)
-    return Trainer(model, optimizer, CrossEntropyLoss(label_smoothing=0.1), schedule, [Table(), ProgressBar()]), loader
+    optimizer = SGD(learning, schedule, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    return Trainer(model, optimizer, CrossEntropyLoss(label_smoothing=0.1), [Table(), ProgressBar()]), loader
 
 
 def main() -> None:

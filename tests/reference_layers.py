@@ -232,13 +232,3 @@ def rmsprop(w, gradients, lr=0.01, alpha=0.99, eps=1e-8, weight_decay=0.0, momen
         velocity = momentum * velocity + g / (np.sqrt(square) + eps)
         w = w - lr * velocity
     return w
-
-
-def sgd_lr_in_velocity(w, gradients, lr, momentum=0.0, nesterov=False, weight_decay=0.0, decay=0.0):
-    """Return w after one step for each gradient; the learning rate is part of what the velocity keeps."""
-    velocity = np.zeros(w.shape)
-    for t, gradient in enumerate(gradients):
-        change = lr / (1 + decay * t) * (gradient + weight_decay * w)
-        velocity = momentum * velocity + change
-        w = w - (momentum * velocity + change if nesterov else velocity)
-    return w

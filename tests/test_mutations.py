@@ -159,8 +159,8 @@ LEAKS = {
     "numpy constant in a comparison": Leak(
         "loss",
         cross_entropy,
-        "device.xp.arange(count)",
-        "np.arange(count)",
+        "array_namespace(scores).arange(scores.shape[1])",
+        "np.arange(scores.shape[1])",
     ),
     "implicit conversion": Leak("activation", relu, "x = batch_last(x)\n", "x = batch_last(np.asarray(x))\n"),
     "conversion to a Python number": Leak(
@@ -243,7 +243,7 @@ LEAKS = {
     "a number's value in a chain": Leak(
         "batch_norm", batch_norm, "xp.sqrt(variance + eps)", "xp.sqrt(variance + variance.dtype.type(eps))"
     ),
-    "a sum in a chain": Leak("loss", cross_entropy, "return (mass *", "return ((0 * total.sum() + mass) *"),
+    "a sum in a chain": Leak("loss", cross_entropy, "(mass * xp.log", "((0 * total.sum() + mass) * xp.log"),
     "a chain that writes to a column": Leak(
         "batch_norm", batch_norm, "    y += shift\n", "    y += shift\n    shift += 0\n"
     ),

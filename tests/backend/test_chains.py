@@ -47,7 +47,7 @@ RUNS: dict[str, Callable[[], None]] = {
     "LeNet-5, AdamW": lambda: train(models.lenet5(), AdamW),
     "ResNet-20, momentum": lambda: train(models.resnet20((1, 28, 28)), lambda p, lr: SGD(p, lr, momentum=0.9)),
     "activations, Nesterov": lambda: train(
-        activations(), lambda p, lr: SGD(p, lr, momentum=0.9, nesterov=True, weight_decay=0.1, lr_in_velocity=True)
+        activations(), lambda p, lr: SGD(p, lr, momentum=0.9, nesterov=True, weight_decay=0.1)
     ),
     "activations, Adam": lambda: train(activations(), lambda p, lr: Adam(p, lr, weight_decay=0.1)),
     "activations, RMSprop": lambda: train(

@@ -8,7 +8,6 @@ from helpers import assert_close
 from xpcnn.data import load_dataset
 from xpcnn.models import numpy_cnn
 from xpcnn.nn import MaxPool2d, Parameter
-from xpcnn.optim import SGD
 from xpcnn.training import evaluate
 
 pytest.importorskip("matplotlib", reason="pictures need the viz extra")
@@ -53,7 +52,7 @@ def test_numpy_cnn_optimizer(device, rng):
     """`v = momentum·v + lr/(1 + decay·t)·g`, `w -= v`, with t from 0."""
     w, velocity = rng.normal(size=(3, 4)), 0
     parameter = Parameter(device.asarray(w.copy()))
-    optimizer = SGD([("w", parameter)], lr=0.01, momentum=0.9, decay=0.5, lr_in_velocity=True)
+    optimizer = script("numpy_cnn_mnist").KerasSGD([parameter], lr=0.01, momentum=0.9, decay=0.5)
     for t in range(4):
         gradient = rng.normal(size=w.shape)
         parameter.grad = device.asarray(gradient)

@@ -24,8 +24,9 @@ from ..data.formats.images import read_image
 from ..functional import softmax_forward
 from ..models import MODELS
 from ..nn import Module
+from ..optim import OPTIMIZERS
 from ..training import ProgressBar, Table, TrainingDivergedError, evaluate
-from ..training.run import OPTIMIZERS, Run, RunConfig, load_trained, read_config
+from ..training.run import Run, RunConfig, load_trained, read_config
 from . import parity
 
 
@@ -213,9 +214,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--epochs", type=int, metavar="N", help=f"passes over the training images ({usual.epochs})")
     train.add_argument("--batch-size", type=int, metavar="N", help=f"images in a step ({usual.batch_size})")
     train.add_argument("--optimizer", help=f"one of {', '.join(OPTIMIZERS)} ({usual.optimizer})")
-    train.add_argument(
-        "--lr", type=float, metavar="RATE", help="highest learning rate (sgd 0.05, adam and adamw 0.003)"
-    )
+    rates = ", ".join(f"{name} {preset.lr:g}" for name, preset in OPTIMIZERS.items())
+    train.add_argument("--lr", type=float, metavar="RATE", help=f"highest learning rate ({rates})")
     train.add_argument("--weight-decay", type=float, metavar="X", help=f"({usual.weight_decay})")
     train.add_argument("--augment", action=argparse.BooleanOptionalAction, help="vary the training images (yes)")
     train.add_argument("--seed", type=int, metavar="N", help=f"of weights, order and augmentation ({usual.seed})")

@@ -47,6 +47,7 @@ from .linear import linear_backward, linear_forward, linear_input_gradient, line
 from .loss import (
     binary_cross_entropy_backward,
     binary_cross_entropy_forward,
+    check_labels,
     cross_entropy_backward,
     cross_entropy_forward,
     hinge_backward,
@@ -67,6 +68,7 @@ __all__ = [
     "batch_norm_forward",
     "binary_cross_entropy_backward",
     "binary_cross_entropy_forward",
+    "check_labels",
     "conv2d_backward",
     "conv2d_forward",
     "conv2d_input_gradient",

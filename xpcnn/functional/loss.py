@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any, NamedTuple
 
-from ..backend import Array, Device, array_namespace, batch_first, batch_last, chain, device_of
+from ..backend import Array, array_namespace, batch_first, batch_last, chain, device_of
 from .activation import sigmoid
 
 
@@ -26,8 +25,8 @@ def cross_entropy_forward(
 
     Args:
         logits: `(N, classes)`.
-        labels: `(N,)` integers in `[0, classes)`. The range is the caller's to check, on the host: a check here
-            would wait for the device. A label out of range counts as matching no class.
+        labels: `(N,)` integers in `[0, classes)`. One out of range is refused on the host, and makes the loss NaN on a
+            GPU, where a look at it would wait for the device.
         weight: `(classes,)`, how much a sample of each class counts in the mean; None for all alike.
         label_smoothing: what part of each target is spread over all classes evenly (Szegedy et al. 2016), each with
             its own weight, while a sample still counts by the weight of its label; in `[0, 1]`.
@@ -36,9 +35,9 @@ def cross_entropy_forward(
         a 0-d array on the same device, and what `cross_entropy_backward` needs.
 
     Raises:
-        ValueError: if the shapes, the labels' dtype or the smoothing do not fit.
+        ValueError: if the shapes, the labels or the smoothing do not fit.
     """
-    _check_labels(logits, labels)
+    check_labels(logits, labels)
     classes = logits.shape[1]
     if weight is not None and weight.shape != (classes,):
         raise ValueError(f"expected weight ({classes},) for logits {logits.shape}, got {weight.shape}")
@@ -59,7 +58,7 @@ def cross_entropy_forward(
         targets = targets * rest + (even if weight is None else even * weight[:, None])
         mass = 1 if weight is None else targets.sum(axis=0)
     expected = _expected(shifted, targets).sum(axis=0)
-    loss = _losses(total, expected, mass, number).sum()
+    loss = _losses(total, expected, labels, classes, mass, number).sum()
     return loss, _CrossEntropyCache(exponentials, total, targets, mass, number)
 
 
@@ -76,8 +75,9 @@ def _expected(shifted: Array, targets: Array) -> Array:
 
 
 @chain
-def _losses(total: Array, expected: Array, mass: Any, number: Any) -> Array:
-    return (mass * array_namespace(total).log(total) - expected) / number
+def _losses(total: Array, expected: Array, labels: Array, classes: int, mass: Any, number: Any) -> Array:
+    xp = array_namespace(total)
+    return xp.where((labels >= 0) & (labels < classes), (mass * xp.log(total) - expected) / number, xp.nan)
 
 
 def cross_entropy_backward(cache: Any) -> Array:
@@ -104,15 +104,17 @@ def hinge_forward(scores: Array, labels: Array, *, margin: float = 1.0) -> tuple
         a 0-d array on the same device, and what `hinge_backward` needs.
 
     Raises:
-        ValueError: if the shapes or the labels' dtype do not fit.
+        ValueError: if the shapes or the labels do not fit.
     """
-    _check_labels(scores, labels)
+    check_labels(scores, labels)
     xp = array_namespace(scores)
     targets = _one_hot(scores, labels)
     scores = batch_last(scores)
     right = xp.where(targets, scores, 0).sum(axis=0)
     excess = xp.where(targets, 0, xp.maximum(scores - right + margin, 0))
-    return excess.sum() / labels.shape[0], ((excess > 0).astype(scores.dtype), targets)
+    classes = scores.shape[0]
+    in_range = xp.where((labels >= 0) & (labels < classes), 0, xp.nan).astype(scores.dtype)
+    return (excess.sum(axis=0) + in_range).sum() / labels.shape[0], ((excess > 0).astype(scores.dtype), targets)
 
 
 def hinge_backward(cache: Any) -> Array:
@@ -167,22 +169,22 @@ def binary_cross_entropy_backward(cache: Any) -> Array:
     return batch_first((sigmoid(x) - target) / x.size)
 
 
-def _check_labels(scores: Array, labels: Array) -> None:
+def check_labels(scores: Array, labels: Array) -> None:
+    """Raise ValueError unless labels `(N,)` fit scores `(N, classes)`; their range is checked on the host only."""
     if scores.ndim != 2 or labels.shape != scores.shape[:1] or labels.dtype.kind not in "iu":
         raise ValueError(
             f"expected logits (N, classes) and integer labels (N,), got {scores.shape} and "
             f"{labels.dtype} {labels.shape}"
         )
+    if device_of(labels).on_host and len(labels):
+        low, high, classes = labels.min(), labels.max(), scores.shape[1]
+        if not 0 <= low <= high < classes:
+            raise ValueError(f"expected labels from 0 to {classes - 1}, got {low} to {high}")
 
 
 def _one_hot(scores: Array, labels: Array) -> Array:
     """Return `(classes, N)`, true at each label."""
-    return _classes(device_of(scores), scores.shape[1]) == labels
-
-
-@lru_cache(maxsize=16)
-def _classes(device: Device, count: int) -> Array:
-    return device.xp.arange(count)[:, None]
+    return array_namespace(scores).arange(scores.shape[1])[:, None] == labels
 
 
 def _matching(x: Array, target: Array) -> Array:

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 from .. import functional as F
 from ..backend import Array, device_of
 from .module import Cached, Module, Parameter
 from .normalization import Normalization
 
+Metric: TypeAlias = Callable[[Array, Array], Array]
+
 
 class Loss(Cached):
     """A number to make smaller, the mean over a batch, and its gradient.
 
     A subclass defines `forward`, which calls `save_for_backward`, and `backward`, which calls `saved`; `xpcnn.nn` shows
-    one.
+    one. Targets may lie on the host, whichever device the output is on.
+
+    Attributes:
+        metrics: what is worth knowing beside the loss, by name: functions of output and target that return the sum over
+            the batch of something measured for each sample, as a 0-d array.
     """
 
+    metrics: Mapping[str, Metric] = {}
     _source = "a call of the loss"
 
     def __call__(self, output: Array, target: Array) -> Array:
-        return self.forward(output, target)
+        return self.forward(output, self.place(output, target))
+
+    def place(self, output: Array, target: Array) -> Array:
+        """Return the target on the output's device, after a look at its values where it lies on the host.
+
+        Raises:
+            ValueError: if it does not fit the output.
+        """
+        return device_of(output).asarray(target)
 
     def forward(self, output: Array, target: Array) -> Array:
         """Return the loss as a 0-d array on the output's device."""
@@ -36,7 +51,30 @@ class Loss(Cached):
         raise NotImplementedError
 
 
-class CrossEntropyLoss(Loss):
+def correct(output: Array, target: Array) -> Array:
+    """Return how many samples are classified correctly: scores `(N, classes)` are highest at the labels `(N,)`."""
+    return (output.argmax(axis=1) == target).sum()
+
+
+def binary_accuracy(output: Array, target: Array) -> Array:
+    """Return the sum over the batch of each sample's fraction of logits on the right side of 0."""
+    right = (output > 0) == (target > 0.5)
+    return right.reshape(len(right), -1).mean(axis=1).sum()
+
+
+class _LabelLoss(Loss):
+    """A loss of scores `(N, classes)` and labels `(N,)`."""
+
+    metrics: Mapping[str, Metric] = {"accuracy": correct}
+
+    def place(self, output: Array, target: Array) -> Array:
+        device = device_of(output)
+        if device_of(target) is not device:
+            F.check_labels(output, target)
+        return device.asarray(target)
+
+
+class CrossEntropyLoss(_LabelLoss):
     """Mean softmax cross-entropy of logits `(N, classes)` and integer labels `(N,)`, in nats.
 
     Args:
@@ -60,7 +98,7 @@ class CrossEntropyLoss(Loss):
         return F.cross_entropy_backward(self.saved())
 
 
-class HingeLoss(Loss):
+class HingeLoss(_LabelLoss):
     """Mean multi-class support vector loss of scores `(N, classes)` and integer labels `(N,)`, as in CS231n.
 
     For one sample it is `Σ max(0, s_j - s_label + margin)` over the wrong classes j. PyTorch's `MultiMarginLoss`
@@ -98,6 +136,8 @@ class MSELoss(Loss):
 class BCEWithLogitsLoss(Loss):
     """Mean over all elements of the binary cross-entropy between logits and probabilities, both `(N, ...)`."""
 
+    metrics: Mapping[str, Metric] = {"accuracy": binary_accuracy}
+
     def forward(self, output: Array, target: Array) -> Array:
         loss, cache = F.binary_cross_entropy_forward(output, target)
         self.save_for_backward(cache)
@@ -107,12 +147,7 @@ class BCEWithLogitsLoss(Loss):
         return F.binary_cross_entropy_backward(self.saved())
 
 
-class _AnyLoss(Protocol):
-    def __call__(self, output: Array, target: Array) -> Array: ...
-    def backward(self) -> Array: ...
-
-
-class L2Penalty:
+class L2Penalty(Loss):
     """A loss plus `0.5·strength·Σw²` over a model's weights, to be used in that loss's place.
 
     Biases are left alone, and so is what normalisation layers scale by. `backward` also adds `strength·w` to the
@@ -124,13 +159,17 @@ class L2Penalty:
         strength: of the penalty, at least 0.
     """
 
-    def __init__(self, loss: _AnyLoss, model: Module, strength: float) -> None:
+    def __init__(self, loss: Loss, model: Module, strength: float) -> None:
+        super().__init__()
         if strength < 0:
             raise ValueError(f"strength must be at least 0, got {strength}")
         self.loss, self.model, self.strength = loss, model, strength
+        self.metrics = loss.metrics
 
-    def __call__(self, output: Array, target: Array) -> Array:
-        """Return the loss with the penalty as a 0-d array on the output's device."""
+    def place(self, output: Array, target: Array) -> Array:
+        return self.loss.place(output, target)
+
+    def forward(self, output: Array, target: Array) -> Array:
         value = self.loss(output, target)
         for weight in self._weights():
             value = value + 0.5 * self.strength * (weight.data * weight.data).sum()

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from math import sqrt
 from typing import Any
 
 from ..backend import Array, array_namespace, chain
-from ..nn.module import Parameter
-from .optimizer import Optimizer, require
+from .optimizer import Optimizer, Parameters, Schedule, require
 
 
 class Adam(Optimizer):
     """Adam (Kingma and Ba 2015): steps scaled by running estimates of each gradient's mean and square.
 
     Args:
-        named_parameters: as `model.named_parameters()` yields them.
-        lr: learning rate.
+        parameters: the model's, or parameter groups: see `Optimizer`.
+        lr: learning rate, a number or a schedule.
         betas: how much of the two running estimates is kept at each step.
         eps: added to the root of the second estimate, against division by 0.
         weight_decay: L2 penalty; its gradient `weight_decay·w` is added to the gradient.
@@ -25,35 +23,38 @@ class Adam(Optimizer):
         ValueError: if a number is out of range.
     """
 
-    slots = ("mean", "square")
     decoupled = False
 
     def __init__(
         self,
-        named_parameters: Iterable[tuple[str, Parameter]],
-        lr: float = 1e-3,
+        parameters: Parameters,
+        lr: float | Schedule = 1e-3,
         *,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(named_parameters, lr)
-        require(all(0 <= beta < 1 for beta in betas), "betas", "at least 0 and below 1", betas)
-        require(eps >= 0, "eps", "at least 0", eps)
-        require(weight_decay >= 0, "weight_decay", "at least 0", weight_decay)
-        self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
+        super().__init__(parameters, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
-    def _numbers(self) -> tuple[float | None, ...]:
-        beta1, beta2 = self.betas
+    def check(self, group: dict[str, Any]) -> None:
+        super().check(group)
+        require(all(0 <= beta < 1 for beta in group["betas"]), "betas", "at least 0 and below 1", group["betas"])
+        require(group["eps"] >= 0, "eps", "at least 0", group["eps"])
+
+    def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return "mean", "square"
+
+    def numbers(self, group: dict[str, Any], lr: float, steps: int) -> tuple[float | None, ...]:
+        (beta1, beta2), weight_decay = group["betas"], group["weight_decay"]
         # Both estimates start at 0; dividing by 1 - betaᵗ takes that bias out.
-        lr, root = self.lr / (1 - beta1**self.steps), 1 / sqrt(1 - beta2**self.steps)
-        kept = 1 - self.lr * self.weight_decay if self.decoupled else None
-        penalty = None if self.decoupled else self.weight_decay or None
-        return kept, penalty, beta1, 1 - beta1, beta2, 1 - beta2, root, self.eps, lr
+        corrected, root = lr / (1 - beta1**steps), 1 / sqrt(1 - beta2**steps)
+        kept = 1 - lr * weight_decay if self.decoupled else None
+        penalty = None if self.decoupled else weight_decay or None
+        return kept, penalty, beta1, 1 - beta1, beta2, 1 - beta2, root, group["eps"], corrected
 
     @staticmethod
     @chain
-    def _update(data: Array, grad: Array, *operands: Any) -> None:
+    def update(data: Array, grad: Array, *operands: Any) -> None:
         mean, square, kept, penalty, beta1, rest1, beta2, rest2, root, eps, lr = operands
         if kept is not None:
             data *= kept
@@ -76,11 +77,11 @@ class AdamW(Adam):
 
     def __init__(
         self,
-        named_parameters: Iterable[tuple[str, Parameter]],
-        lr: float = 1e-3,
+        parameters: Parameters,
+        lr: float | Schedule = 1e-3,
         *,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.01,
     ) -> None:
-        super().__init__(named_parameters, lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        super().__init__(parameters, lr, betas=betas, eps=eps, weight_decay=weight_decay)

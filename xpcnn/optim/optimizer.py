@@ -1,36 +1,105 @@
-"""What all optimizers share: named parameters, a step count, and state that can be saved."""
+"""What all optimizers share: parameter groups, step counts, learning rates, and state that can be saved."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
 
-from ..backend import Array, device_of
+import numpy as np
+
+from ..backend import Array, device_of, to_host
 from ..nn.module import Parameter
+from .flat import Flat
+
+Schedule: TypeAlias = Callable[[int], float]
+Named: TypeAlias = Parameter | tuple[str, Parameter]
+Parameters: TypeAlias = Iterable[Named] | Iterable[dict[str, Any]]
 
 
 class Optimizer:
     """Changes parameters by their gradients.
 
+    The parameters of a group lie side by side in one array for each dtype, and so do their gradients and state: a step
+    is one operation for each. So `parameter.data` becomes a view when the optimizer is made, and `parameter.grad` at
+    each step.
+
+    A subclass defines `state_names`, `numbers` and `update`, and may extend `check`.
+
     Args:
-        named_parameters: pairs of name and parameter, as `model.named_parameters()` yields; state is kept by name.
-        lr: learning rate, the size of a step; may be set anew at any time.
-        slots: names of the arrays kept for each parameter, at first zero.
+        parameters: `model.parameters()`, `model.named_parameters()`, or parameter groups as in PyTorch: a list of
+            dictionaries with `"params"` (either of these) and options for these parameters alone, such as `"lr"`. State
+            is kept by name; parameters without one are numbered. A parameter given twice is taken once.
+        options: the options of all groups that do not have their own. The learning rate `lr` is a number, or a
+            schedule: a function of the number of steps already taken.
+
+    Attributes:
+        param_groups: the groups, with all their options; these may be changed between steps.
+        steps: how many steps were taken.
 
     Raises:
-        ValueError: if there is no parameter, or a number is out of range.
+        ValueError: if there is no parameter, a name stands for two, or an option is out of range.
     """
 
-    slots: tuple[str, ...] = ()
-
-    def __init__(self, named_parameters: Iterable[tuple[str, Parameter]], lr: float) -> None:
-        self.parameters = dict(named_parameters)
+    def __init__(self, parameters: Parameters, **options: Any) -> None:
+        self.steps = 0
+        self.param_groups: list[dict[str, Any]] = []
+        self._state: dict[str, dict[str, Array]] = {}
+        self._flats: list[list[Flat]] = []
+        self.parameters: dict[str, Parameter] = {}
+        for group in _groups(parameters):
+            self._add_group(options | group)
         if not self.parameters:
             raise ValueError("an optimizer needs at least one parameter, got none")
-        require(lr >= 0, "lr", "at least 0", lr)
-        self.lr = lr
-        self.steps = 0
-        self._state: dict[str, dict[str, Array]] = {slot: {} for slot in self.slots}
+
+    def _add_group(self, group: dict[str, Any]) -> None:
+        known = {id(parameter) for parameter in self.parameters.values()}
+        named: dict[str, Parameter] = {}
+        for item in group.pop("params"):
+            name, parameter = item if isinstance(item, tuple) else (str(len(self.parameters) + len(named)), item)
+            if not isinstance(parameter, Parameter):
+                raise TypeError(f"expected parameters, or pairs of name and parameter, got {type(parameter).__name__}")
+            if id(parameter) in known:
+                continue
+            if name in named or name in self.parameters:
+                raise ValueError(f"two parameters are named {name!r}")
+            known.add(id(parameter))
+            named[name] = parameter
+        self.check(group)
+        self.parameters |= named
+        self.param_groups.append({"params": list(named.values()), "names": list(named), **group})
+        self._flats.append(Flat.layout(named, self._state, self.state_names(group)))
+
+    # -- What a subclass defines ---------------------------------------------------------------------------------------
+
+    def check(self, group: dict[str, Any]) -> None:
+        """Raise ValueError unless a group's options are in their range."""
+        if not callable(group["lr"]):
+            require(group["lr"] >= 0, "lr", "at least 0", group["lr"])
+        require(group["weight_decay"] >= 0, "weight_decay", "at least 0", group["weight_decay"])
+
+    def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        """Return the names of the arrays kept for each parameter of a group, at first zero."""
+        return ()
+
+    def numbers(self, group: dict[str, Any], lr: float, steps: int) -> tuple[float | None, ...]:
+        """Return the numbers that `update` takes; None for what does not take part.
+
+        Args:
+            group: the options.
+            lr: the learning rate of this step.
+            steps: how many steps these parameters have taken, this one included.
+        """
+        raise NotImplementedError
+
+    @staticmethod
+    def update(data: Array, grad: Array, *operands: Any) -> None:
+        """Change `data` and the state's arrays in place; `grad` is only read. The numbers come last.
+
+        A `backend.chain`, so that it is one kernel on a GPU.
+        """
+        raise NotImplementedError
+
+    # -- What a training loop calls ------------------------------------------------------------------------------------
 
     def zero_grad(self) -> None:
         """Forget the gradients, before the next backward pass."""
@@ -39,61 +108,109 @@ class Optimizer:
 
     def step(self) -> None:
         """Change every parameter that has a gradient."""
+        self.gather()
         self.steps += 1
-        numbers = self._numbers()
-        for name, parameter in self.parameters.items():
-            if parameter.grad is not None:
-                device = device_of(parameter.data)
-                # Parts of a flat view are updated in place, and only C order has such a view.
-                parameter.data = device.xp.ascontiguousarray(parameter.data).reshape(parameter.data.shape)
-                state = [self._slot(slot, name, parameter) for slot in self.slots]
-                grad = device.xp.ascontiguousarray(parameter.grad).reshape(parameter.data.shape)
-                device.map_elements(self._update, parameter.data, grad, *state, *numbers, in_pieces=True)
+        for group, flats in zip(self.param_groups, self._flats, strict=True):
+            lr = _rate(group["lr"], self.steps - 1)
+            for flat in flats:
+                device = device_of(flat.data)
+                for span, steps in flat.spans():
+                    state = [flat.state[name][span] for name in flat.state]
+                    operands = flat.data[span], flat.grad[span], *state, *self.numbers(group, lr, steps)
+                    device.map_elements(self.update, *operands, in_pieces=True)
 
-    def _numbers(self) -> tuple[float | None, ...]:
-        """Return this step's numbers, such as the learning rate; None for what does not take part."""
-        return ()
+    def gather(self) -> list[Array]:
+        """Put the gradients of each group side by side, and return them as one array for each dtype.
 
-    @staticmethod
-    def _update(data: Array, grad: Array, *operands: Any) -> None:
-        """Change `data` and the state's arrays in place; `grad` is only read. The numbers come last.
-
-        A `chain`, so that a GPU updates a parameter in one go.
+        They may be changed in place before `step`, such as summed over processes. Gradients that are absent are left
+        out of the step, whatever stands in their place here.
         """
-        raise NotImplementedError
+        for i, (group, flats) in enumerate(zip(self.param_groups, self._flats, strict=True)):
+            arrays = self.state_names(group)
+            if not all(flat.is_current(arrays) for flat in flats):  # moved to another device, or assigned anew
+                named = dict(zip(group["names"], group["params"], strict=True))
+                self._flats[i] = Flat.layout(named, self._state, arrays)
+        found = [flat for flats in self._flats for flat in flats]
+        for flat in found:
+            flat.gather()
+        return [flat.grad for flat in found]
 
-    def _slot(self, slot: str, name: str, parameter: Parameter) -> Array:
-        arrays = self._state[slot]
-        if name not in arrays or device_of(arrays[name]) is not device_of(parameter.data):
-            # Made on first use, so that the model may be moved after the optimizer was made.
-            device = device_of(parameter.data)
-            zeros = device.xp.zeros(parameter.data.shape, parameter.data.dtype)
-            arrays[name] = device.asarray(arrays[name], parameter.data.dtype) if name in arrays else zeros
-        return arrays[name]
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step, that of the first group; setting it sets that of all groups."""
+        return self.learning_rate(self.steps)
+
+    @lr.setter
+    def lr(self, value: float | Schedule) -> None:
+        for group in self.param_groups:
+            group["lr"] = value
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of the first group after so many steps."""
+        return _rate(self.param_groups[0]["lr"], step)
+
+    # -- Saved state ---------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Array]:
-        """Return the state's arrays as `"slot.parameter"`; the number of steps is the attribute `steps`."""
-        return {f"{slot}.{name}": array for slot, arrays in self._state.items() for name, array in arrays.items()}
+        """Return the state by name: `"steps"`, `"<array>.<parameter>"`, and `"step.<parameter>"`.
 
-    def load_state_dict(self, state: Mapping[str, Array], steps: int) -> None:
-        """Take up saved state.
+        The last is how many steps a parameter has taken, where that differs from `steps`.
+        """
+        device = device_of(next(iter(self.parameters.values())).data)
+        found: dict[str, Array] = {"steps": device.asarray(np.array(self.steps))}
+        for name, parameter in self._state.items():
+            taken = int(parameter["step"])
+            if taken:
+                found |= {f"{array}.{name}": values for array, values in parameter.items() if array != "step"}
+            if taken != self.steps:
+                found[f"step.{name}"] = device.asarray(np.array(taken))
+        return found
+
+    def load_state_dict(self, state: Mapping[str, Array]) -> None:
+        """Take up what `state_dict` returned, on any device.
 
         Raises:
             ValueError: if an array belongs to no parameter, or has another shape.
         """
-        loaded: dict[str, dict[str, Array]] = {slot: {} for slot in self.slots}
+        steps = int(to_host(state.get("steps", np.array(0))))
+        loaded: dict[str, dict[str, Array]] = {name: {} for name in self.parameters}
+        kind = type(self).__name__
+        expected = {
+            f"{array}.{name}"
+            for group in self.param_groups
+            for name in group["names"]
+            for array in ("step", *self.state_names(group))
+        }
         for key, array in state.items():
-            slot, _, name = key.partition(".")
-            if slot not in loaded or name not in self.parameters:
-                raise ValueError(f"{type(self).__name__} state has an unknown entry {key!r}")
-            data = self.parameters[name].data
-            if array.shape != data.shape:
-                raise ValueError(f"{type(self).__name__} state {key!r}: expected shape {data.shape}, got {array.shape}")
-            loaded[slot][name] = device_of(data).asarray(array, data.dtype).copy()
-        self._state, self.steps = loaded, steps
+            if key == "steps":
+                continue
+            part, _, name = key.partition(".")
+            if key not in expected:
+                raise ValueError(f"{kind} state has an unknown entry {key!r}")
+            shape = () if part == "step" else self.parameters[name].data.shape
+            if tuple(array.shape) != shape:
+                raise ValueError(f"{kind} state {key!r}: expected shape {shape}, got {tuple(array.shape)}")
+            loaded[name][part] = array
+        for name, own in self._state.items():
+            own["step"] = int(to_host(loaded[name].get("step", np.array(steps))))
+            for part, values in own.items():
+                if part != "step":
+                    values[...] = device_of(values).asarray(loaded[name].get(part, 0), values.dtype)
+        self.steps = steps
 
 
 def require(condition: bool, name: str, expected: str, value: Any) -> None:
     """Raise ValueError unless an option is in its range."""
     if not condition:
         raise ValueError(f"{name} must be {expected}, got {value!r}")
+
+
+def _rate(lr: float | Schedule, step: int) -> float:
+    return lr(step) if callable(lr) else lr
+
+
+def _groups(parameters: Parameters) -> list[dict[str, Any]]:
+    items = list(parameters)
+    if items and all(isinstance(item, dict) for item in items):
+        return [dict(item) for item in items]  # type: ignore[arg-type]
+    return [{"params": items}]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from ..backend import Array, array_namespace, chain
-from ..nn.module import Parameter
-from .optimizer import Optimizer, require
+from .optimizer import Optimizer, Parameters, Schedule, require
 
 
 class RMSprop(Optimizer):
@@ -16,8 +14,8 @@ class RMSprop(Optimizer):
     With momentum the quotient is gathered first: `v = momentum·v + g / (√s + eps)`, `w -= lr·v`.
 
     Args:
-        named_parameters: as `model.named_parameters()` yields them.
-        lr: learning rate.
+        parameters: the model's, or parameter groups: see `Optimizer`.
+        lr: learning rate, a number or a schedule.
         alpha: how much of the running mean of the squared gradients is kept at each step.
         eps: added to the root of that mean, against division by 0.
         weight_decay: L2 penalty; its gradient `weight_decay·w` is added to the gradient.
@@ -29,28 +27,32 @@ class RMSprop(Optimizer):
 
     def __init__(
         self,
-        named_parameters: Iterable[tuple[str, Parameter]],
-        lr: float = 0.01,
+        parameters: Parameters,
+        lr: float | Schedule = 0.01,
         *,
         alpha: float = 0.99,
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         momentum: float = 0.0,
     ) -> None:
-        self.slots = ("square", "momentum") if momentum else ("square",)
-        super().__init__(named_parameters, lr)
-        require(0 <= alpha < 1, "alpha", "at least 0 and below 1", alpha)
-        require(eps >= 0, "eps", "at least 0", eps)
-        require(weight_decay >= 0, "weight_decay", "at least 0", weight_decay)
-        require(0 <= momentum < 1, "momentum", "at least 0 and below 1", momentum)
-        self.alpha, self.eps, self.weight_decay, self.momentum = alpha, eps, weight_decay, momentum
+        super().__init__(parameters, lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum)
 
-    def _numbers(self) -> tuple[float | None, ...]:
-        return self.weight_decay or None, self.alpha, 1 - self.alpha, self.eps, self.momentum or None, self.lr
+    def check(self, group: dict[str, Any]) -> None:
+        super().check(group)
+        require(0 <= group["alpha"] < 1, "alpha", "at least 0 and below 1", group["alpha"])
+        require(group["eps"] >= 0, "eps", "at least 0", group["eps"])
+        require(0 <= group["momentum"] < 1, "momentum", "at least 0 and below 1", group["momentum"])
+
+    def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return ("square", "momentum") if group["momentum"] else ("square",)
+
+    def numbers(self, group: dict[str, Any], lr: float, steps: int) -> tuple[float | None, ...]:
+        alpha = group["alpha"]
+        return group["weight_decay"] or None, alpha, 1 - alpha, group["eps"], group["momentum"] or None, lr
 
     @staticmethod
     @chain
-    def _update(data: Array, grad: Array, *operands: Any) -> None:
+    def update(data: Array, grad: Array, *operands: Any) -> None:
         square, *velocities, weight_decay, alpha, rest, eps, momentum, lr = operands
         if weight_decay is not None:
             grad = grad + data * weight_decay

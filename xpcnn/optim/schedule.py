@@ -1,18 +1,14 @@
-"""Learning rate schedules: plain functions of the step number, so a resumed run needs no state.
+"""Learning rate schedules: functions of the number of steps already taken, so a resumed run needs no state.
 
-A schedule is called with the number of steps already taken and returns the learning rate of the next one.
+A schedule takes the place of a number: `SGD(model.parameters(), lr=CosineSchedule(0.1, 1000))`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import cos, pi
-from typing import TypeAlias
 
 from .optimizer import require
-
-Schedule: TypeAlias = Callable[[int], float]
 
 
 @dataclass(frozen=True)
@@ -30,6 +26,7 @@ class CosineSchedule:
     warmup_steps: int = 0
 
     def __post_init__(self) -> None:
+        require(self.lr >= 0, "lr", "at least 0", self.lr)
         require(self.total_steps > 0, "total_steps", "at least 1", self.total_steps)
         require(0 <= self.warmup_steps < self.total_steps, "warmup_steps", "below total_steps", self.warmup_steps)
 
@@ -49,6 +46,7 @@ class StepSchedule:
     gamma: float = 0.1
 
     def __post_init__(self) -> None:
+        require(self.lr >= 0, "lr", "at least 0", self.lr)
         require(self.step_size > 0, "step_size", "at least 1", self.step_size)
         require(0 < self.gamma <= 1, "gamma", "above 0 and at most 1", self.gamma)
 

@@ -129,8 +129,6 @@ def _layer_by_layer(trace: Trace, model: Sequential, device: Device) -> Iterator
         for call in calls:
             for name, gradient in call.gradients.items():
                 getattr(modules[call.name], name).grad = device.asarray(gradient)
-        if trainer.schedule is not None:
-            trainer.optimizer.lr = trainer.schedule(trainer.optimizer.steps)
         trainer.optimizer.step()
         yield from _updates(calls, host_state(model), after, step)
         before = after

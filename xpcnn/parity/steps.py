@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
 
 import numpy as np
 
 from ..backend import Array, HostArray
 from ..data import Dataset
-from ..nn import Module, Sequential
+from ..nn import Loss, Module, Sequential
 from .bounds import rms
 from .config import TraceConfig
 from .observe import LayerCall, host_copy, observe
@@ -44,13 +43,14 @@ class StepResult:
         return {"loss": self.loss} | self.sizes()
 
 
-class _ObservedLoss:
+class _ObservedLoss(Loss):
     """A loss that notes what it was given and what it returned, as if it were a layer."""
 
-    def __init__(self, loss: Any) -> None:
-        self._loss = loss
+    def __init__(self, loss: Loss) -> None:
+        super().__init__()
+        self._loss, self.metrics = loss, loss.metrics
 
-    def __call__(self, logits: Array, labels: Array) -> Array:
+    def forward(self, logits: Array, labels: Array) -> Array:
         value = self._loss(logits, labels)
         self.call = LayerCall("loss", type(self._loss).__name__, host_copy(logits), host_copy(value), host_copy(labels))
         return value

@@ -24,8 +24,8 @@ Record: TypeAlias = dict[str, float]  # "epoch", "step", "train_loss", "train_ac
 class Callback:
     """Does nothing at any point; a subclass overrides the methods it has a use for."""
 
-    def on_epoch_start(self, epoch: int, epochs: int, batches: int) -> None:
-        """Called before the first batch of an epoch; `epoch` counts from 1."""
+    def on_epoch_start(self, epoch: int, epochs: int, batches: int | None) -> None:
+        """Called before the first batch of an epoch; `epoch` counts from 1, `batches` is None if nobody knows."""
 
     def on_step(self, metrics: Metrics) -> None:
         """Called after each step with the epoch's metrics; reading their values waits for the device."""
@@ -56,8 +56,10 @@ class ProgressBar(Callback):
         self._samples = 0
         self._looked = 0.0
 
-    def on_epoch_start(self, epoch: int, epochs: int, batches: int) -> None:
+    def on_epoch_start(self, epoch: int, epochs: int, batches: int | None) -> None:
         form = "{desc} {percentage:3.0f}%|{bar:24}| {n}/{total} [{elapsed}<{remaining}{postfix}]"
+        if batches is None:
+            form = "{desc} {n} [{elapsed}{postfix}]"
         self._bar = self._tqdm(total=batches, desc=f"epoch {epoch}/{epochs}", bar_format=form, leave=False)
         self._samples, self._started = 0, time.perf_counter()
 
@@ -69,8 +71,8 @@ class ProgressBar(Callback):
         if now - self._looked >= self._interval:
             self._looked = now
             rate = self._samples / (now - self._started)
-            text = f"loss {metrics.loss:.4f}, accuracy {metrics.accuracy:.2%}, {rate:,.0f} images/s"
-            self._bar.set_postfix_str(text)
+            values = [f"{name} {_form(name).format(value)}" for name, value in metrics.averages().items()]
+            self._bar.set_postfix_str(", ".join([*values, f"{rate:,.0f} images/s"]))
         self._bar.update()
 
     def on_epoch_end(self, record: Record) -> None:
@@ -83,31 +85,30 @@ class ProgressBar(Callback):
 
 
 class Table(Callback):
-    """One line per epoch, under a heading, printed to stdout or another stream."""
+    """One line per epoch, under a heading, printed to stdout or another stream.
 
-    columns = (
-        ("epoch", "{:5.0f}"),
-        ("train_loss", "{:10.4f}"),
-        ("train_accuracy", "{:14.2%}"),
-        ("test_loss", "{:9.4f}"),
-        ("test_accuracy", "{:13.2%}"),
-        ("images_per_second", "{:8,.0f}"),
-        ("seconds", "{:7.1f}"),
-    )
-    headings = ("epoch", "train loss", "train accuracy", "test loss", "test accuracy", "images/s", "seconds")
+    The columns are the metrics of the first record, for training and test.
+    """
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
-        self._begun = False
+        self._columns: list[tuple[str, str, str]] = []  # key, heading and form
 
     def on_epoch_end(self, record: Record) -> None:
         stream = self._stream or sys.stdout
-        if not self._begun:
-            print("  ".join(self.headings), file=stream)
-            self._begun = True
+        if not self._columns:
+            names = [key.removeprefix("train_") for key in record if key.startswith("train_")]
+            measured = [f"{part}_{name}" for part in ("train", "test") for name in names]
+            self._columns = [
+                ("epoch", "epoch", "{:.0f}"),
+                *((key, key.replace("_", " "), _form(key)) for key in measured),
+                ("images_per_second", "images/s", "{:,.0f}"),
+                ("seconds", "seconds", "{:.1f}"),
+            ]
+            print("  ".join(heading for _, heading, _ in self._columns), file=stream)
         cells = [
-            form.format(record[key]) if key in record else "-".rjust(len(heading))
-            for (key, form), heading in zip(self.columns, self.headings, strict=True)
+            (form.format(record[key]) if key in record else "-").rjust(len(heading))
+            for key, heading, form in self._columns
         ]
         print("  ".join(cells), file=stream, flush=True)
 
@@ -136,6 +137,10 @@ class Checkpointer(Callback):
 
     def on_interrupt(self) -> None:
         self._save()
+
+
+def _form(metric: str) -> str:
+    return "{:.2%}" if metric.endswith("accuracy") else "{:.4f}"
 
 
 def read_history(path: str | os.PathLike[str]) -> list[Record]:

@@ -13,7 +13,8 @@ import numpy as np
 
 from ..backend import Array, to_host
 
-_FORMAT, _VERSION = "xpcnn-checkpoint", 1
+_FORMAT, _VERSION = "xpcnn-checkpoint", 2
+_READABLE = ("1", "2")  # version 1 has no optimizer step counts
 
 
 class CheckpointError(ValueError):
@@ -67,9 +68,9 @@ class Checkpoint:
             raise CheckpointError(f"{path} is damaged or not a checkpoint: {error}") from error
         if header.get("format") != _FORMAT:
             raise CheckpointError(f"{path} is a safetensors file, but not an xpcnn checkpoint")
-        if header.get("version") != str(_VERSION):
+        if header.get("version") not in _READABLE:
             raise CheckpointError(
-                f"{path} has checkpoint version {header.get('version')}, this package reads {_VERSION}"
+                f"{path} has checkpoint version {header.get('version')}, this package reads {' and '.join(_READABLE)}"
             )
         try:
             info = json.loads(header["info"])

@@ -1,12 +1,13 @@
-"""Loss and accuracy over an epoch, kept on the device and read from it only when somebody looks."""
+"""Loss and other averages over an epoch, kept on the device and read from it only when somebody looks."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 
 import numpy as np
 
 from ..backend import Array, array_namespace, to_host
+from ..nn.loss import Metric, correct
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -22,31 +23,36 @@ class NonFiniteLossError(ArithmeticError):
         self.batch, self.value = batch, value
 
 
-@dataclass
 class Metrics:
-    """Averages over the samples seen since the metrics were made.
+    """Averages over the samples seen since the metrics were made: of the loss, and of whatever else is measured.
+
+    Args:
+        functions: by name, functions of outputs and targets that return the sum over the batch of something measured
+            for each sample, as a 0-d array; such as a loss's `metrics`. None for the accuracy of a classifier.
 
     Attributes:
         losses: mean loss of each batch read so far.
         sizes: samples in each batch.
-        correct: how many of the samples read so far were classified rightly.
+        sums: of each function, over the samples read so far.
     """
 
-    losses: list[float] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
-    correct: int = 0
-    _pending: list[tuple[Array, Array]] = field(default_factory=list)
+    def __init__(self, functions: Mapping[str, Metric] | None = None) -> None:
+        self.functions = {"accuracy": correct} if functions is None else dict(functions)
+        self.losses: list[float] = []
+        self.sizes: list[int] = []
+        self.sums = dict.fromkeys(self.functions, 0.0)
+        self._pending: list[tuple[Array, ...]] = []
 
-    def update(self, loss: Array, logits: Array, labels: Array) -> None:
+    def update(self, loss: Array, outputs: Array, targets: Array) -> None:
         """Take up one batch, without waiting for the device.
 
         Args:
             loss: 0-d, the mean over the batch.
-            logits: `(N, classes)`.
-            labels: `(N,)`.
+            outputs: `(N, ...)`, such as logits.
+            targets: `(N, ...)`, such as labels, on the same device.
         """
-        self._pending.append((loss, (logits.argmax(axis=1) == labels).sum()))
-        self.sizes.append(len(labels))
+        self._pending.append((loss, *(function(outputs, targets) for function in self.functions.values())))
+        self.sizes.append(len(targets))
 
     def read(self) -> None:
         """Fetch from the device what is not yet on the host.
@@ -56,12 +62,13 @@ class Metrics:
         """
         if not self._pending:
             return
-        losses, correct = zip(*self._pending, strict=True)
+        losses, *measured = zip(*self._pending, strict=True)
         xp = array_namespace(losses[0])
         self._pending = []
         seen = len(self.losses)
         self.losses += to_host(xp.stack(losses)).tolist()
-        self.correct += int(to_host(xp.stack(correct)).sum())
+        for name, values in zip(self.functions, measured, strict=True):
+            self.sums[name] += float(to_host(xp.stack(values)).sum())
         for batch in range(seen, len(self.losses)):
             if not np.isfinite(self.losses[batch]):
                 raise NonFiniteLossError(batch, self.losses[batch])
@@ -77,8 +84,18 @@ class Metrics:
         self.read()
         return float(np.average(self.losses, weights=self.sizes)) if self.sizes else float("nan")
 
+    def averages(self) -> dict[str, float]:
+        """Return the loss and each function's average over the samples by name; nan if there was none."""
+        loss, samples = self.loss, self.samples or float("nan")
+        return {"loss": loss} | {name: total / samples for name, total in self.sums.items()}
+
     @property
     def accuracy(self) -> float:
-        """The share of samples classified rightly, from 0 to 1; nan if there was none."""
+        """The fraction of samples classified correctly, from 0 to 1, where that is measured; nan if there was none."""
+        return self.averages()["accuracy"]
+
+    @property
+    def correct(self) -> int:
+        """How many samples were classified correctly, where that is measured."""
         self.read()
-        return self.correct / self.samples if self.sizes else float("nan")
+        return round(self.sums["accuracy"])

@@ -14,13 +14,10 @@ from ..backend import CPU, Device
 from ..data import DATASETS, Dataset, DeviceLoader, Loader, RandomAffine, load_dataset
 from ..models import build_model
 from ..nn import Sequential
-from ..optim import SGD, Adam, AdamW, CosineSchedule, Optimizer
+from ..optim import OPTIMIZERS, CosineSchedule, build_optimizer
 from .callbacks import Callback, Checkpointer, History
 from .checkpoint import Checkpoint, CheckpointError
 from .trainer import Trainer
-
-OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
-_DEFAULT_LR = {"sgd": 0.05, "adam": 0.003, "adamw": 0.003}
 
 
 @dataclass(frozen=True)
@@ -97,12 +94,11 @@ class RunConfig:
 
     def make_trainer(self, model: Sequential, steps: int, callbacks: Sequence[Callback]) -> Trainer:
         """Return the trainer for a run of so many steps in all."""
-        lr = _DEFAULT_LR[self.optimizer] if self.lr is None else self.lr
-        options: dict[str, Any] = {"weight_decay": self.weight_decay}
-        if self.optimizer == "sgd":
-            options |= {"momentum": 0.9, "nesterov": True}
-        optimizer = OPTIMIZERS[self.optimizer](model.named_parameters(), lr, **options)
-        return Trainer(model, optimizer, schedule=CosineSchedule(lr, steps, steps // 20), callbacks=callbacks)
+        lr = OPTIMIZERS[self.optimizer].lr if self.lr is None else self.lr
+        schedule = CosineSchedule(lr, steps, steps // 20)
+        parameters = model.named_parameters()
+        optimizer = build_optimizer(self.optimizer, parameters, schedule, weight_decay=self.weight_decay)
+        return Trainer(model, optimizer, callbacks=callbacks)
 
 
 class Run:

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from itertools import islice
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
-from ..backend import CPU, Array, device_of
-from ..data import Loader
-from ..nn import CrossEntropyLoss, Dropout, Module
-from ..optim import Optimizer, Schedule
+from ..backend import Array, device_of
+from ..nn import CrossEntropyLoss, Dropout, Loss, Module
+from ..nn.loss import Metric
+from ..optim import Optimizer
 from .callbacks import Callback, Record
 from .checkpoint import Checkpoint, CheckpointError
 from .metrics import Metrics, NonFiniteLossError
+
+Batch: TypeAlias = tuple[Array, Array]
+
+
+@runtime_checkable
+class Epochs(Protocol):
+    """Batches that can be had again from any place, as a `Loader` gives them."""
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Return the batches of an epoch, from number `start` on."""
+        ...
+
+
+Batches: TypeAlias = Epochs | Iterable[Batch]
 
 
 class TrainingDivergedError(ArithmeticError):
@@ -22,100 +37,127 @@ class TrainingDivergedError(ArithmeticError):
 
 
 class Trainer:
-    """Trains a classifier on batches of images and labels.
+    """Trains a model on batches of inputs and targets.
 
     Args:
-        model: images `(N, C, H, W)` to logits `(N, classes)`; training runs on the device its parameters are on.
+        model: called with a batch's inputs; training runs on the device its parameters are on.
         optimizer: over the model's parameters.
-        loss: called with logits and labels; its `backward()` gives the gradient by the logits.
-        schedule: the learning rate by step; None leaves the optimizer's.
+        loss: of outputs and targets; None for cross-entropy.
         callbacks: told of each step and epoch, in order.
+        metrics: what to measure beside the loss, as `Metrics` takes it; None for what the loss has.
+        before_step: called with the optimizer between the backward pass and the step: the place to clip gradients, to
+            sum them over processes or to undo a scaling of the loss. If it returns False, the step is left out and the
+            gradients stay for the next batch to add to.
 
     Attributes:
         epoch: how many epochs are complete.
         batch: how many batches of the epoch under way are done.
-        metrics: loss and accuracy of the epoch under way, or of the last one.
+        metrics: of the epoch under way, or of the last one.
+
+    Gradients summed over four batches, then clipped:
+
+        def before_step(optimizer):
+            before_step.calls = getattr(before_step, "calls", 0) + 1
+            if before_step.calls % 4:
+                return False
+            clip_grad_norm(optimizer.parameters.values(), 1.0)
     """
 
     def __init__(
         self,
         model: Module,
         optimizer: Optimizer,
-        loss: Any = None,
-        schedule: Schedule | None = None,
+        loss: Loss | None = None,
         callbacks: Sequence[Callback] = (),
+        *,
+        metrics: Mapping[str, Metric] | None = None,
+        before_step: Callable[[Optimizer], bool | None] | None = None,
     ) -> None:
-        self.model, self.optimizer, self.schedule = model, optimizer, schedule
+        self.model, self.optimizer, self.before_step = model, optimizer, before_step
         self.loss = CrossEntropyLoss() if loss is None else loss
         self.callbacks = list(callbacks)
         self.epoch = self.batch = 0
-        self.metrics = Metrics()
+        self._functions = self.loss.metrics if metrics is None else metrics
+        self.metrics = Metrics(self._functions)
+        self._steps: list[int] = []  # to which step each batch of the metrics belongs
+        self._keep_gradients = False
         self._stop_requested = False
 
-    def fit(self, loader: Loader, epochs: int, test: Loader | None = None) -> list[Record]:
+    def fit(self, batches: Batches, epochs: int, test: Batches | None = None) -> list[Record]:
         """Train until `epochs` epochs are complete, and return a record for each one trained here.
 
         Args:
-            loader: the training batches.
+            batches: a `Loader`, or anything to iterate over once for each epoch, such as a list of pairs of inputs and
+                targets; they may lie on the host.
             epochs: in all, those before a resumed run included.
             test: batches to evaluate on after each epoch.
 
         Raises:
             TrainingDivergedError: if the loss became infinite or not a number.
+            ValueError: if there are no batches, or one does not fit the model.
         """
         self._stop_requested = False
         # A loss that overflows is told of once, below, with the step; not by NumPy for each layer it passes.
         with np.errstate(over="ignore", invalid="ignore"):
-            return self._fit(loader, epochs, test)
+            return self._fit(batches, epochs, test)
 
-    def _fit(self, loader: Loader, epochs: int, test: Loader | None) -> list[Record]:
+    def _fit(self, batches: Batches, epochs: int, test: Batches | None) -> list[Record]:
         records = []
+        length = len(batches) if isinstance(batches, Sized) else None
         try:
             while self.epoch < epochs and not self._stop_requested:
-                self._tell("on_epoch_start", self.epoch + 1, epochs, len(loader))
+                self._tell("on_epoch_start", self.epoch + 1, epochs, length)
                 started = time.perf_counter()
                 self.model.train()
-                self.metrics = Metrics()
-                batches = _checked(loader.epoch(self.epoch, start=self.batch))
-                for images, labels in self.model.device.prefetch(batches):
-                    self._train_step(images, labels)
-                    self.batch += 1
-                    self._tell("on_step", self.metrics)
-                    if self._stop_requested:
-                        break
+                self._reset_metrics()
+                complete = self._train_epoch(_epoch(batches, self.epoch, self.batch), length)
                 self.metrics.read()
-                if self.batch == len(loader):
+                if complete:
                     self.epoch, self.batch = self.epoch + 1, 0
                     records.append(self._record(time.perf_counter() - started, test))
                     self._tell("on_epoch_end", records[-1])
             if self._stop_requested:
                 self._tell("on_interrupt")
         except NonFiniteLossError as error:
-            step = self.optimizer.steps - len(self.metrics.sizes) + error.batch + 1
+            step = self._steps[error.batch]
+            rate = self.optimizer.learning_rate(step - 1)
+            hint = ", or a label is none of the network's classes" if np.isnan(error.value) else ""
             raise TrainingDivergedError(
-                f"the loss became {error.value} at step {step} (learning rate {self.optimizer.lr:g})"
+                f"the loss became {error.value} at step {step} (learning rate {rate:g}{hint})"
             ) from error
         finally:
             self._tell("on_stop")
         return records
 
-    def train_step(self, images: Array, labels: Array) -> None:
-        """Change the model by one batch; images and labels may lie on the host."""
-        check_batch(images, labels)
-        self._train_step(self.model.device.asarray(images), labels)
+    def _train_epoch(self, batches: Iterator[Batch], length: int | None) -> bool:
+        """Train on the batches of an epoch, and return whether it is complete, or was stopped before."""
+        for inputs, targets in self.model.device.prefetch(_checked(batches)):
+            self._train_step(inputs, targets)
+            self.batch += 1
+            self._tell("on_step", self.metrics)
+            if self._stop_requested:
+                return self.batch == length
+        if not self.batch:
+            raise ValueError("there are no batches: an iterator can be used up; pass a list or a Loader")
+        return True
 
-    def _train_step(self, images: Array, labels: Array) -> None:
-        device = device_of(images)
-        if self.schedule is not None:
-            self.optimizer.lr = self.schedule(self.optimizer.steps)
-        logits = self.model(images)
-        check_labels(labels, logits.shape[1])
-        labels = device.asarray(labels)
-        loss = self.loss(logits, labels)
-        self.optimizer.zero_grad()
+    def train_step(self, inputs: Array, targets: Array) -> None:
+        """Change the model by one batch, which may lie on the host."""
+        check_batch(inputs, targets)
+        self._train_step(self.model.device.asarray(inputs), targets)
+
+    def _train_step(self, inputs: Array, targets: Array) -> None:
+        outputs = self.model(inputs)
+        targets = self.loss.place(outputs, targets)
+        loss = self.loss(outputs, targets)
+        if not self._keep_gradients:
+            self.optimizer.zero_grad()
         self.model.backward(self.loss.backward(), input_gradient=False)
-        self.optimizer.step()
-        self.metrics.update(loss, logits, labels)
+        self._steps.append(self.optimizer.steps + 1)
+        self._keep_gradients = self.before_step is not None and self.before_step(self.optimizer) is False
+        if not self._keep_gradients:
+            self.optimizer.step()
+        self.metrics.update(loss, outputs, targets)
 
     def stop(self) -> None:
         """Ask a running `fit` to return after the step under way; may be called from a signal handler."""
@@ -143,31 +185,29 @@ class Trainer:
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint holds no training progress to resume: {error!r}") from error
         self.model.load_state_dict(checkpoint.model)
-        self.optimizer.load_state_dict(checkpoint.optimizer, step)
+        self.optimizer.load_state_dict({"steps": np.array(step), **checkpoint.optimizer})
         self.epoch, self.batch = epoch, batch
         for _, module in self.model.named_modules():
             if isinstance(module, Dropout):
                 module.calls = step
 
-    def _record(self, seconds: float, test: Loader | None) -> Record:
-        record: Record = {
-            "epoch": self.epoch,
-            "step": self.optimizer.steps,
-            "train_loss": self.metrics.loss,
-            "train_accuracy": self.metrics.accuracy,
-            "learning_rate": self.optimizer.lr,
-            "seconds": seconds,
-            "images_per_second": self.metrics.samples / seconds,
-        }
+    def _reset_metrics(self) -> None:
+        self.metrics, self._steps = Metrics(self._functions), []
+
+    def _record(self, seconds: float, test: Batches | None) -> Record:
+        record: Record = {"epoch": self.epoch, "step": self.optimizer.steps}
+        record |= {f"train_{name}": value for name, value in self.metrics.averages().items()}
+        record["learning_rate"] = self.optimizer.learning_rate(self.optimizer.steps - 1)
+        record |= {"seconds": seconds, "images_per_second": self.metrics.samples / seconds}
         if test is not None:
             try:
-                result = evaluate(self.model, test, self.loss)
+                result = evaluate(self.model, test, self.loss, self._functions)
             except NonFiniteLossError as error:
                 raise TrainingDivergedError(
                     f"the test loss became {error.value} after step {self.optimizer.steps} "
-                    f"(learning rate {self.optimizer.lr:g})"
+                    f"(learning rate {record['learning_rate']:g})"
                 ) from error
-            record |= {"test_loss": result.loss, "test_accuracy": result.accuracy}
+            record |= {f"test_{name}": value for name, value in result.averages().items()}
         return record
 
     def _tell(self, event: str, *values: Any) -> None:
@@ -175,40 +215,44 @@ class Trainer:
             getattr(callback, event)(*values)
 
 
-def evaluate(model: Module, loader: Loader, loss: Any = None) -> Metrics:
-    """Return loss and accuracy of a model in evaluation mode; its mode is restored afterwards."""
+def evaluate(
+    model: Module, batches: Batches, loss: Loss | None = None, metrics: Mapping[str, Metric] | None = None
+) -> Metrics:
+    """Return loss and metrics of a model in evaluation mode; its mode is restored afterwards.
+
+    Args:
+        model, loss, metrics: as `Trainer` takes them.
+        batches: see `Trainer.fit`; of a `Loader` the first epoch.
+    """
     loss = CrossEntropyLoss() if loss is None else loss
-    device, training = model.device, model.training
-    metrics = Metrics()
+    training = model.training
+    found = Metrics(loss.metrics if metrics is None else metrics)
     model.eval()
     try:
-        for images, labels in device.prefetch(_checked(loader)):
-            logits = model(images)
-            check_labels(labels, logits.shape[1])
-            labels = device.asarray(labels)
-            metrics.update(loss(logits, labels), logits, labels)
+        for inputs, targets in model.device.prefetch(_checked(_epoch(batches, 0, 0))):
+            outputs = model(inputs)
+            targets = loss.place(outputs, targets)
+            found.update(loss(outputs, targets), outputs, targets)
     finally:
         model.train(training)
-    metrics.read()
-    return metrics
+    found.read()
+    return found
 
 
-def _checked(batches: Iterable[tuple[Array, Array]]) -> Iterator[tuple[Array, Array]]:
+def _epoch(batches: Batches, epoch: int, start: int) -> Iterator[Batch]:
+    return batches.epoch(epoch, start) if isinstance(batches, Epochs) else islice(iter(batches), start, None)
+
+
+def _checked(batches: Iterable[Batch]) -> Iterator[Batch]:
     """Pass on batches that lie on the host still, where they can be looked at."""
-    for images, labels in batches:
-        check_batch(images, labels)
-        yield images, labels
+    for inputs, targets in batches:
+        check_batch(inputs, targets)
+        yield inputs, targets
 
 
-def check_batch(images: Array, labels: Array) -> None:
+def check_batch(inputs: Array, targets: Array) -> None:
     """Raise ValueError for a batch on the host that no model can learn from."""
-    if len(images) != len(labels):
-        raise ValueError(f"expected as many labels as images, got {len(labels)} for {len(images)}")
-    if device_of(images) is CPU and not np.isfinite(images).all():
-        raise ValueError(f"the images hold {np.count_nonzero(~np.isfinite(images))} values that are nan or infinite")
-
-
-def check_labels(labels: Array, classes: int) -> None:
-    """Raise ValueError for labels on the host out of range: on a GPU they would go unnoticed."""
-    if device_of(labels) is CPU and len(labels) and not 0 <= labels.min() <= labels.max() < classes:
-        raise ValueError(f"expected labels from 0 to {classes - 1}, got {labels.min()} to {labels.max()}")
+    if len(inputs) != len(targets):
+        raise ValueError(f"expected as many targets as inputs, got {len(targets)} for {len(inputs)}")
+    if device_of(inputs).on_host and not np.isfinite(inputs).all():
+        raise ValueError(f"the inputs hold {np.count_nonzero(~np.isfinite(inputs))} values that are nan or infinite")

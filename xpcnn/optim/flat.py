@@ -1,0 +1,98 @@
+"""Parameters side by side in one array, with their gradients and state laid out alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby, pairwise
+from typing import Any
+
+from ..backend import Array, Device, device_of
+from ..nn.module import Parameter
+
+State = dict[str, dict[str, Any]]  # of each parameter by name: the steps it has taken, and its arrays
+
+
+class Flat:
+    """The parameters of one group, device and dtype.
+
+    Attributes:
+        data, grad: of all parameters, `(total,)`.
+        state: further arrays `(total,)` by name.
+    """
+
+    def __init__(self, named: dict[str, Parameter], state: State, arrays: tuple[str, ...]) -> None:
+        self._parameters = list(named.values())
+        self._states = [state.setdefault(name, {"step": 0}) for name in named]
+        ends = [0]
+        for parameter in self._parameters:
+            ends.append(ends[-1] + parameter.data.size)
+        self._slices = [slice(start, stop) for start, stop in pairwise(ends)]
+        first = self._parameters[0].data
+        device, dtype = device_of(first), first.dtype
+        self.data = device.xp.empty(ends[-1], dtype)
+        self.grad = device.xp.zeros(ends[-1], dtype)
+        self.state = {name: device.xp.zeros(ends[-1], dtype) for name in arrays}
+        self._data_views = [self._view(self.data, i) for i in range(len(named))]
+        self._grad_views = [self._view(self.grad, i) for i in range(len(named))]
+        for i, parameter in enumerate(self._parameters):
+            self._data_views[i][...] = parameter.data
+            parameter.data = self._data_views[i]
+            for name in arrays:
+                view = self._view(self.state[name], i)
+                if name in self._states[i]:
+                    view[...] = device.asarray(self._states[i][name], dtype)
+                self._states[i][name] = view
+
+    @classmethod
+    def layout(cls, named: dict[str, Parameter], state: State, arrays: tuple[str, ...]) -> list[Flat]:
+        """Lay parameters out, those of one device and dtype together.
+
+        Args:
+            named: the parameters by name; their `data` become views.
+            state: what is known of each, by name; kept up to date from now on.
+            arrays: the names of the arrays that the optimizer keeps for each parameter.
+        """
+        kinds: dict[tuple[Device, Any], dict[str, Parameter]] = {}
+        for name, parameter in named.items():
+            kinds.setdefault((device_of(parameter.data), parameter.data.dtype), {})[name] = parameter
+        return [cls(kind, state, arrays) for kind in kinds.values()]
+
+    def is_current(self, arrays: tuple[str, ...]) -> bool:
+        """Return whether the parameters still are the views that they were made, and the state has these arrays."""
+        return tuple(self.state) == arrays and all(
+            parameter.data is view for parameter, view in zip(self._parameters, self._data_views, strict=True)
+        )
+
+    def gather(self) -> None:
+        """Copy the gradients into one array and make them views of it."""
+        views = self._grad_views
+        pending = [i for i, p in enumerate(self._parameters) if p.grad is not None and p.grad is not views[i]]
+        for run in _runs(pending):
+            gradients = [self._parameters[i].grad.reshape(-1) for i in run]  # type: ignore[union-attr]
+            part = self.grad[self._slices[run[0]].start : self._slices[run[-1]].stop]
+            device_of(part).xp.concatenate(gradients, out=part)
+            for i in run:
+                self._parameters[i].grad = views[i]
+
+    def spans(self) -> Iterator[tuple[slice, int]]:
+        """Count a step for the parameters that have a gradient; yield their parts of the arrays.
+
+        Each part comes with the number of steps that its parameters have taken: one that was without a gradient for a
+        while has taken fewer.
+        """
+        learning = [i for i, parameter in enumerate(self._parameters) if parameter.grad is not None]
+        for i in learning:
+            self._states[i]["step"] += 1
+        for run in _runs(learning):
+            for steps, alike in groupby(run, key=lambda i: self._states[i]["step"]):
+                part = list(alike)
+                yield slice(self._slices[part[0]].start, self._slices[part[-1]].stop), steps
+
+    def _view(self, array: Array, i: int) -> Array:
+        return array[self._slices[i]].reshape(self._parameters[i].data.shape)
+
+
+def _runs(numbers: list[int]) -> Iterator[list[int]]:
+    """Cut ascending numbers into runs of consecutive ones."""
+    for _, run in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
+        yield [number for _, number in run]
