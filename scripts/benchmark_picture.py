@@ -19,7 +19,8 @@ STYLE = """
   .title { font-weight: 600 } .small { fill: #59636e } .bar { fill: #2da44e } .slower { fill: #bf8700 }
   line { stroke: #59636e; stroke-dasharray: 3 3 }
   @media (prefers-color-scheme: dark) {
-    text { fill: #e6edf3 } .small { fill: #9198a1 } .bar { fill: #3fb950 } .slower { fill: #d29922 } line { stroke: #9198a1 }
+    text { fill: #e6edf3 } .small { fill: #9198a1 } line { stroke: #9198a1 }
+    .bar { fill: #3fb950 } .slower { fill: #d29922 }
   }
 """
 
@@ -36,13 +37,11 @@ def draw(results: dict[str, Any]) -> str:
     ]
     lines.append(_text(0, 36, f"{machine['processor']}, {machine['threads']} threads, {machine['date']}", "small"))
     for i, row in enumerate(rows):
-        y = TOP + ROW * i
+        y, length = TOP + ROW * i, SCALE * row["ratio"]
         kind = "bar" if row["ratio"] <= 1 else "bar slower"
         lines.append(_text(0, y + 13, f"{row['network']}, batch {row['batch']}"))
-        lines.append(
-            f'<rect class="{kind}" x="{LABEL}" y="{y}" width="{SCALE * row["ratio"]:.1f}" height="16" rx="2"/>'
-        )
-        lines.append(_text(LABEL + SCALE * row["ratio"] + 6, y + 13, f"{row['ratio']:.2f}"))
+        lines.append(f'<rect class="{kind}" x="{LABEL}" y="{y}" width="{length:.1f}" height="16" rx="2"/>')
+        lines.append(_text(LABEL + length + 6, y + 13, f"{row['ratio']:.2f}"))
     bottom = TOP + ROW * len(rows)
     lines.append(f'<line x1="{LABEL + SCALE}" y1="{TOP - 6}" x2="{LABEL + SCALE}" y2="{bottom}"/>')
     lines.append(_text(LABEL + SCALE - 28, bottom + 16, "PyTorch", "small"))

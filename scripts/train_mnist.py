@@ -1,7 +1,7 @@
 """LeNet-5 on handwritten digits, network and training loop written out: at least 98 % in 6 epochs.
 
-Run `python scripts/train_mnist.py`, or add `cuda` to insist on a GPU. Nothing is downloaded: the embedded data set holds
-10,000 training and 10,000 test images of MNIST.
+Run `python scripts/train_mnist.py`, or add `cuda` to insist on a GPU. Nothing is downloaded: the embedded data set
+holds 10,000 training and 10,000 test images of MNIST.
 """
 
 import sys

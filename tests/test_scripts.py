@@ -1,0 +1,28 @@
+"""What no other test runs of the scripts: the picture of the benchmark."""
+
+import importlib.util
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_picture_of_the_benchmark_shows_each_ratio():
+    rows = [{"network": "A & B", "batch": 4, "ratio": 0.5}, {"network": "C", "batch": 64, "ratio": 1.5}]
+    machine = {"processor": "P", "threads": 2, "date": "2026-01-01"}
+    picture = load("benchmark_picture").draw({"training": rows, "machine": machine})
+    root = ElementTree.fromstring(picture)
+    texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"A & B, batch 4", "0.50", "C, batch 64", "1.50", "P, 2 threads, 2026-01-01"} <= set(texts)
+    first, second = root.iter("{http://www.w3.org/2000/svg}rect")
+    assert float(second.get("width")) == 3 * float(first.get("width"))
+    assert [bar.get("class") for bar in (first, second)] == ["bar", "bar slower"]
+    right = max(float(bar.get("x")) + float(bar.get("width")) for bar in (first, second))
+    assert right + 40 < float(root.get("viewBox").split()[2])  # the number beside the longest bar is in the picture
