@@ -16,11 +16,10 @@ from xml.sax.saxutils import escape
 LABEL, SCALE, ROW, TOP = 190, 260, 22, 58  # widths and heights in the picture's units; SCALE is that of a ratio of 1
 STYLE = """
   text { font: 13px system-ui, sans-serif; fill: #1f2328 }
-  .title { font-weight: 600 } .small { fill: #59636e } .bar { fill: #2da44e } .slower { fill: #bf8700 }
-  line { stroke: #59636e; stroke-dasharray: 3 3 }
+  .title { font-weight: 600 } .small { fill: #59636e } .value { fill: #ffffff; text-anchor: end }
+  .bar { fill: #1a7f37 } .slower { fill: #9a6700 } line { stroke: #59636e; stroke-dasharray: 3 3 }
   @media (prefers-color-scheme: dark) {
     text { fill: #e6edf3 } .small { fill: #9198a1 } line { stroke: #9198a1 }
-    .bar { fill: #3fb950 } .slower { fill: #d29922 }
   }
 """
 
@@ -29,7 +28,7 @@ def draw(results: dict[str, Any]) -> str:
     """Return the SVG of the figures that `benchmark.py --json` wrote."""
     rows, machine = results["training"], results["machine"]
     widest = max(row["ratio"] for row in rows)
-    width, height = LABEL + SCALE * max(1.0, widest) + 60, TOP + ROW * len(rows) + 26
+    width, height = LABEL + SCALE * max(1.0, widest) + 40, TOP + ROW * len(rows) + 26
     lines = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height}" role="img">']
     lines += [
         f"<style>{STYLE}</style>",
@@ -41,7 +40,7 @@ def draw(results: dict[str, Any]) -> str:
         kind = "bar" if row["ratio"] <= 1 else "bar slower"
         lines.append(_text(0, y + 13, f"{row['network']}, batch {row['batch']}"))
         lines.append(f'<rect class="{kind}" x="{LABEL}" y="{y}" width="{length:.1f}" height="16" rx="2"/>')
-        lines.append(_text(LABEL + length + 6, y + 13, f"{row['ratio']:.2f}"))
+        lines.append(_text(LABEL + length - 6, y + 13, f"{row['ratio']:.2f}", "value"))
     bottom = TOP + ROW * len(rows)
     lines.append(f'<line x1="{LABEL + SCALE}" y1="{TOP - 6}" x2="{LABEL + SCALE}" y2="{bottom}"/>')
     lines.append(_text(LABEL + SCALE - 28, bottom + 16, "PyTorch", "small"))
