@@ -6,9 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from math import inf, isfinite
 from typing import Any
 
-import numpy as np
-
 from ..backend import HostArray
+from ..testing.assertions import worst_difference
 from .bounds import Bound
 
 
@@ -76,7 +75,7 @@ def make_row(
     """Return the comparison of the array that is farthest off."""
     rows = []
     for name, want in expected.items():
-        absolute, index = largest_difference(actual.get(name), want)
+        absolute, index = _largest_difference(actual.get(name), want)
         bound = bounds[name]
         # Where the scale is 0 so is every right result.
         relative = absolute / bound.scale if bound.scale else (inf if absolute else 0.0)
@@ -84,15 +83,9 @@ def make_row(
     return max(rows, key=lambda row: row.severity)
 
 
-def largest_difference(actual: HostArray | None, expected: HostArray) -> tuple[float, tuple[int, ...]]:
-    """Return the largest absolute difference and where it is; infinite for what has no counterpart."""
+def _largest_difference(actual: HostArray | None, expected: HostArray) -> tuple[float, tuple[int, ...]]:
+    """Return the largest absolute difference and where it is; infinite if shape or dtype differ or nothing is there."""
     if actual is None or actual.shape != expected.shape or actual.dtype != expected.dtype:
         return inf, ()
-    if not expected.size:
-        return 0.0, ()
-    with np.errstate(invalid="ignore"):
-        distance = np.abs(actual.astype(np.float64) - expected.astype(np.float64))
-    same = (actual == expected) | (np.isnan(actual) & np.isnan(expected))
-    distance = np.where(same, 0.0, np.where(np.isnan(distance), inf, distance))
-    index = np.unravel_index(int(distance.argmax()), distance.shape)
-    return float(distance[index]), tuple(int(i) for i in index)
+    worst = worst_difference(actual, expected)
+    return (0.0, ()) if worst is None else (worst.absolute, worst.index)
