@@ -173,7 +173,7 @@ def cut(name):
 
 DAMAGE = {
     "absent": (shutil.rmtree, "is no trace: trace.json cannot be read"),
-    "newer": (edit(lambda info: info.update(version=3)), "trace version 3, newer: this package reads version 2"),
+    "newer": (edit(lambda info: info.update(version=4)), "trace version 4, newer: this package reads version 3"),
     "older": (edit(lambda info: info.update(version=1)), "trace version 1, older or unknown"),
     "foreign": (edit(lambda info: info.update(format="x")), "is no trace"),
     "not JSON": (cut("trace.json"), "is not JSON"),

@@ -127,8 +127,9 @@ def _layer_by_layer(trace: Trace, model: Sequential, device: Device) -> Iterator
         yield from replay(model, calls, step, device)
         yield from replay_loss(head, device, step)
         for call in calls:
+            parameters = modules[call.name].own_parameters()
             for name, gradient in call.gradients.items():
-                getattr(modules[call.name], name).grad = device.asarray(gradient)
+                parameters[name].grad = device.asarray(gradient)
         if trainer.schedule is not None:
             trainer.optimizer.lr = trainer.schedule(trainer.optimizer.steps)
         trainer.optimizer.step()
@@ -141,7 +142,7 @@ def _updates(
 ) -> Iterator[Row]:
     for call in calls:
         prefix = f"{call.name}." if call.name else ""
-        names = [name for name in after if name.startswith(prefix) and "." not in name[len(prefix) :]]
+        names = [name for name in after if name.startswith(prefix)]
         expected = {name[len(prefix) :]: after[name] for name in names}
         bounds = {}
         for name, array in expected.items():
@@ -151,7 +152,7 @@ def _updates(
                 bounds[name] = Bound(tolerance("elementwise", 1, precision_of(array.dtype)), largest(array))
             else:  # a running average, of sums over the batch and all positions
                 length, size = call.x.size // call.x.shape[1], rms(call.x)
-                allowed = tolerance("normalisation", length, precision_of(array.dtype))
+                allowed = tolerance("normalization", length, precision_of(array.dtype))
                 bounds[name] = Bound(allowed, max(largest(array), size, size * size))
         if expected:
             found = {name[len(prefix) :]: state[name] for name in names}

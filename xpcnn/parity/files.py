@@ -125,7 +125,8 @@ def store_calls(folder: Folder, name: str, result: StepResult, room: int) -> dic
 
     calls = []
     for call in result.calls:
-        entry: dict[str, Any] = {"name": call.name, "kind": call.kind, "x": key(call.x), "y": key(call.y)}
+        entry: dict[str, Any] = {"name": call.name, "kind": call.kind, "arithmetic": call.arithmetic}
+        entry |= {"x": key(call.x), "y": key(call.y)}
         entry |= {part: key(array) for part, array in (("dy", call.dy), ("dx", call.dx)) if array is not None}
         calls.append(entry | {"gradients": {part: key(array) for part, array in call.gradients.items()}})
     after = {part: key(array) for part, array in result.after.items()}
@@ -143,9 +144,11 @@ def load_calls(folder: Folder, entry: dict[str, Any]) -> tuple[list[LayerCall], 
     calls = []
     try:
         for call in entry["calls"]:
-            parts = {part: arrays[call[part]] for part in ("x", "y", "dy", "dx") if part in call}
+            x, y = (arrays[call[part]] for part in ("x", "y"))
+            dy, dx = (arrays[call[part]] if part in call else None for part in ("dy", "dx"))
             gradients = {part: arrays[key] for part, key in call["gradients"].items()}
-            calls.append(LayerCall(name=call["name"], kind=call["kind"], **parts, gradients=gradients))
+            described = call["name"], call["kind"], call["arithmetic"]
+            calls.append(LayerCall(*described, x, y, dy, dx, gradients))
         return calls, {part: arrays[key] for part, key in entry["after"].items()}
     except (KeyError, TypeError) as error:
         wanted = ", ".join(item.name for item in fields(LayerCall))

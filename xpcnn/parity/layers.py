@@ -17,7 +17,7 @@ from ..backend import Array, Device
 from ..nn import CrossEntropyLoss, Module
 from .bounds import Bound, largest, layer_bounds
 from .comparison import Row, make_row
-from .observe import LayerCall, host_copy, observe, own_parameters
+from .observe import LayerCall, host_copy, observe
 from .tolerances import Precision, precision_of, tolerance
 
 
@@ -37,7 +37,8 @@ def compare_devices(
         network's forward pass; they agree if `all(row.agrees for row in rows)`.
 
     Raises:
-        ValueError: if there are fewer than two devices, or the model computed nothing that could be compared.
+        ValueError: if there are fewer than two devices, the model computed nothing that could be compared, or a layer
+            declares an unknown arithmetic.
     """
     if len(devices) < 2:
         raise ValueError(f"comparing takes at least two devices, got {[str(device) for device in devices]}")
@@ -81,7 +82,8 @@ def observed_step(model: Module, batch: tuple[Array, Array], loss: Any = None) -
     if not calls:
         raise ValueError("the model computed nothing that could be compared")
     # The loss's labels take the place of the gradient that a layer is given.
-    head = LayerCall("loss", type(loss).__name__, host_copy(logits), host_copy(value), np.asarray(host_copy(batch[1])))
+    labels = np.asarray(host_copy(batch[1]))
+    head = LayerCall("loss", type(loss).__name__, "reduction", host_copy(logits), host_copy(value), labels)
     head.dx = host_copy(gradient)
     return calls, head
 
@@ -98,7 +100,7 @@ def replay(model: Module, calls: Sequence[LayerCall], step: int, device: Device)
     rows = []
     for call in calls:
         module = modules[call.name]
-        parameters = own_parameters(module)
+        parameters = module.own_parameters()
         precision: Precision = precision_of(call.y.dtype, device.tf32)
         values = {name: host_copy(parameter.data) for name, parameter in parameters.items()}
         bounds = layer_bounds(call, values, precision)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..backend import Array, HostArray, to_host
-from ..nn.module import Module, Parameter
+from ..nn.module import Arithmetic, Module
 
 
 @dataclass
@@ -19,6 +19,7 @@ class LayerCall:
     Attributes:
         name: the layer's dotted name in the model.
         kind: its class's name.
+        arithmetic: how it computes, as the layer declares it; see `xpcnn.nn.Module`.
         x, y: its input and output.
         dy, dx: the gradients by output and input; None before the backward pass, or where none was asked for.
         gradients: the gradients of its parameters by name, as they stood after its backward pass.
@@ -26,6 +27,7 @@ class LayerCall:
 
     name: str
     kind: str
+    arithmetic: Arithmetic
     x: HostArray
     y: HostArray
     dy: HostArray | None = None
@@ -45,11 +47,6 @@ def leaves(model: Module) -> Iterator[tuple[str, Module]]:
     for name, module in model.named_modules():
         if not any(True for _ in module.named_children()):
             yield name, module
-
-
-def own_parameters(module: Module) -> dict[str, Parameter]:
-    """Return the parameters held by a module itself, by name."""
-    return {name: value for name, value in vars(module).items() if isinstance(value, Parameter)}
 
 
 @contextmanager
@@ -83,7 +80,7 @@ def _noting_forward(
     def noting(x: Array) -> Array:
         before = host_copy(x)
         y = forward(x)
-        call = LayerCall(name, type(module).__name__, before, host_copy(y))
+        call = LayerCall(name, type(module).__name__, module.arithmetic, before, host_copy(y))
         calls.append(call)
         latest[:] = [call]
         return y
@@ -99,7 +96,7 @@ def _noting_backward(
         dx = backward(dy, input_gradient=input_gradient)
         for call in latest:
             call.dy, call.dx = before, host_copy(dx) if input_gradient and dx is not None else None
-            parameters = own_parameters(module).items()
+            parameters = module.own_parameters().items()
             call.gradients = {name: host_copy(p.grad) for name, p in parameters if p.grad is not None}
         return dx
 

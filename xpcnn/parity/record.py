@@ -28,7 +28,7 @@ from .files import Folder, TraceError, read_array, store_calls
 from .observe import leaves
 from .steps import batch_digest, host_state, train_steps
 
-FORMAT, VERSION = "xpcnn-trace", 2
+FORMAT, VERSION = "xpcnn-trace", 3
 MEGABYTE = 1 << 20
 
 

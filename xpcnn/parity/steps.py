@@ -52,7 +52,9 @@ class _ObservedLoss:
 
     def __call__(self, logits: Array, labels: Array) -> Array:
         value = self._loss(logits, labels)
-        self.call = LayerCall("loss", type(self._loss).__name__, host_copy(logits), host_copy(value), host_copy(labels))
+        self.call = LayerCall(
+            "loss", type(self._loss).__name__, "reduction", host_copy(logits), host_copy(value), host_copy(labels)
+        )
         return value
 
     def backward(self) -> Array:

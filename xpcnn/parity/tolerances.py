@@ -22,7 +22,7 @@ are one and the same number, their errors are too, and `√(K + n²)` takes the 
 the last place, 2 to 4 `u`, like those of NumPy. Eight roundings in a row on each device make `16·u` of the largest
 value, should all of them conspire.
 
-**Normalisation** sums K elements and then takes a handful of elementwise steps; scale includes how large the mean is
+**Normalization** sums K elements and then takes a handful of elementwise steps; scale includes how large the mean is
 beside the deviation, as an error in the mean is divided by the deviation.
 
 **Loss** is a sum of elementwise terms.
@@ -44,7 +44,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-Kind = Literal["exact", "elementwise", "product", "reduction", "normalisation", "loss"]
+Kind = Literal["exact", "elementwise", "product", "reduction", "normalization", "loss"]
 Precision = Literal["float64", "float32", "tf32", "float16"]
 
 UNIT: dict[Precision, float] = {"float64": 2.0**-53, "float32": 2.0**-24, "tf32": 2.0**-24, "float16": 2.0**-11}
@@ -57,7 +57,7 @@ def tolerance(kind: Kind, length: int = 1, precision: Precision = "float32") -> 
 
     Args:
         kind: of operation: `"exact"` (moves or selects values), `"elementwise"`, `"product"` (matrix product or
-            convolution), `"reduction"` (a plain sum), `"normalisation"` or `"loss"`.
+            convolution), `"reduction"` (a plain sum), `"normalization"` or `"loss"`.
         length: how many terms one element of the result is summed from; 1 where nothing is summed.
         precision: of the computation.
 
@@ -98,7 +98,7 @@ def precision_of(dtype: object, tf32: bool = False) -> Precision:
 def tolerance_table() -> str:
     """Return the tolerances as a Markdown table, for sums of a few lengths."""
     rows: list[tuple[str, Kind, int]] = [("elementwise", "elementwise", 1)]
-    for kind in ("product", "reduction", "normalisation", "loss"):
+    for kind in ("product", "reduction", "normalization", "loss"):
         rows += [(f"{kind}, K = {length:,}", kind, length) for length in (25, 576, 50_000)]
     lines = [f"| relative to the scale | {' | '.join(get_args(Precision))} |", "| --- | --- | --- | --- | --- |"]
     for label, kind, length in rows:
