@@ -6,10 +6,10 @@ from other_order import other_order, replaced
 from strict_xp import DEVICE
 
 from xpcnn import nn
-from xpcnn.backend import CPU
+from xpcnn.backend import CPU, device_of
 from xpcnn.models import MODELS, lenet5
 from xpcnn.parity import compare_devices
-from xpcnn.parity.observe import observe
+from xpcnn.parity.observe import ObservedLoss, observe
 
 
 def digits(rng, N=4, shape=(1, 28, 28)):
@@ -41,6 +41,46 @@ def test_a_wrong_kernel_is_named(rng):
     assert wrong == {("conv1", "forward"), ("loss", "forward")}  # and so what comes out in the end
     first = next(row for row in rows if not row.agrees)
     assert (first.kind, first.array, len(first.index)) == ("Conv2d", "y", 4)
+
+
+class WrongOnTheDevice(nn.MSELoss):
+    """A loss whose value, or whose gradient, is off on the make-believe device."""
+
+    def __init__(self, value, gradient):
+        super().__init__()
+        self.value, self.gradient = value, gradient
+
+    def forward(self, output, target):
+        self.wrong = device_of(output) is DEVICE
+        value = super().forward(output, target)
+        return value * value.dtype.type(self.value) if self.wrong else value
+
+    def backward(self):
+        gradient = super().backward()
+        return gradient * gradient.dtype.type(self.gradient) if self.wrong else gradient
+
+
+@pytest.mark.parametrize(("value", "gradient"), [(1, 1), (1.0001, 1), (1, 1.0001)])
+def test_a_wrong_loss_is_named(value, gradient, rng):
+    images, _ = digits(rng)
+    targets = rng.normal(size=(len(images), 10)).astype(np.float32)
+    rows = compare_devices(lenet5(), (images, targets), ["cpu", DEVICE], WrongOnTheDevice(value, gradient))
+    wrong = [(row.layer, row.kind, row.direction, row.array) for row in rows if not row.agrees]
+    expected = [("forward", "y")] * (value != 1) + [("backward", "dx")] * (gradient != 1)
+    assert wrong == [("loss", "WrongOnTheDevice", *where) for where in expected]
+
+
+def test_the_loss_is_observed_with_its_target_and_gradient(rng):
+    logits, labels = rng.normal(size=(4, 10)), rng.integers(0, 10, 4)
+    plain, observed = nn.CrossEntropyLoss(), ObservedLoss(nn.CrossEntropyLoss())
+    value, gradient = plain(logits, labels), plain.backward()
+    assert observed(logits, labels) == value
+    np.testing.assert_array_equal(observed.backward(), gradient)
+    call = observed.call
+    assert call.kind == "CrossEntropyLoss"
+    for found, expected in ((call.output, logits), (call.target, labels), (call.value, value)):
+        np.testing.assert_array_equal(found, expected)
+    assert [(name, array.shape) for name, array in call.outputs()] == [("y", ()), ("dx", (4, 10))]
 
 
 def test_observing_leaves_no_trace_and_changes_no_bit(rng):

@@ -173,8 +173,15 @@ def cut(name):
 
 DAMAGE = {
     "absent": (shutil.rmtree, "is no trace: trace.json cannot be read"),
-    "newer": (edit(lambda info: info.update(version=4)), "trace version 4, newer: this package reads version 3"),
-    "older": (edit(lambda info: info.update(version=1)), "trace version 1, older or unknown"),
+    "newer": (edit(lambda info: info.update(version=4)), "version 4, this xpcnn reads version 3: update xpcnn"),
+    "older": (
+        edit(lambda info: info.update(version=2)),
+        "has trace version 2, this xpcnn reads version 3: record it again",
+    ),
+    "step not described": (
+        edit(lambda info: info["steps"][1].pop("loss_call")),
+        "step 2 does not describe its arrays",
+    ),
     "foreign": (edit(lambda info: info.update(format="x")), "is no trace"),
     "not JSON": (cut("trace.json"), "is not JSON"),
     "JSON changed": (

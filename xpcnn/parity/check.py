@@ -20,12 +20,12 @@ from .bounds import Bound, largest, rms
 from .comparison import Row, make_row
 from .config import TraceConfig
 from .drift import direction, perturbation
-from .files import Folder, TraceError, load_calls
+from .files import Folder, TraceError, load_step
 from .layers import replay, replay_loss
-from .observe import LayerCall, leaves
+from .observe import leaves
 from .record import MEGABYTE, Trace, record, versions
 from .report import LossStep, Report
-from .steps import batch_digest, host_state, train_steps
+from .steps import StepResult, batch_digest, host_state, train_steps
 from .tolerances import Precision, precision_of, tolerance
 
 TIGHT_STEPS = 10  # from there on values near zero have changed sides, and only loss and accuracy are compared
@@ -122,28 +122,27 @@ def _layer_by_layer(trace: Trace, model: Sequential, device: Device) -> Iterator
     for step, entry in enumerate(trace.steps(), 1):
         if entry["file"] is None:
             return
-        (*calls, head), after = load_calls(folder, entry)
+        recorded = load_step(folder, step, entry)
         model.load_state_dict(before)
-        yield from replay(model, calls, step, device)
-        yield from replay_loss(head, device, step)
-        for call in calls:
+        yield from replay(model, recorded.calls, step, device)
+        yield from replay_loss(recorded.loss, trainer.loss, device, step)
+        for call in recorded.calls:
             parameters = modules[call.name].own_parameters()
             for name, gradient in call.gradients.items():
                 parameters[name].grad = device.asarray(gradient)
         if trainer.schedule is not None:
             trainer.optimizer.lr = trainer.schedule(trainer.optimizer.steps)
         trainer.optimizer.step()
-        yield from _updates(calls, host_state(model), after, step)
-        before = after
+        yield from _updates(recorded, host_state(model))
+        before = recorded.after
 
 
-def _updates(
-    calls: Sequence[LayerCall], state: dict[str, HostArray], after: dict[str, HostArray], step: int
-) -> Iterator[Row]:
-    for call in calls:
+def _updates(recorded: StepResult, state: dict[str, HostArray]) -> Iterator[Row]:
+    """Compare the weights and buffers after a step with those recorded."""
+    for call in recorded.calls:
         prefix = f"{call.name}." if call.name else ""
-        names = [name for name in after if name.startswith(prefix)]
-        expected = {name[len(prefix) :]: after[name] for name in names}
+        names = [name for name in recorded.after if name.startswith(prefix)]
+        expected = {name[len(prefix) :]: recorded.after[name] for name in names}
         bounds = {}
         for name, array in expected.items():
             if array.dtype.kind != "f":
@@ -156,7 +155,7 @@ def _updates(
                 bounds[name] = Bound(allowed, max(largest(array), size, size * size))
         if expected:
             found = {name[len(prefix) :]: state[name] for name in names}
-            yield make_row(call.name, call.kind, "update", step, found, expected, bounds)
+            yield make_row(call.name, call.kind, "update", recorded.step, found, expected, bounds)
 
 
 def _on_its_own(trace: Trace, model: Sequential, dataset: Dataset, device: Device) -> tuple[list[Row], list[LossStep]]:
@@ -172,7 +171,7 @@ def _on_its_own(trace: Trace, model: Sequential, dataset: Dataset, device: Devic
             LossStep(
                 result.step,
                 entry["loss"],
-                result.loss,
+                float(result.loss.value),
                 base + _MARGIN * spread["forward"],
                 entry["correct"],
                 result.correct,

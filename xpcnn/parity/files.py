@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..backend import HostArray
-from .observe import LayerCall
-
-if TYPE_CHECKING:
-    from .steps import StepResult
+from .observe import LayerCall, LossCall
+from .steps import StepResult
 
 INFO = "trace.json"
+_LOSS_ARRAYS = ("output", "target", "value", "gradient")
 
 
 class TraceError(ValueError):
@@ -80,8 +78,9 @@ class Folder:
             raise TraceError(f"{self.path} is no trace: {INFO} does not say that it is one")
         found = info.get("version")
         if found != version:
-            age = "newer" if isinstance(found, int) and found > version else "older or unknown"
-            raise TraceError(f"{self.path} has trace version {found}, {age}: this package reads version {version}")
+            newer = isinstance(found, int) and found > version
+            advice = "update xpcnn" if newer else "record it again"
+            raise TraceError(f"{self.path} has trace version {found}, this xpcnn reads version {version}: {advice}")
         digests = info.get("sha256")
         if not isinstance(digests, dict) or digests.pop(INFO, None) != _digest_of(info):
             raise TraceError(f"{self.path} is damaged: {INFO} is not as it was recorded (its SHA-256 differs)")
@@ -109,7 +108,7 @@ class Folder:
             raise TraceError(f"{self.path} is damaged: {name} holds no arrays ({error})") from error
 
 
-def store_calls(folder: Folder, name: str, result: StepResult, room: int) -> dict[str, Any] | None:
+def store_step(folder: Folder, name: str, result: StepResult, room: int) -> dict[str, Any] | None:
     """Write all arrays of a step, each value once; return its entries for `trace.json`, or None if there is no room."""
     arrays: dict[str, HostArray] = {}
     keys: dict[tuple[str, str, tuple[int, ...]], str] = {}
@@ -129,17 +128,18 @@ def store_calls(folder: Folder, name: str, result: StepResult, room: int) -> dic
         entry |= {"x": key(call.x), "y": key(call.y)}
         entry |= {part: key(array) for part, array in (("dy", call.dy), ("dx", call.dx)) if array is not None}
         calls.append(entry | {"gradients": {part: key(array) for part, array in call.gradients.items()}})
+    loss = {"kind": result.loss.kind} | {part: key(getattr(result.loss, part)) for part in _LOSS_ARRAYS}
     after = {part: key(array) for part, array in result.after.items()}
     size = sum(array.nbytes for array in arrays.values())
     if size > room:
         return None
     folder.write_arrays(name, arrays)
     folder.stored += size
-    return {"file": name, "calls": calls, "after": after}
+    return {"file": name, "calls": calls, "loss_call": loss, "after": after}
 
 
-def load_calls(folder: Folder, entry: dict[str, Any]) -> tuple[list[LayerCall], dict[str, HostArray]]:
-    """Return what `store_calls` wrote: the calls, and the weights after the step."""
+def load_step(folder: Folder, step: int, entry: dict[str, Any]) -> StepResult:
+    """Return what `store_step` wrote."""
     arrays = folder.read_arrays(entry["file"])
     calls = []
     try:
@@ -147,12 +147,13 @@ def load_calls(folder: Folder, entry: dict[str, Any]) -> tuple[list[LayerCall], 
             x, y = (arrays[call[part]] for part in ("x", "y"))
             dy, dx = (arrays[call[part]] if part in call else None for part in ("dy", "dx"))
             gradients = {part: arrays[key] for part, key in call["gradients"].items()}
-            described = call["name"], call["kind"], call["arithmetic"]
-            calls.append(LayerCall(*described, x, y, dy, dx, gradients))
-        return calls, {part: arrays[key] for part, key in entry["after"].items()}
+            calls.append(LayerCall(call["name"], call["kind"], call["arithmetic"], x, y, dy, dx, gradients))
+        loss = entry["loss_call"]
+        output, target, value, gradient = (arrays[loss[part]] for part in _LOSS_ARRAYS)
+        after = {part: arrays[key] for part, key in entry["after"].items()}
+        return StepResult(step, entry["correct"], calls, LossCall(loss["kind"], output, target, value, gradient), after)
     except (KeyError, TypeError) as error:
-        wanted = ", ".join(item.name for item in fields(LayerCall))
-        raise TraceError(f"{folder.path} is damaged: step without one of {wanted} ({error!r})") from error
+        raise TraceError(f"{folder.path} is damaged: step {step} does not describe its arrays ({error!r})") from error
 
 
 def _digest_of(info: dict[str, Any]) -> str:

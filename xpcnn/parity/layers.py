@@ -10,14 +10,12 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from .. import backend
 from ..backend import Array, Device
 from ..nn import CrossEntropyLoss, Module
 from .bounds import Bound, largest, layer_bounds
 from .comparison import Row, make_row
-from .observe import LayerCall, host_copy, observe
+from .observe import LayerCall, LossCall, ObservedLoss, host_copy, observe
 from .tolerances import Precision, precision_of, tolerance
 
 
@@ -43,7 +41,8 @@ def compare_devices(
     if len(devices) < 2:
         raise ValueError(f"comparing takes at least two devices, got {[str(device) for device in devices]}")
     first, *others = (backend.device(device) for device in devices)
-    calls, head = observed_step(copy.deepcopy(model).to(first).train(), batch, loss)
+    loss = CrossEntropyLoss() if loss is None else loss
+    calls, head = _observed_step(copy.deepcopy(model).to(first).train(), batch, loss)
     rows: list[Row] = []
     for device in others:
         replica = copy.deepcopy(model).to(device).train()
@@ -52,40 +51,31 @@ def compare_devices(
         # Layers pass relative errors on at about their size, so that they add up.
         allowed = sum(row.tolerance for row in found if row.direction == "forward")
         rows += found
-        rows += replay_loss(head, device, 1, loss)
+        rows += replay_loss(head, loss, device, 1)
         rows.append(
             make_row(
-                head.name,
+                "loss",
                 "whole network",
                 "forward",
                 1,
                 {"y": logits},
-                {"y": head.x},
-                {"y": Bound(allowed, largest(head.x))},
+                {"y": head.output},
+                {"y": Bound(allowed, largest(head.output))},
             )
         )
-    if not rows:
-        raise ValueError("the model computed nothing that could be compared")
     return rows
 
 
-def observed_step(model: Module, batch: tuple[Array, Array], loss: Any = None) -> tuple[list[LayerCall], LayerCall]:
-    """Run one forward and backward pass; return what each layer did, and what the loss did as one more call."""
-    device = model.device
-    loss = CrossEntropyLoss() if loss is None else loss
+def _observed_step(model: Module, batch: tuple[Array, Array], loss: Any) -> tuple[list[LayerCall], LossCall]:
+    """Run one forward and backward pass; return what each layer and the loss did."""
+    device, observed = model.device, ObservedLoss(loss)
     model.zero_grad()
     with observe(model) as calls:
-        logits = model(device.asarray(batch[0]))
-        value = loss(logits, device.asarray(batch[1]))
-        gradient = loss.backward()
-        model.backward(gradient, input_gradient=False)
+        observed(model(device.asarray(batch[0])), device.asarray(batch[1]))
+        model.backward(observed.backward(), input_gradient=False)
     if not calls:
         raise ValueError("the model computed nothing that could be compared")
-    # The loss's labels take the place of the gradient that a layer is given.
-    labels = np.asarray(host_copy(batch[1]))
-    head = LayerCall("loss", type(loss).__name__, "reduction", host_copy(logits), host_copy(value), labels)
-    head.dx = host_copy(gradient)
-    return calls, head
+    return calls, observed.call
 
 
 def replay(model: Module, calls: Sequence[LayerCall], step: int, device: Device) -> list[Row]:
@@ -120,18 +110,16 @@ def replay(model: Module, calls: Sequence[LayerCall], step: int, device: Device)
     return rows
 
 
-def replay_loss(head: LayerCall, device: Device, step: int, loss: Any = None) -> list[Row]:
-    """Compare the loss and its gradient on recorded outputs."""
-    loss = CrossEntropyLoss() if loss is None else loss
-    precision = precision_of(head.x.dtype, False)
-    value = host_copy(loss(device.asarray(head.x), device.asarray(head.dy)))
-    assert head.dx is not None
+def replay_loss(call: LossCall, loss: Any, device: Device, step: int) -> list[Row]:
+    """Give a loss the output and target of a recorded call, and compare its value and gradient."""
+    precision = precision_of(call.output.dtype)
     bounds = {
-        "y": Bound(tolerance("loss", head.x.size, precision), max(1.0, largest(head.y))),
-        "dx": Bound(tolerance("loss", head.x.shape[-1], precision), largest(head.dx)),
+        "y": Bound(tolerance("loss", call.output.size, precision), max(1.0, largest(call.value))),
+        "dx": Bound(tolerance("loss", call.output.shape[-1], precision), largest(call.gradient)),
     }
-    gradient = {"dx": host_copy(loss.backward())}
+    value = host_copy(loss(device.asarray(call.output), device.asarray(call.target)))
+    gradient = host_copy(loss.backward())
     return [
-        make_row(head.name, head.kind, "forward", step, {"y": value}, {"y": head.y}, bounds),
-        make_row(head.name, head.kind, "backward", step, gradient, {"dx": head.dx}, bounds),
+        make_row("loss", call.kind, "forward", step, {"y": value}, {"y": call.value}, bounds),
+        make_row("loss", call.kind, "backward", step, {"dx": gradient}, {"dx": call.gradient}, bounds),
     ]

@@ -1,10 +1,11 @@
-"""Looking on while a model computes: what each layer was given and what it returned, copied to the host."""
+"""Observing a training step: what each layer and the loss were given and what they returned, copied to the host."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -40,6 +41,53 @@ class LayerCall:
         if self.dx is not None:
             yield "dx", self.dx
         yield from self.gradients.items()
+
+
+@dataclass
+class LossCall:
+    """The loss's part in a training step.
+
+    Attributes:
+        kind: its class's name.
+        output: of the network, which the loss was given.
+        target: what the output was compared with, such as labels.
+        value: the loss, 0-d.
+        gradient: w.r.t. the output.
+    """
+
+    kind: str
+    output: HostArray
+    target: HostArray
+    value: HostArray
+    gradient: HostArray
+
+    def outputs(self) -> Iterator[tuple[str, HostArray]]:
+        """Yield what the loss computed, under the names that a report has for a layer's: `"y"` and `"dx"`."""
+        yield "y", self.value
+        yield "dx", self.gradient
+
+
+class ObservedLoss:
+    """A loss in the place of another one, which it asks, and whose last call it keeps.
+
+    Attributes:
+        call: the last call, once its gradient was asked for.
+    """
+
+    call: LossCall
+
+    def __init__(self, loss: Any) -> None:
+        self._loss = loss
+
+    def __call__(self, output: Array, target: Array) -> Array:
+        value = self._loss(output, target)
+        self._forward = host_copy(output), host_copy(target), host_copy(value)
+        return value
+
+    def backward(self) -> Array:
+        gradient = self._loss.backward()
+        self.call = LossCall(type(self._loss).__name__, *self._forward, host_copy(gradient))
+        return gradient
 
 
 def leaves(model: Module) -> Iterator[tuple[str, Module]]:

@@ -24,7 +24,7 @@ from ..backend import Device, HostArray
 from ..data import load_dataset
 from .config import TraceConfig
 from .drift import precisions, spreads, twin_of
-from .files import Folder, TraceError, read_array, store_calls
+from .files import Folder, TraceError, read_array, store_step
 from .observe import leaves
 from .steps import batch_digest, host_state, train_steps
 
@@ -109,13 +109,12 @@ def record(
     steps: list[dict[str, Any]] = []
     own: list[tuple[dict[str, float], int]] = []
     for result in train_steps(config, model.to(device), dataset, rows):
-        if not np.isfinite(result.loss):
-            raise TraceError(
-                f"the loss became {result.loss} at step {result.step}: nothing to compare; a lower lr may help"
-            )
-        entry: dict[str, Any] = {"loss": result.loss, "correct": result.correct, "sizes": result.sizes(), "spread": {}}
+        loss = float(result.loss.value)
+        if not np.isfinite(loss):
+            raise TraceError(f"the loss became {loss} at step {result.step}: nothing to compare; a lower lr may help")
+        entry: dict[str, Any] = {"loss": loss, "correct": result.correct, "sizes": result.sizes(), "spread": {}}
         entry["data"] = batch_digest(dataset, rows[result.step - 1])
-        stored = store_calls(folder, f"step-{result.step:04}.safetensors", result, limit - folder.stored)
+        stored = store_step(folder, f"step-{result.step:04}.safetensors", result, limit - folder.stored)
         limit = limit if stored else 0  # what is kept is the beginning, without gaps
         steps.append(entry | (stored or {"file": None}))
         own.append((result.quantities(), result.correct))

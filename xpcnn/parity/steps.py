@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
 
 import numpy as np
 
-from ..backend import Array, HostArray
+from ..backend import HostArray
 from ..data import Dataset
 from ..nn import Module, Sequential
 from .bounds import rms
 from .config import TraceConfig
-from .observe import LayerCall, host_copy, observe
+from .observe import LayerCall, LossCall, ObservedLoss, host_copy, observe
 
 
 @dataclass
@@ -23,44 +22,26 @@ class StepResult:
 
     Attributes:
         step: its number, from 1.
-        loss: before the step.
-        correct: how many samples of the batch were classified rightly.
-        calls: what each layer computed, and the loss as the last of them.
+        correct: how many samples of the batch were classified correctly.
+        calls: what each layer computed.
+        loss: what the loss computed.
         after: the weights and buffers after the step.
     """
 
     step: int
-    loss: float
     correct: int
     calls: list[LayerCall]
+    loss: LossCall
     after: dict[str, HostArray]
 
     def sizes(self) -> dict[str, float]:
         """Return the root mean square of every array, as `"layer:array"`."""
-        return {f"{call.name}:{array}": rms(values) for call in self.calls for array, values in call.outputs()}
+        outputs = [*((call.name, call.outputs()) for call in self.calls), ("loss", self.loss.outputs())]
+        return {f"{name}:{array}": rms(values) for name, arrays in outputs for array, values in arrays}
 
     def quantities(self) -> dict[str, float]:
         """Return the sizes, and the loss as `"loss"`."""
-        return {"loss": self.loss} | self.sizes()
-
-
-class _ObservedLoss:
-    """A loss that notes what it was given and what it returned, as if it were a layer."""
-
-    def __init__(self, loss: Any) -> None:
-        self._loss = loss
-
-    def __call__(self, logits: Array, labels: Array) -> Array:
-        value = self._loss(logits, labels)
-        self.call = LayerCall(
-            "loss", type(self._loss).__name__, "reduction", host_copy(logits), host_copy(value), host_copy(labels)
-        )
-        return value
-
-    def backward(self) -> Array:
-        gradient = self._loss.backward()
-        self.call.dx = host_copy(gradient)
-        return gradient
+        return {"loss": float(self.loss.value)} | self.sizes()
 
 
 def train_steps(
@@ -68,15 +49,14 @@ def train_steps(
 ) -> Iterator[StepResult]:
     """Train a model on its device, one batch of each of `rows`, and yield what each step came to."""
     trainer = config.run().make_trainer(model, config.steps, ())
-    trainer.loss = loss = _ObservedLoss(trainer.loss)
+    trainer.loss = loss = ObservedLoss(trainer.loss)
     model.train()
     for step, batch in enumerate(rows, 1):
         images, labels = config.batch(dataset, batch)
         with observe(model) as calls, np.errstate(over="ignore", invalid="ignore"):
             trainer.train_step(images, labels)
-        head = loss.call
-        correct = int((head.x.argmax(axis=1) == labels).sum())
-        yield StepResult(step, float(head.y), correct, [*calls, head], host_state(model))
+        correct = int((loss.call.output.argmax(axis=1) == labels).sum())
+        yield StepResult(step, correct, calls, loss.call, host_state(model))
 
 
 def host_state(model: Module) -> dict[str, HostArray]:
