@@ -65,7 +65,7 @@ def compared(model, rng, shape=(FEATURES,), loss=None):
     images = rng.normal(size=(SAMPLES, *shape)).astype(np.float32)
     with other_order():
         found = compare_devices(model, (images, rng.integers(0, 5, SAMPLES)), [CPU, DEVICE], loss)
-    return {one.direction: one for one in found if one.layer == "layer"}
+    return {c.direction: c for c in found if c.layer == "layer"}
 
 
 def network(layer, rng, features=FEATURES):
@@ -85,7 +85,7 @@ def wrong_by(factor, method):
 def test_an_elementwise_layer_gets_no_more_than_elementwise_rounding(rng, monkeypatch):
     found = compared(network(MyNormish((FEATURES,)), rng), rng)
     assert found["forward"].tolerance == tolerance("elementwise")
-    assert all(one.agrees for one in found.values()), found
+    assert all(c.agrees for c in found.values()), found
     # Off by so little that a normalization would have been allowed it.
     error = 1.5 * tolerance("elementwise")
     assert error < tolerance("normalization", FEATURES)
@@ -118,7 +118,7 @@ def test_a_product_gets_the_tolerance_of_its_length(shape, rng, monkeypatch):
     features = outputs * int(np.prod(shape[:-1]))
     found = compared(network(Plain(rng, FEATURES, outputs), rng, features), rng, shape)
     assert found["forward"].tolerance == tolerance("product", FEATURES)
-    assert all(one.agrees for one in found.values()), found
+    assert all(c.agrees for c in found.values()), found
     assert found["forward"].relative > tolerance("exact")  # summed in another order
     monkeypatch.setattr(Plain, "forward", wrong_by(1 + 3 * tolerance("product", FEATURES), Plain.forward))
     assert not compared(network(Plain(rng, FEATURES, outputs), rng, features), rng, shape)["forward"].agrees
@@ -127,7 +127,7 @@ def test_a_product_gets_the_tolerance_of_its_length(shape, rng, monkeypatch):
 def test_a_layer_that_declares_nothing_may_sum_over_a_sample(rng):
     found = compared(network(MaxPoolSoftmaxReLU((FEATURES,)), rng), rng)
     assert found["forward"].tolerance == tolerance("loss", FEATURES)
-    assert all(one.agrees for one in found.values()), found
+    assert all(c.agrees for c in found.values()), found
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_a_layer_that_declares_nothing_may_sum_over_a_sample(rng):
 def test_layers_of_the_package_declare_what_they_are(layer, kind, length, rng):
     found = compared(network(layer, rng, 2 * 6 * 6), rng, (2, 6, 6))
     assert found["forward"].tolerance == pytest.approx(tolerance(kind, length), rel=1e-3)
-    assert all(one.agrees for one in found.values()), found
+    assert all(c.agrees for c in found.values()), found
 
 
 def test_products_of_inputs_and_outputs_without_axes_have_bounds_too(rng):
@@ -169,8 +169,8 @@ def test_products_of_inputs_and_outputs_without_axes_have_bounds_too(rng):
     model = nn.Sequential(first=nn.Linear(FEATURES, FEATURES, rng=rng), layer=Score())
     with other_order():
         found = compare_devices(model, (images, targets), [CPU, DEVICE], nn.MSELoss())
-    assert all(one.agrees for one in found), found
-    assert {one.tolerance for one in found if one.layer == "layer" and one.direction == "forward"} == {
+    assert all(c.agrees for c in found), found
+    assert {c.tolerance for c in found if c.layer == "layer" and c.direction == "forward"} == {
         tolerance("product", FEATURES)
     }
 

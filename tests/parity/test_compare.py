@@ -22,13 +22,13 @@ def test_every_layer_of_the_networks_agrees(name, device, rng):
     if name not in MODELS:
         pytest.skip(f"no {name}")
     with other_order():
-        rows = compare_devices(
+        comparisons = compare_devices(
             MODELS[name](), digits(rng, 2, (3, 32, 32) if name != "lenet5" else (1, 28, 28)), [CPU, device]
         )
-    assert all(row.agrees for row in rows), [row for row in rows if not row.agrees]
-    assert {row.direction for row in rows} == {"forward", "backward"}
+    assert all(c.agrees for c in comparisons), [c for c in comparisons if not c.agrees]
+    assert {c.direction for c in comparisons} == {"forward", "backward"}
     if device is DEVICE:
-        assert max(row.severity for row in rows) > 0.01  # the two did compute in different orders
+        assert max(c.severity for c in comparisons) > 0.01  # the two did compute in different orders
 
 
 def test_a_wrong_kernel_is_named(rng):
@@ -36,10 +36,10 @@ def test_a_wrong_kernel_is_named(rng):
         return np.matmul(x1, x2) if x1.shape[1] != 25 else np.matmul(x1[:, :-1], x2[:-1])
 
     with replaced(matmul=drops_the_last_term):
-        rows = compare_devices(lenet5(), digits(rng), ["cpu", DEVICE])
-    wrong = {(row.layer, row.direction) for row in rows if not row.agrees}
+        comparisons = compare_devices(lenet5(), digits(rng), ["cpu", DEVICE])
+    wrong = {(c.layer, c.direction) for c in comparisons if not c.agrees}
     assert wrong == {("conv1", "forward"), ("loss", "forward")}  # and so what comes out in the end
-    first = next(row for row in rows if not row.agrees)
+    first = next(c for c in comparisons if not c.agrees)
     assert (first.kind, first.array, len(first.index)) == ("Conv2d", "y", 4)
 
 
@@ -64,8 +64,8 @@ class WrongOnTheDevice(nn.MSELoss):
 def test_a_wrong_loss_is_named(value, gradient, rng):
     images, _ = digits(rng)
     targets = rng.normal(size=(len(images), 10)).astype(np.float32)
-    rows = compare_devices(lenet5(), (images, targets), ["cpu", DEVICE], WrongOnTheDevice(value, gradient))
-    wrong = [(row.layer, row.kind, row.direction, row.array) for row in rows if not row.agrees]
+    comparisons = compare_devices(lenet5(), (images, targets), ["cpu", DEVICE], WrongOnTheDevice(value, gradient))
+    wrong = [(c.layer, c.kind, c.direction, c.array) for c in comparisons if not c.agrees]
     expected = [("forward", "y")] * (value != 1) + [("backward", "dx")] * (gradient != 1)
     assert wrong == [("loss", "WrongOnTheDevice", *where) for where in expected]
 
@@ -122,7 +122,7 @@ def test_a_user_s_own_layer_is_compared_too(rng):
             return x * np.asarray(x.shape[0], x.dtype)
 
     model = nn.Sequential(nn.Flatten(), Square(), nn.Linear(784, 10, rng=rng))
-    assert all(row.agrees for row in compare_devices(model, digits(rng), ["cpu", DEVICE]))
+    assert all(c.agrees for c in compare_devices(model, digits(rng), ["cpu", DEVICE]))
     model = nn.Sequential(nn.Flatten(), Leaky(), nn.Linear(784, 10, rng=rng))
     with pytest.raises(TypeError):
         compare_devices(model, digits(rng), ["cpu", DEVICE])

@@ -6,7 +6,7 @@
 """
 
 from .check import check, run
-from .comparison import Row
+from .comparison import Comparison
 from .config import TraceConfig
 from .files import TraceError
 from .layers import compare_devices
@@ -15,8 +15,8 @@ from .report import Report
 from .tolerances import tolerance, tolerance_table
 
 __all__ = [
+    "Comparison",
     "Report",
-    "Row",
     "Trace",
     "TraceConfig",
     "TraceError",

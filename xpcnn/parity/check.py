@@ -17,7 +17,7 @@ from ..backend import Device, HostArray
 from ..data import Dataset, load_dataset
 from ..nn import Sequential
 from .bounds import Bound, largest, rms
-from .comparison import Row, make_row
+from .comparison import Comparison, compare
 from .config import TraceConfig
 from .drift import direction, perturbation
 from .files import Folder, TraceError, load_step
@@ -28,7 +28,7 @@ from .report import LossStep, Report
 from .steps import StepResult, batch_digest, host_state, train_steps
 from .tolerances import Precision, precision_of, tolerance
 
-TIGHT_STEPS = 10  # from there on values near zero have changed sides, and only loss and accuracy are compared
+STEPS_WITH_SIZES = 10  # from there on values near zero have changed sides, and only loss and accuracy are compared
 _MARGIN = 4  # the twin's drift is one sample of what rounding may do
 
 
@@ -56,13 +56,13 @@ def _compare(trace: Trace, device: Device, data_dir: str | None) -> Report:
     config = trace.config
     dataset = load_dataset(config.data, "train", data_dir)
     _verify_data(trace, dataset)
-    rows = list(_layer_by_layer(trace, _model(trace, dataset, device), device))
-    drifted, losses = _on_its_own(trace, _model(trace, dataset, device), dataset, device)
-    if not drifted or not losses:
+    layers = list(_check_layers(trace, _model(trace, dataset, device), device))
+    sizes, losses = _check_training(trace, _model(trace, dataset, device), dataset, device)
+    if not sizes or not losses:
         raise TraceError(f"{trace.path}: nothing was compared")
     recorded = trace.info["recorded"]
     here = {"device": device.name, "description": device.description, "versions": versions()}
-    return Report(config, _precision(trace, device), recorded, here, [*rows, *drifted], losses)
+    return Report(config, _precision(trace, device), recorded, here, [*layers, *sizes], losses)
 
 
 def run(
@@ -94,9 +94,9 @@ def _precision(trace: Trace, device: Device) -> Precision:
 
 
 def _verify_data(trace: Trace, dataset: Dataset) -> None:
-    for number, (rows, entry) in enumerate(zip(trace.rows, trace.steps(), strict=True), 1):
-        if not 0 <= rows.min() <= rows.max() < len(dataset) or batch_digest(dataset, rows) != entry["data"]:
-            raise TraceError(f"{trace.path}: the images of step {number} are not those of {dataset} here")
+    for step, (indices, entry) in enumerate(zip(trace.batches, trace.steps(), strict=True), 1):
+        if not 0 <= indices.min() <= indices.max() < len(dataset) or batch_digest(dataset, indices) != entry["data"]:
+            raise TraceError(f"{trace.path}: the images of step {step} are not those of {dataset} here")
 
 
 def _model(trace: Trace, dataset: Dataset, device: Device) -> Sequential:
@@ -114,7 +114,7 @@ def _model(trace: Trace, dataset: Dataset, device: Device) -> Sequential:
     return model.to(device).train()
 
 
-def _layer_by_layer(trace: Trace, model: Sequential, device: Device) -> Iterator[Row]:
+def _check_layers(trace: Trace, model: Sequential, device: Device) -> Iterator[Comparison]:
     """Compare every kept array: each layer on its own, and each update of the weights."""
     folder = Folder(trace.path)
     trainer = trace.config.run().make_trainer(model, trace.config.steps, ())
@@ -137,7 +137,7 @@ def _layer_by_layer(trace: Trace, model: Sequential, device: Device) -> Iterator
         before = recorded.after
 
 
-def _updates(recorded: StepResult, state: dict[str, HostArray]) -> Iterator[Row]:
+def _updates(recorded: StepResult, state: dict[str, HostArray]) -> Iterator[Comparison]:
     """Compare the weights and buffers after a step with those recorded."""
     for call in recorded.calls:
         prefix = f"{call.name}." if call.name else ""
@@ -155,37 +155,38 @@ def _updates(recorded: StepResult, state: dict[str, HostArray]) -> Iterator[Row]
                 bounds[name] = Bound(allowed, max(largest(array), size, size * size))
         if expected:
             found = {name[len(prefix) :]: state[name] for name in names}
-            yield make_row(call.name, call.kind, "update", recorded.step, found, expected, bounds)
+            yield compare(call.name, call.kind, "update", recorded.step, found, expected, bounds)
 
 
-def _on_its_own(trace: Trace, model: Sequential, dataset: Dataset, device: Device) -> tuple[list[Row], list[LossStep]]:
-    """Train from the recorded weights, and compare sizes up to `TIGHT_STEPS`, loss and accuracy to the end."""
-    rows, losses = [], []
+def _check_training(
+    trace: Trace, model: Sequential, dataset: Dataset, device: Device
+) -> tuple[list[Comparison], list[LossStep]]:
+    """Train from the recorded weights, and compare sizes up to `STEPS_WITH_SIZES`, loss and accuracy to the end."""
+    comparisons: list[Comparison] = []
+    losses: list[LossStep] = []
     precision = _precision(trace, device)
-    base = perturbation(precision)
-    kinds = dict(trace.info["layers"])
-    results = train_steps(trace.config, model, dataset, trace.rows)
+    results = train_steps(trace.config, model, dataset, trace.batches)
     for entry, result in zip(trace.steps(), results, strict=True):
-        spread = entry["spread"][precision]
+        drift = entry["spread"][precision]
+        allowed = {name: perturbation(precision) + _MARGIN * drift[name] for name in ("forward", "backward")}
+        here = float(result.loss.value), result.correct
+        correct_allowed = 2 + _MARGIN * drift["correct"]
         losses.append(
             LossStep(
-                result.step,
-                entry["loss"],
-                float(result.loss.value),
-                base + _MARGIN * spread["forward"],
-                entry["correct"],
-                result.correct,
-                2 + _MARGIN * spread["correct"],
+                result.step, entry["loss"], here[0], allowed["forward"], entry["correct"], here[1], correct_allowed
             )
         )
-        if result.step > TIGHT_STEPS:
-            continue
-        for name, size in result.sizes().items():
-            layer, _, array = name.rpartition(":")
-            recorded = entry["sizes"].get(name, float("nan"))
-            absolute = abs(size - recorded)
-            relative = absolute / recorded if recorded else (float("inf") if absolute else 0.0)
-            allowed = base + _MARGIN * spread[direction(name)]
-            row = Row(layer, kinds.get(layer, "loss"), direction(name), array, result.step, absolute, relative, allowed)
-            rows.append(row.of_sizes())
-    return rows, losses
+        if result.step <= STEPS_WITH_SIZES:
+            comparisons += _compare_sizes(result, entry["sizes"], dict(trace.info["layers"]), allowed)
+    return comparisons, losses
+
+
+def _compare_sizes(
+    result: StepResult, recorded: dict[str, float], kinds: dict[str, str], allowed: dict[str, float]
+) -> Iterator[Comparison]:
+    for name, size in result.sizes().items():
+        layer, _, array = name.rpartition(":")
+        absolute = abs(size - recorded.get(name, float("nan")))
+        relative = absolute / recorded[name] if recorded.get(name) else (float("inf") if absolute else 0.0)
+        where = layer, kinds.get(layer, "loss"), direction(name), array, result.step
+        yield Comparison(*where, absolute, relative, allowed[direction(name)], source="sizes")

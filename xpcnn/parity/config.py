@@ -48,14 +48,14 @@ class TraceConfig:
         """Return the network with its initial weights, on the CPU."""
         return self.run().make_model(dataset).to(dtype=np.dtype(self.dtype))
 
-    def batch(self, dataset: Dataset, rows: HostArray) -> tuple[HostArray, HostArray]:
+    def batch(self, dataset: Dataset, indices: HostArray) -> tuple[HostArray, HostArray]:
         """Return the images and labels of one batch, as training sees them."""
         info = DATASETS[self.data]
-        loader = Loader(dataset.subset(rows), len(rows), mean=info.mean, std=info.std, dtype=self.dtype)
+        loader = Loader(dataset.subset(indices), len(indices), mean=info.mean, std=info.std, dtype=self.dtype)
         return next(iter(loader))
 
-    def rows(self, dataset: Dataset) -> list[HostArray]:
-        """Return the indices of the batch of each step."""
+    def batches(self, dataset: Dataset) -> list[HostArray]:
+        """Return the indices of the samples of each step."""
         loader = self.run().make_loader(dataset, train=True)
         batches: list[HostArray] = []
         while len(batches) < self.steps:

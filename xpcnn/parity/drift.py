@@ -40,7 +40,9 @@ def twin_of(config: TraceConfig, dataset: Dataset, initial: dict[str, HostArray]
     return model
 
 
-def spreads(own: Iterable[tuple[dict[str, float], int]], twin: Iterable[StepResult]) -> Iterator[dict[str, float]]:
+def drift_by_step(
+    own: Iterable[tuple[dict[str, float], int]], twin: Iterable[StepResult]
+) -> Iterator[dict[str, float]]:
     """Yield for each step how far the two runs were apart so far, from `(quantities, correct)` of one's own.
 
     `"forward"` and `"backward"` hold the largest relative distance: one number for all arrays of a pass, not one for

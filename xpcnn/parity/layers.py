@@ -14,14 +14,14 @@ from .. import backend
 from ..backend import Array, Device
 from ..nn import CrossEntropyLoss, Module
 from .bounds import Bound, largest, layer_bounds
-from .comparison import Row, make_row
+from .comparison import Comparison, compare
 from .observe import LayerCall, LossCall, ObservedLoss, host_copy, observe
 from .tolerances import Precision, precision_of, tolerance
 
 
 def compare_devices(
     model: Module, batch: tuple[Array, Array], devices: Sequence[Device | str], loss: Any = None
-) -> list[Row]:
+) -> list[Comparison]:
     """Compare one training step of a model on several devices with the first of them, layer by layer.
 
     Args:
@@ -31,8 +31,8 @@ def compare_devices(
         loss: as `Trainer` takes it; cross-entropy if None.
 
     Returns:
-        for each further device, rows for each layer's forward and backward pass, for the loss, and one for the whole
-        network's forward pass; they agree if `all(row.agrees for row in rows)`.
+        for each further device, a comparison of each layer's forward and backward pass, of the loss's, and of the whole
+        network's forward pass; they agree if `all(comparison.agrees for comparison in comparisons)`.
 
     Raises:
         ValueError: if there are fewer than two devices, the model computed nothing that could be compared, or a layer
@@ -43,17 +43,17 @@ def compare_devices(
     first, *others = (backend.device(device) for device in devices)
     loss = CrossEntropyLoss() if loss is None else loss
     calls, head = _observed_step(copy.deepcopy(model).to(first).train(), batch, loss)
-    rows: list[Row] = []
+    comparisons: list[Comparison] = []
     for device in others:
         replica = copy.deepcopy(model).to(device).train()
         found = replay(replica, calls, 1, device)
         logits = host_copy(copy.deepcopy(model).to(device).train()(device.asarray(batch[0])))
         # Layers pass relative errors on at about their size, so that they add up.
-        allowed = sum(row.tolerance for row in found if row.direction == "forward")
-        rows += found
-        rows += replay_loss(head, loss, device, 1)
-        rows.append(
-            make_row(
+        allowed = sum(comparison.tolerance for comparison in found if comparison.direction == "forward")
+        comparisons += found
+        comparisons += replay_loss(head, loss, device, 1)
+        comparisons.append(
+            compare(
                 "loss",
                 "whole network",
                 "forward",
@@ -63,7 +63,7 @@ def compare_devices(
                 {"y": Bound(allowed, largest(head.output))},
             )
         )
-    return rows
+    return comparisons
 
 
 def _observed_step(model: Module, batch: tuple[Array, Array], loss: Any) -> tuple[list[LayerCall], LossCall]:
@@ -78,7 +78,7 @@ def _observed_step(model: Module, batch: tuple[Array, Array], loss: Any) -> tupl
     return calls, observed.call
 
 
-def replay(model: Module, calls: Sequence[LayerCall], step: int, device: Device) -> list[Row]:
+def replay(model: Module, calls: Sequence[LayerCall], step: int, device: Device) -> list[Comparison]:
     """Give each layer of a model in training mode the inputs of recorded calls, and compare what it makes of them.
 
     The model's weights are those of the recorded step; its gradients are overwritten.
@@ -87,7 +87,7 @@ def replay(model: Module, calls: Sequence[LayerCall], step: int, device: Device)
         KeyError: if a call belongs to no layer of the model.
     """
     modules = dict(model.named_modules())
-    rows = []
+    comparisons = []
     for call in calls:
         module = modules[call.name]
         parameters = module.own_parameters()
@@ -97,7 +97,7 @@ def replay(model: Module, calls: Sequence[LayerCall], step: int, device: Device)
         for parameter in parameters.values():
             parameter.grad = None
         found = {"y": host_copy(module(device.asarray(call.x)))}
-        rows.append(make_row(call.name, call.kind, "forward", step, found, {"y": call.y}, bounds))
+        comparisons.append(compare(call.name, call.kind, "forward", step, found, {"y": call.y}, bounds))
         if call.dy is None:
             module.forget()
             continue
@@ -106,11 +106,11 @@ def replay(model: Module, calls: Sequence[LayerCall], step: int, device: Device)
         found |= {name: host_copy(p.grad) for name, p in parameters.items() if name in call.gradients}
         expected = {name: array for name, array in call.outputs() if name != "y"}
         if expected:
-            rows.append(make_row(call.name, call.kind, "backward", step, found, expected, bounds))
-    return rows
+            comparisons.append(compare(call.name, call.kind, "backward", step, found, expected, bounds))
+    return comparisons
 
 
-def replay_loss(call: LossCall, loss: Any, device: Device, step: int) -> list[Row]:
+def replay_loss(call: LossCall, loss: Any, device: Device, step: int) -> list[Comparison]:
     """Give a loss the output and target of a recorded call, and compare its value and gradient."""
     precision = precision_of(call.output.dtype)
     bounds = {
@@ -120,6 +120,6 @@ def replay_loss(call: LossCall, loss: Any, device: Device, step: int) -> list[Ro
     value = host_copy(loss(device.asarray(call.output), device.asarray(call.target)))
     gradient = host_copy(loss.backward())
     return [
-        make_row("loss", call.kind, "forward", step, {"y": value}, {"y": call.value}, bounds),
-        make_row("loss", call.kind, "backward", step, {"dx": gradient}, {"dx": call.gradient}, bounds),
+        compare("loss", call.kind, "forward", step, {"y": value}, {"y": call.value}, bounds),
+        compare("loss", call.kind, "backward", step, {"dx": gradient}, {"dx": call.gradient}, bounds),
     ]

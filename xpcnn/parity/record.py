@@ -23,7 +23,7 @@ from .. import __version__, backend
 from ..backend import Device, HostArray
 from ..data import load_dataset
 from .config import TraceConfig
-from .drift import precisions, spreads, twin_of
+from .drift import drift_by_step, precisions, twin_of
 from .files import Folder, TraceError, read_array, store_step
 from .observe import leaves
 from .steps import batch_digest, host_state, train_steps
@@ -41,14 +41,14 @@ class Trace:
         config: what the run follows from.
         info: `trace.json` as it is.
         initial: the initial weights and buffers.
-        rows: the indices of the batch of each step.
+        batches: the indices of the samples of each step.
     """
 
     path: Path
     config: TraceConfig
     info: dict[str, Any]
     initial: dict[str, HostArray]
-    rows: list[HostArray] = field(repr=False)
+    batches: list[HostArray] = field(repr=False)
 
     @classmethod
     def load(cls, path: str | Path) -> Trace:
@@ -70,8 +70,8 @@ class Trace:
         folder.verify(["initial.safetensors", *names], info)
         arrays = folder.read_arrays("initial.safetensors")
         initial = {key[6:]: array for key, array in arrays.items() if key.startswith("state.")}
-        rows = [read_array(folder.path, arrays, f"batch.{step}") for step in range(1, config.steps + 1)]
-        return cls(folder.path, config, info, initial, rows)
+        batches = [read_array(folder.path, arrays, f"batch.{step}") for step in range(1, config.steps + 1)]
+        return cls(folder.path, config, info, initial, batches)
 
     def steps(self) -> Iterator[dict[str, Any]]:
         """Yield the entries of the steps in `trace.json`, in order."""
@@ -100,28 +100,29 @@ def record(
     """
     device = backend.device(device)
     dataset = load_dataset(config.data, "train", data_dir)
-    rows = config.rows(dataset)
+    batches = config.batches(dataset)
     model = config.make_model(dataset)
     initial = host_state(model)
     folder = Folder.create(Path(path))
     start = {f"state.{name}": array for name, array in initial.items()}
-    folder.write_arrays("initial.safetensors", start | {f"batch.{i}": batch for i, batch in enumerate(rows, 1)})
+    start |= {f"batch.{step}": indices for step, indices in enumerate(batches, 1)}
+    folder.write_arrays("initial.safetensors", start)
     steps: list[dict[str, Any]] = []
     own: list[tuple[dict[str, float], int]] = []
-    for result in train_steps(config, model.to(device), dataset, rows):
+    for result in train_steps(config, model.to(device), dataset, batches):
         loss = float(result.loss.value)
         if not np.isfinite(loss):
             raise TraceError(f"the loss became {loss} at step {result.step}: nothing to compare; a lower lr may help")
         entry: dict[str, Any] = {"loss": loss, "correct": result.correct, "sizes": result.sizes(), "spread": {}}
-        entry["data"] = batch_digest(dataset, rows[result.step - 1])
+        entry["data"] = batch_digest(dataset, batches[result.step - 1])
         stored = store_step(folder, f"step-{result.step:04}.safetensors", result, limit - folder.stored)
         limit = limit if stored else 0  # what is kept is the beginning, without gaps
         steps.append(entry | (stored or {"file": None}))
         own.append((result.quantities(), result.correct))
     for precision in precisions(config):
-        twin = train_steps(config, twin_of(config, dataset, initial, precision).to(device), dataset, rows)
-        for entry, spread in zip(steps, spreads(own, twin), strict=True):
-            entry["spread"][precision] = spread
+        twin = train_steps(config, twin_of(config, dataset, initial, precision).to(device), dataset, batches)
+        for entry, drift in zip(steps, drift_by_step(own, twin), strict=True):
+            entry["spread"][precision] = drift
     info = {
         "config": asdict(config),
         "recorded": {"device": device.name, "description": device.description, "versions": versions()},

@@ -45,14 +45,14 @@ class StepResult:
 
 
 def train_steps(
-    config: TraceConfig, model: Sequential, dataset: Dataset, rows: Sequence[HostArray]
+    config: TraceConfig, model: Sequential, dataset: Dataset, batches: Sequence[HostArray]
 ) -> Iterator[StepResult]:
-    """Train a model on its device, one batch of each of `rows`, and yield what each step came to."""
+    """Train a model on its device, one step for each batch of indices, and yield what each step computed."""
     trainer = config.run().make_trainer(model, config.steps, ())
     trainer.loss = loss = ObservedLoss(trainer.loss)
     model.train()
-    for step, batch in enumerate(rows, 1):
-        images, labels = config.batch(dataset, batch)
+    for step, indices in enumerate(batches, 1):
+        images, labels = config.batch(dataset, indices)
         with observe(model) as calls, np.errstate(over="ignore", invalid="ignore"):
             trainer.train_step(images, labels)
         correct = int((loss.call.output.argmax(axis=1) == labels).sum())
@@ -64,8 +64,8 @@ def host_state(model: Module) -> dict[str, HostArray]:
     return {name: host_copy(array) for name, array in model.state_dict().items()}
 
 
-def batch_digest(dataset: Dataset, rows: HostArray) -> str:
+def batch_digest(dataset: Dataset, indices: HostArray) -> str:
     """Return the SHA-256 of some samples of a data set."""
-    total = sha256(np.asarray(dataset.images[rows], order="C").tobytes())
-    total.update(dataset.labels[rows].tobytes())
+    total = sha256(np.asarray(dataset.images[indices], order="C").tobytes())
+    total.update(dataset.labels[indices].tobytes())
     return total.hexdigest()
