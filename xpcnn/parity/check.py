@@ -1,8 +1,8 @@
-"""Repeating a recorded run on another device, and saying where it differs.
+"""Repeating a recorded run on another device and comparing it with the recording.
 
-Twice: first layer by layer, each given exactly what was recorded for it, under tolerances that follow from the layer's
-arithmetic alone; then as a training run of its own from the recorded weights, under the drift that the trace measured.
-The first finds the layer at fault; the second shows that nothing between the layers was overlooked.
+This is done twice. First layer by layer: each layer is given exactly its recorded input, under tolerances derived from
+its arithmetic. This names the layer at fault. Then as a training run from the recorded weights, under the drift that
+the recorder measured. This shows what lies between the layers.
 """
 
 from __future__ import annotations
@@ -28,31 +28,36 @@ from .report import LossStep, Report
 from .steps import StepResult, batch_digest, host_state, train_steps
 from .tolerances import Precision, precision_of, tolerance
 
-STEPS_WITH_SIZES = 10  # from there on values near zero have changed sides, and only loss and accuracy are compared
-_MARGIN = 4  # the twin's drift is one sample of what rounding may do
+# Later, rounding has pushed values near 0 across a ReLU's kink: only the loss and the accuracy are still comparable.
+STEPS_WITH_SIZES = 10
+_MARGIN = 4  # the twin's drift is a single sample of what rounding may cause
 
 
 def check(
     path: str | Path, device: Device | str = "auto", *, data_dir: str | None = None, tf32: bool = False
 ) -> Report:
-    """Repeat a recorded run on a device and compare.
+    """Repeat a recorded run on a device and compare it with the recording.
 
     Args:
         path: the trace's folder.
-        device: where to repeat it.
-        data_dir: see `xpcnn.data.load_dataset`.
-        tf32: compute with `device.allow_tf32()`, and under the tolerances of that format.
+        device: where to repeat the run.
+        data_dir: the folder of the data sets; see `xpcnn.data.load_dataset`.
+        tf32: allow the device the TF32 format in products, and use its tolerances.
+
+    Returns:
+        the report; its `agrees` is the verdict.
 
     Raises:
         TraceError: if the trace is damaged, of another version or model, or nothing could be compared.
         DeviceUnavailableError: if the device does not answer.
+        ValueError: if TF32 was asked for and the device does not have it.
     """
     trace, device = Trace.load(path), backend.device(device)
     with device.allow_tf32() if tf32 else nullcontext():
-        return _compare(trace, device, data_dir)
+        return _report(trace, device, data_dir)
 
 
-def _compare(trace: Trace, device: Device, data_dir: str | None) -> Report:
+def _report(trace: Trace, device: Device, data_dir: str | None) -> Report:
     config = trace.config
     dataset = load_dataset(config.data, "train", data_dir)
     _verify_data(trace, dataset)
@@ -73,12 +78,19 @@ def run(
     limit: int = 256 * MEGABYTE,
     tf32: bool = False,
 ) -> list[Report]:
-    """Record on the first device and check on all others, by way of a temporary folder.
+    """Record a run on the first device and check it on all others, by way of a temporary folder.
 
-    Args: those of `record` and `check`.
+    Args:
+        config: what to train.
+        devices: at least two.
+        data_dir, limit, tf32: as in `record` and `check`.
+
+    Returns:
+        a report for each device after the first.
 
     Raises:
-        ValueError: if there are fewer than two devices; and whatever `record` and `check` raise.
+        ValueError: if there are fewer than two devices.
+        TraceError, DeviceUnavailableError: as `record` and `check` do.
     """
     if len(devices) < 2:
         raise ValueError(f"comparing takes at least two devices, got {', '.join(map(str, devices)) or 'none'}")
@@ -100,7 +112,7 @@ def _verify_data(trace: Trace, dataset: Dataset) -> None:
 
 
 def _model(trace: Trace, dataset: Dataset, device: Device) -> Sequential:
-    """Return the model with the recorded initial weights."""
+    """Return the model with the recorded initial weights, on a device."""
     try:
         model = trace.config.make_model(dataset)
         model.load_state_dict(trace.initial)
@@ -115,7 +127,7 @@ def _model(trace: Trace, dataset: Dataset, device: Device) -> Sequential:
 
 
 def _check_layers(trace: Trace, model: Sequential, device: Device) -> Iterator[Comparison]:
-    """Compare every kept array: each layer on its own, and each update of the weights."""
+    """Compare all recorded arrays: each layer on its recorded input, and each update of the weights."""
     folder = Folder(trace.path)
     trainer = trace.config.run().make_trainer(model, trace.config.steps, ())
     modules, before = dict(model.named_modules()), trace.initial
@@ -149,7 +161,7 @@ def _updates(recorded: StepResult, state: dict[str, HostArray]) -> Iterator[Comp
                 bounds[name] = Bound(0.0, 1.0)
             elif name in call.gradients:
                 bounds[name] = Bound(tolerance("elementwise", 1, precision_of(array.dtype)), largest(array))
-            else:  # a running average, of sums over the batch and all positions
+            else:  # a running mean or variance, from sums over the batch and all positions
                 length, size = call.x.size // call.x.shape[1], rms(call.x)
                 allowed = tolerance("normalization", length, precision_of(array.dtype))
                 bounds[name] = Bound(allowed, max(largest(array), size, size * size))
@@ -161,7 +173,7 @@ def _updates(recorded: StepResult, state: dict[str, HostArray]) -> Iterator[Comp
 def _check_training(
     trace: Trace, model: Sequential, dataset: Dataset, device: Device
 ) -> tuple[list[Comparison], list[LossStep]]:
-    """Train from the recorded weights, and compare sizes up to `STEPS_WITH_SIZES`, loss and accuracy to the end."""
+    """Train from the recorded weights. Compare array sizes up to `STEPS_WITH_SIZES`, loss and accuracy in all steps."""
     comparisons: list[Comparison] = []
     losses: list[LossStep] = []
     precision = _precision(trace, device)

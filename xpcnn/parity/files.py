@@ -1,4 +1,4 @@
-"""The files of a trace: arrays as safetensors, everything else as JSON, and digests of the former in the latter."""
+"""The files of a trace: arrays as safetensors; all else as JSON, with a SHA-256 of every file."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ _LOSS_ARRAYS = ("output", "target", "value", "gradient")
 
 
 class TraceError(ValueError):
-    """A trace is missing, damaged, foreign, or cannot be repeated here; the message says why in one line."""
+    """A trace is missing, damaged, of another version, or cannot be repeated here; the message says why in one line."""
 
 
 class Folder:
     """A trace's folder.
 
     Attributes:
-        stored: how many bytes of arrays were written.
+        path: where it is.
+        stored: how many bytes of activations and gradients were written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,13 +58,13 @@ class Folder:
         self._digests[name] = sha256(data).hexdigest()
 
     def write_info(self, format: str, version: int, info: dict[str, Any]) -> None:
-        """Write `trace.json`, the last file of a trace: a folder without it is none."""
+        """Write `trace.json`. It is written last: a folder without it is no trace."""
         info = {"format": format, "version": version, **info, "sha256": self._digests}
         info["sha256"][INFO] = _digest_of(info)
         (self.path / INFO).write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
 
     def read_info(self, format: str, version: int) -> dict[str, Any]:
-        """Return what `trace.json` holds.
+        """Return the contents of `trace.json`.
 
         Raises:
             TraceError: if it is absent, damaged, or of another format or version.
@@ -87,7 +88,7 @@ class Folder:
         return info
 
     def verify(self, names: list[str], info: dict[str, Any]) -> None:
-        """Raise TraceError unless files are as they were written."""
+        """Raise TraceError if a file is not as it was recorded."""
         for name in names:
             expected = info["sha256"].get(name)
             try:
@@ -98,7 +99,7 @@ class Folder:
                 raise TraceError(f"{self.path} is damaged: {name} is not as it was recorded (its SHA-256 differs)")
 
     def read_arrays(self, name: str) -> dict[str, HostArray]:
-        """Return the arrays of a file, which was verified before."""
+        """Return the arrays of a file that `verify` has passed."""
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
@@ -109,12 +110,16 @@ class Folder:
 
 
 def store_step(folder: Folder, name: str, result: StepResult, room: int) -> dict[str, Any] | None:
-    """Write all arrays of a step, each value once; return its entries for `trace.json`, or None if there is no room."""
+    """Write all arrays of a step, equal ones once.
+
+    Returns:
+        the entries for `trace.json`; None, with nothing written, if the arrays take more than `room` bytes.
+    """
     arrays: dict[str, HostArray] = {}
     keys: dict[tuple[str, str, tuple[int, ...]], str] = {}
 
     def key(array: HostArray) -> str:
-        # One layer's output is the next one's input: a digest tells, where an address might have been used anew.
+        # A layer's output is the next layer's input. Both are copies, so only their values tell.
         array = np.asarray(array, order="C")
         identity = (sha256(array.tobytes()).hexdigest(), array.dtype.name, array.shape)
         if identity not in keys:
@@ -139,7 +144,11 @@ def store_step(folder: Folder, name: str, result: StepResult, room: int) -> dict
 
 
 def load_step(folder: Folder, step: int, entry: dict[str, Any]) -> StepResult:
-    """Return what `store_step` wrote."""
+    """Return what `store_step` wrote.
+
+    Raises:
+        TraceError: if part of it is absent.
+    """
     arrays = folder.read_arrays(entry["file"])
     calls = []
     try:

@@ -1,7 +1,8 @@
-"""Comparing devices layer by layer: each layer is given the very same input and gradient on every device.
+"""Comparing devices layer by layer: each layer is given the same input and the same gradient on every device.
 
-Fed this way an error cannot travel: no value near zero changes sides before a ReLU, no tie is broken elsewhere before
-a max pooling, and a layer that differs is itself at fault. That is what makes tight, derived tolerances possible.
+So errors cannot propagate from layer to layer: rounding pushes no value across a ReLU's kink and changes no maximum
+before it reaches a pooling layer. A layer that differs is itself at fault. This is what makes tight, derived tolerances
+possible.
 """
 
 from __future__ import annotations
@@ -25,14 +26,15 @@ def compare_devices(
     """Compare one training step of a model on several devices with the first of them, layer by layer.
 
     Args:
-        model: in training mode or not, on any device; it is copied.
-        batch: images and labels, or whatever model and loss take.
+        model: on any device; it is copied, and the copy is put into training mode.
+        batch: the model's input and the loss's target, such as images `(N, C, H, W)` and labels `(N,)`.
         devices: at least two.
-        loss: as `Trainer` takes it; cross-entropy if None.
+        loss: called with the model's output and the target, as in `Trainer`; None for cross-entropy.
 
     Returns:
         for each further device, a comparison of each layer's forward and backward pass, of the loss's, and of the whole
-        network's forward pass; they agree if `all(comparison.agrees for comparison in comparisons)`.
+        network's forward pass; the devices agree if `all(comparison.agrees for comparison in comparisons)`. Layers
+        are the modules that hold no others; what a module computes around those it holds shows in the network's only.
 
     Raises:
         ValueError: if there are fewer than two devices, the model computed nothing that could be compared, or a layer
@@ -42,26 +44,19 @@ def compare_devices(
         raise ValueError(f"comparing takes at least two devices, got {[str(device) for device in devices]}")
     first, *others = (backend.device(device) for device in devices)
     loss = CrossEntropyLoss() if loss is None else loss
-    calls, head = _observed_step(copy.deepcopy(model).to(first).train(), batch, loss)
+    calls, loss_call = _observed_step(copy.deepcopy(model).to(first).train(), batch, loss)
     comparisons: list[Comparison] = []
     for device in others:
-        replica = copy.deepcopy(model).to(device).train()
-        found = replay(replica, calls, 1, device)
-        logits = host_copy(copy.deepcopy(model).to(device).train()(device.asarray(batch[0])))
-        # Layers pass relative errors on at about their size, so that they add up.
-        allowed = sum(comparison.tolerance for comparison in found if comparison.direction == "forward")
-        comparisons += found
-        comparisons += replay_loss(head, loss, device, 1)
+        layers = replay(copy.deepcopy(model).to(device).train(), calls, 1, device)
+        # Each layer adds its relative error and passes on those before it at about their size.
+        allowed = sum(comparison.tolerance for comparison in layers if comparison.direction == "forward")
+        bounds = {"y": Bound(allowed, largest(loss_call.output))}
+        # By another copy, as dropout and batch normalization have changed the first one.
+        output = host_copy(copy.deepcopy(model).to(device).train()(device.asarray(batch[0])))
+        comparisons += layers
+        comparisons += replay_loss(loss_call, loss, device, 1)
         comparisons.append(
-            compare(
-                "loss",
-                "whole network",
-                "forward",
-                1,
-                {"y": logits},
-                {"y": head.output},
-                {"y": Bound(allowed, largest(head.output))},
-            )
+            compare("loss", "whole network", "forward", 1, {"y": output}, {"y": loss_call.output}, bounds)
         )
     return comparisons
 
@@ -79,9 +74,13 @@ def _observed_step(model: Module, batch: tuple[Array, Array], loss: Any) -> tupl
 
 
 def replay(model: Module, calls: Sequence[LayerCall], step: int, device: Device) -> list[Comparison]:
-    """Give each layer of a model in training mode the inputs of recorded calls, and compare what it makes of them.
+    """Give each layer the inputs of its recorded calls, and compare what it computes from them.
 
-    The model's weights are those of the recorded step; its gradients are overwritten.
+    Args:
+        model: in training mode, with the weights of the recorded step; its gradients are overwritten.
+        calls: of the layers, in one step.
+        step: its number, from 1.
+        device: where the model is.
 
     Raises:
         KeyError: if a call belongs to no layer of the model.
@@ -102,8 +101,8 @@ def replay(model: Module, calls: Sequence[LayerCall], step: int, device: Device)
             module.forget()
             continue
         dx = module.backward(device.asarray(call.dy), input_gradient=call.dx is not None)
-        found = {} if call.dx is None else {"dx": host_copy(dx)}
-        found |= {name: host_copy(p.grad) for name, p in parameters.items() if name in call.gradients}
+        found = {} if call.dx is None or dx is None else {"dx": host_copy(dx)}
+        found |= {name: host_copy(p.grad) for name, p in parameters.items() if p.grad is not None}
         expected = {name: array for name, array in call.outputs() if name != "y"}
         if expected:
             comparisons.append(compare(call.name, call.kind, "backward", step, found, expected, bounds))
@@ -111,7 +110,7 @@ def replay(model: Module, calls: Sequence[LayerCall], step: int, device: Device)
 
 
 def replay_loss(call: LossCall, loss: Any, device: Device, step: int) -> list[Comparison]:
-    """Give a loss the output and target of a recorded call, and compare its value and gradient."""
+    """Give a loss the recorded output and target, and compare its value and its gradient."""
     precision = precision_of(call.output.dtype)
     bounds = {
         "y": Bound(tolerance("loss", call.output.size, precision), max(1.0, largest(call.value))),

@@ -1,12 +1,12 @@
-"""Traces: a recorded training run, with all that is needed to repeat it on another machine.
+"""Recording a trace: a training run with all that is needed to repeat it on another machine.
 
-A trace is a folder. `trace.json` holds the configuration, versions, and for each step the loss, a digest of the batch,
-and the size (root mean square) of what each layer computed; `initial.safetensors` the initial weights and the indices
-of each batch; `step-0001.safetensors` and so on, while the size limit lasts, every array that every layer was given
-and returned. JSON holds the SHA-256 of the other files.
+A trace is a folder:
 
-How far a second run may drift from the first depends on the network, its data and the step. So the recorder measures it
-(`xpcnn.parity.drift`).
+- `initial.safetensors`: the initial weights, and the indices of the samples of each batch.
+- `step-0001.safetensors` and so on, up to a size limit: every array that each layer and the loss were given and
+  computed, and the weights after the step.
+- `trace.json`: the configuration, device and versions; for each step the loss, a digest of the batch, the size (root
+  mean square) of every array, and the drift to be expected (`xpcnn.parity.drift`); the SHA-256 of all files.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ MEGABYTE = 1 << 20
 
 @dataclass
 class Trace:
-    """A trace that was read, and verified against its digests.
+    """A trace that was read, and verified against its SHA-256 digests.
 
     Attributes:
         path: its folder.
-        config: what the run follows from.
-        info: `trace.json` as it is.
+        config: what was trained.
+        info: the contents of `trace.json`.
         initial: the initial weights and buffers.
         batches: the indices of the samples of each step.
     """
@@ -86,14 +86,17 @@ def record(
     data_dir: str | None = None,
     limit: int = 256 * MEGABYTE,
 ) -> Trace:
-    """Train for some steps, and keep in a new folder what is needed to repeat that elsewhere.
+    """Train for some steps, and write what is needed to repeat them elsewhere into a new folder.
 
     Args:
         path: the folder, which must not exist yet.
         config: what to train.
-        device: where.
-        data_dir: see `xpcnn.data.load_dataset`.
-        limit: how many bytes of activations and gradients to keep; of later steps only their sizes are.
+        device: where to train.
+        data_dir: the folder of the data sets; see `xpcnn.data.load_dataset`.
+        limit: how many bytes of arrays to keep. Steps beyond it are kept as array sizes only.
+
+    Returns:
+        the trace, read back from the folder.
 
     Raises:
         TraceError: if the loss is not finite, or the folder exists.
@@ -116,7 +119,7 @@ def record(
         entry: dict[str, Any] = {"loss": loss, "correct": result.correct, "sizes": result.sizes(), "spread": {}}
         entry["data"] = batch_digest(dataset, batches[result.step - 1])
         stored = store_step(folder, f"step-{result.step:04}.safetensors", result, limit - folder.stored)
-        limit = limit if stored else 0  # what is kept is the beginning, without gaps
+        limit = limit if stored else 0  # keep the first steps, without gaps
         steps.append(entry | (stored or {"file": None}))
         own.append((result.quantities(), result.correct))
     for precision in precisions(config):
@@ -134,5 +137,5 @@ def record(
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what computes here."""
+    """Return the versions of xpcnn, NumPy and Python here."""
     return {"xpcnn": __version__, "numpy": np.__version__, "python": platform.python_version()}

@@ -1,4 +1,4 @@
-"""Training step by step under observation: what recording and repeating a run have in common."""
+"""Training step by step under observation, as recording and checking both do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .observe import LayerCall, LossCall, ObservedLoss, host_copy, observe
 
 @dataclass
 class StepResult:
-    """What one training step came to.
+    """What one training step computed.
 
     Attributes:
         step: its number, from 1.
@@ -40,14 +40,21 @@ class StepResult:
         return {f"{name}:{array}": rms(values) for name, arrays in outputs for array, values in arrays}
 
     def quantities(self) -> dict[str, float]:
-        """Return the sizes, and the loss as `"loss"`."""
+        """Return the sizes, and the value of the loss as `"loss"`."""
         return {"loss": float(self.loss.value)} | self.sizes()
 
 
 def train_steps(
     config: TraceConfig, model: Sequential, dataset: Dataset, batches: Sequence[HostArray]
 ) -> Iterator[StepResult]:
-    """Train a model on its device, one step for each batch of indices, and yield what each step computed."""
+    """Train a model on its device and yield what each step computed.
+
+    Args:
+        config: what to train.
+        model: with its initial weights.
+        dataset: of the configuration.
+        batches: the indices of the samples of each step.
+    """
     trainer = config.run().make_trainer(model, config.steps, ())
     trainer.loss = loss = ObservedLoss(trainer.loss)
     model.train()
@@ -65,7 +72,7 @@ def host_state(model: Module) -> dict[str, HostArray]:
 
 
 def batch_digest(dataset: Dataset, indices: HostArray) -> str:
-    """Return the SHA-256 of some samples of a data set."""
+    """Return the SHA-256 of the images and labels of a batch."""
     total = sha256(np.asarray(dataset.images[indices], order="C").tobytes())
     total.update(dataset.labels[indices].tobytes())
     return total.hexdigest()

@@ -1,4 +1,4 @@
-"""Comparing an array with what it should be: module, device, dtype and shape first, values after that."""
+"""Comparing an array with its expected value: device, shape and dtype first, then values."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def worst_difference(actual: Array, expected: Array, rtol: float = 0.0, atol: fl
 
 
 def ulps(actual: float, expected: float, dtype: Any) -> float:
-    """Return how far two numbers are apart, in units of the last place of `expected` in a dtype."""
+    """Return the distance of two numbers in units of the last place (ulp) of `expected` in a dtype."""
     if actual == expected or (np.isnan(actual) and np.isnan(expected)):
         return 0.0
     if not np.isfinite([actual, expected]).all():
@@ -82,17 +82,17 @@ def assert_close(
     device: Device | str | None = None,
     dtype: Any = None,
 ) -> None:
-    """Assert that an array lies where it should and has the shape, dtype and values that are expected.
+    """Assert that an array has the expected device, shape, dtype and values.
 
     Args:
         actual: the array under test; reading it waits for its device.
-        expected: an array of any device, or what NumPy makes one of; often a float64 reference.
-        rtol, atol: an element may be off by `atol + rtol·|expected|`; equal infinities and two NaNs agree.
-        device: where `actual` must lie; None for the device of `expected`, the CPU for a NumPy array.
-        dtype: what `actual` must have; None for the dtype of `expected`.
+        expected: an array on any device, or anything that `np.asarray` takes; often a float64 reference.
+        rtol, atol: an element may be off by `atol + rtol·|expected|`. Equal infinities and two NaNs agree.
+        device: the device of `actual`; None for the device of `expected`.
+        dtype: the dtype of `actual`; None for the dtype of `expected`.
 
     Raises:
-        AssertionError: naming the first of these that differs; for values the worst index, both values there, and
+        AssertionError: naming the first of these that differs; for values, the index of the worst one, both values and
             their distance in units of the last place.
     """
     if device_or_none(expected) is None:
