@@ -51,7 +51,7 @@ def parity(gpu: Device, folder: Path, rehearse: bool, model: str, dtype: str = "
     (report,) = run(config, ["cpu", gpu], tf32=tf32 and not rehearse)
     name = f"parity-{model}-{'tf32' if tf32 else dtype}.txt"
     (folder / name).write_text(report.text() + "\n", encoding="utf-8")
-    closest = max(report.rows, key=lambda row: row.severity)
+    closest = max(report.comparisons, key=lambda comparison: comparison.severity)
     worst = f"; nearest to its tolerance: {closest.layer} {closest.direction}, {closest.severity:.2f} of it"
     return report.agrees, report.verdict + worst, report.to_dict()
 

@@ -6,10 +6,10 @@ from other_order import other_order, replaced
 from strict_xp import DEVICE
 
 from xpcnn import nn
-from xpcnn.backend import CPU
+from xpcnn.backend import CPU, device_of
 from xpcnn.models import MODELS, lenet5
 from xpcnn.parity import compare_devices
-from xpcnn.parity.observe import observe
+from xpcnn.parity.observe import ObservedLoss, observe
 
 
 def digits(rng, N=4, shape=(1, 28, 28)):
@@ -22,13 +22,13 @@ def test_every_layer_of_the_networks_agrees(name, device, rng):
     if name not in MODELS:
         pytest.skip(f"no {name}")
     with other_order():
-        rows = compare_devices(
+        comparisons = compare_devices(
             MODELS[name](), digits(rng, 2, (3, 32, 32) if name != "lenet5" else (1, 28, 28)), [CPU, device]
         )
-    assert all(row.agrees for row in rows), [row for row in rows if not row.agrees]
-    assert {row.direction for row in rows} == {"forward", "backward"}
+    assert all(c.agrees for c in comparisons), [c for c in comparisons if not c.agrees]
+    assert {c.direction for c in comparisons} == {"forward", "backward"}
     if device is DEVICE:
-        assert max(row.severity for row in rows) > 0.01  # the two did compute in different orders
+        assert max(c.severity for c in comparisons) > 0.01  # the two did compute in different orders
 
 
 def test_a_wrong_kernel_is_named(rng):
@@ -36,11 +36,51 @@ def test_a_wrong_kernel_is_named(rng):
         return np.matmul(x1, x2) if x1.shape[1] != 25 else np.matmul(x1[:, :-1], x2[:-1])
 
     with replaced(matmul=drops_the_last_term):
-        rows = compare_devices(lenet5(), digits(rng), ["cpu", DEVICE])
-    wrong = {(row.layer, row.direction) for row in rows if not row.agrees}
+        comparisons = compare_devices(lenet5(), digits(rng), ["cpu", DEVICE])
+    wrong = {(c.layer, c.direction) for c in comparisons if not c.agrees}
     assert wrong == {("conv1", "forward"), ("loss", "forward")}  # and so what comes out in the end
-    first = next(row for row in rows if not row.agrees)
+    first = next(c for c in comparisons if not c.agrees)
     assert (first.kind, first.array, len(first.index)) == ("Conv2d", "y", 4)
+
+
+class WrongOnTheDevice(nn.MSELoss):
+    """A loss whose value, or whose gradient, is off on the make-believe device."""
+
+    def __init__(self, value, gradient):
+        super().__init__()
+        self.value, self.gradient = value, gradient
+
+    def forward(self, output, target):
+        self.wrong = device_of(output) is DEVICE
+        value = super().forward(output, target)
+        return value * value.dtype.type(self.value) if self.wrong else value
+
+    def backward(self):
+        gradient = super().backward()
+        return gradient * gradient.dtype.type(self.gradient) if self.wrong else gradient
+
+
+@pytest.mark.parametrize(("value", "gradient"), [(1, 1), (1.0001, 1), (1, 1.0001)])
+def test_a_wrong_loss_is_named(value, gradient, rng):
+    images, _ = digits(rng)
+    targets = rng.normal(size=(len(images), 10)).astype(np.float32)
+    comparisons = compare_devices(lenet5(), (images, targets), ["cpu", DEVICE], WrongOnTheDevice(value, gradient))
+    wrong = [(c.layer, c.kind, c.direction, c.array) for c in comparisons if not c.agrees]
+    expected = [("forward", "y")] * (value != 1) + [("backward", "dx")] * (gradient != 1)
+    assert wrong == [("loss", "WrongOnTheDevice", *where) for where in expected]
+
+
+def test_the_loss_is_observed_with_its_target_and_gradient(rng):
+    logits, labels = rng.normal(size=(4, 10)), rng.integers(0, 10, 4)
+    plain, observed = nn.CrossEntropyLoss(), ObservedLoss(nn.CrossEntropyLoss())
+    value, gradient = plain(logits, labels), plain.backward()
+    assert observed(logits, labels) == value
+    np.testing.assert_array_equal(observed.backward(), gradient)
+    call = observed.call
+    assert call.kind == "CrossEntropyLoss"
+    for found, expected in ((call.output, logits), (call.target, labels), (call.value, value)):
+        np.testing.assert_array_equal(found, expected)
+    assert [(name, array.shape) for name, array in call.outputs()] == [("y", ()), ("dx", (4, 10))]
 
 
 def test_observing_leaves_no_trace_and_changes_no_bit(rng):
@@ -82,7 +122,7 @@ def test_a_user_s_own_layer_is_compared_too(rng):
             return x * np.asarray(x.shape[0], x.dtype)
 
     model = nn.Sequential(nn.Flatten(), Square(), nn.Linear(784, 10, rng=rng))
-    assert all(row.agrees for row in compare_devices(model, digits(rng), ["cpu", DEVICE]))
+    assert all(c.agrees for c in compare_devices(model, digits(rng), ["cpu", DEVICE]))
     model = nn.Sequential(nn.Flatten(), Leaky(), nn.Linear(784, 10, rng=rng))
     with pytest.raises(TypeError):
         compare_devices(model, digits(rng), ["cpu", DEVICE])

@@ -14,7 +14,7 @@ from xpcnn import nn, parity
 from xpcnn.backend import CPU, device_of
 from xpcnn.parity import TraceConfig, TraceError, check, record, run
 from xpcnn.parity import files as trace_files
-from xpcnn.parity.drift import spreads
+from xpcnn.parity.drift import drift_by_step
 from xpcnn.training import run as run_module
 
 QUICK = {"steps": 4, "batch_size": 4}
@@ -38,14 +38,14 @@ def test_a_trace_agrees_with_every_device_in_any_order_of_summation(recorded, de
     assert report.agrees, report.text()
     assert report.first_difference is None
     assert report.verdict == f"AGREE: {device.name} and cpu, 13 layers, 4 steps (every array of 4 of them)"
-    compared = {(row.layer, row.direction) for row in report.rows if row.source == "arrays"}
+    compared = {(c.layer, c.direction) for c in report.comparisons if c.source == "arrays"}
     for layer in ("conv1", "conv2", "fc1", "fc2", "fc3"):
         assert {(layer, direction) for direction in ("forward", "backward", "update")} <= compared
     assert {("relu1", "backward"), ("pool2", "backward"), ("loss", "forward"), ("loss", "backward")} <= compared
     if device is CPU:
-        assert max(row.absolute for row in report.rows) == 0
+        assert max(c.absolute for c in report.comparisons) == 0
     if device is DEVICE:
-        assert max(row.severity for row in report.rows) > 0.05
+        assert max(c.severity for c in report.comparisons) > 0.05
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_other_configurations_agree(tmp_path, options):
     with other_order():
         (report,) = run(TraceConfig(**QUICK | {"batch_size": 4} | options), ["cpu", DEVICE])
     assert report.agrees, report.text()
-    assert max(row.severity for row in report.rows if row.source == "arrays") > 0.05
+    assert max(c.severity for c in report.comparisons if c.source == "arrays") > 0.05
 
 
 class Faulty:
@@ -138,7 +138,7 @@ def test_what_layers_do_not_see_shows_in_the_run_of_its_own(recorded, monkeypatc
     with other_order():
         report = check(recorded, DEVICE)
     assert report.first_difference.startswith("step 1, layer conv1 (Conv2d), forward: y is off by")
-    assert {row.source for row in report.rows if not row.agrees} == {"sizes"}
+    assert {c.source for c in report.comparisons if not c.agrees} == {"sizes"}
     assert not report.losses[0].agrees
 
 
@@ -153,7 +153,7 @@ def test_beyond_the_size_limit_only_sizes_are_kept(tmp_path):
         report = check(none.path, DEVICE)
     assert report.agrees
     assert report.verdict.endswith("13 layers, 4 steps (sizes only)")
-    assert {row.source for row in report.worst_rows()} == {"sizes"}
+    assert {c.source for c in report.worst()} == {"sizes"}
 
 
 def edit(change):
@@ -173,8 +173,15 @@ def cut(name):
 
 DAMAGE = {
     "absent": (shutil.rmtree, "is no trace: trace.json cannot be read"),
-    "newer": (edit(lambda info: info.update(version=3)), "trace version 3, newer: this package reads version 2"),
-    "older": (edit(lambda info: info.update(version=1)), "trace version 1, older or unknown"),
+    "newer": (edit(lambda info: info.update(version=4)), "version 4, this xpcnn reads version 3: update xpcnn"),
+    "older": (
+        edit(lambda info: info.update(version=2)),
+        "has trace version 2, this xpcnn reads version 3: record it again",
+    ),
+    "step not described": (
+        edit(lambda info: info["steps"][1].pop("loss_call")),
+        "step 2 does not describe its arrays",
+    ),
     "foreign": (edit(lambda info: info.update(format="x")), "is no trace"),
     "not JSON": (cut("trace.json"), "is not JSON"),
     "JSON changed": (
@@ -233,13 +240,13 @@ def test_twenty_steps_need_no_more_than_the_measured_drift(tmp_path):
     path = record(tmp_path / "trace", TraceConfig(batch_size=4), limit=0).path
     info = json.loads((path / "trace.json").read_text())
     for direction, at_first in (("forward", 1e-4), ("backward", 1e-2)):
-        drift = [step["spread"]["float32"][direction] for step in info["steps"]]
+        drift = [step["drift"]["float32"][direction] for step in info["steps"]]
         assert drift == sorted(drift)
         assert 0 < drift[0] < at_first
     with other_order():
         report = check(path, DEVICE)
     assert report.agrees, report.text()
-    assert {row.step for row in report.rows} == set(range(1, 11))  # later ones are compared by loss and accuracy alone
+    assert {c.step for c in report.comparisons} == set(range(1, 11))  # later: loss and accuracy alone
     assert len(report.losses) == 20
 
 
@@ -256,7 +263,7 @@ def test_the_accuracy_may_differ_as_far_as_samples_change_sides(recorded):
 
 def test_the_number_that_changes_sides_is_the_root_of_its_squares():
     twin = [SimpleNamespace(correct=correct, quantities=lambda: {"loss": 1.0}) for correct in (5, 8, 10)]
-    found = [spread["correct"] for spread in spreads([({"loss": 1.0}, correct) for correct in (5, 5, 14)], twin)]
+    found = [drift["correct"] for drift in drift_by_step([({"loss": 1.0}, correct) for correct in (5, 5, 14)], twin)]
     assert found == [0, 3, 5]
 
 

@@ -7,7 +7,7 @@ import pytest
 import strict_xp
 
 from xpcnn.testing import assert_close
-from xpcnn.testing.assertions import ulps
+from xpcnn.testing.assertions import ulps, worst_difference
 
 
 def test_equal_arrays_pass_on_every_device(device):
@@ -64,3 +64,16 @@ def test_units_of_the_last_place_are_those_of_the_narrower_type():
     assert ulps(5, 3, np.int64) == 2
     with pytest.raises(AssertionError, match=" 1 ulp"):
         assert_close(np.array([np.float32(1) + np.float32(2**-23)]), np.ones(1), 0, 0, dtype=np.float32)
+
+
+def test_the_largest_difference_is_found_without_a_tolerance():
+    expected = np.array([[1.0, 2.0, np.nan], [np.inf, -4.0, 6.0]])
+    assert worst_difference(expected, expected.copy()) is None
+    assert worst_difference(expected[:0], expected[:0]) is None
+    actual = expected + np.array([[0, 0.5, 0], [0, -1, 0.75]])
+    worst = worst_difference(actual, expected)
+    assert (worst.index, worst.absolute, worst.count) == ((1, 1), 1.0, 3)
+    for value in (np.nan, 5.0, -np.inf):
+        actual[1, 0] = value
+        worst = worst_difference(actual, expected)
+        assert (worst.index, worst.absolute) == ((1, 0), np.inf)

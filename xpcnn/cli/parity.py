@@ -1,6 +1,7 @@
-"""The command line of parity: record a run, check it on another device or machine, or both at once.
+"""The parity commands: record a run, check it on another device or machine, or do both at once.
 
-Exit codes: 0 the devices agree, or the recording is done; 1 they differ; 2 nothing could be compared, said in one line.
+Exit codes: 0 the devices agree, or the run is recorded; 1 they differ; 2 nothing could be compared, with one line that
+says why.
 """
 
 from __future__ import annotations
@@ -18,11 +19,9 @@ from ..models import MODELS
 if TYPE_CHECKING:
     from ..parity import Report, TraceConfig
 
-Command = Callable[[str, Any, str], argparse.ArgumentParser]
-
 
 def add_commands(commands: Any) -> None:
-    """Add `parity` and its sub-commands to the sub-parsers of a command line."""
+    """Add `parity` and its actions to the commands of a parser."""
     text = "show that two devices compute the same"
     parity = commands.add_parser("parity", help=text, description=text)
     parity.set_defaults(threads=None)
@@ -35,17 +34,17 @@ def add_commands(commands: Any) -> None:
         sub.add_argument("--threads", type=int, metavar="N", help="CPU threads (all cores)")
         return sub
 
-    recording = action("record", _record, "train some steps, and keep all that is needed to repeat them elsewhere")
+    recording = action("record", _record, "train for some steps and write a trace, to repeat them elsewhere")
     _run_options(recording)
-    recording.add_argument("--output", metavar="TRACE", required=True, help="folder for the trace, a new one")
+    recording.add_argument("--output", metavar="TRACE", required=True, help="new folder for the trace")
     recording.add_argument("--device", default="cpu", help='"cpu" (default), "cuda" or "cuda:<number>"')
 
-    checking = action("check", _check, "repeat a trace on this machine and compare")
-    checking.add_argument("trace", metavar="TRACE", help="folder that `parity record` wrote")
+    checking = action("check", _check, "repeat a recorded run on this machine and compare")
+    checking.add_argument("trace", metavar="TRACE", help="folder written by `parity record`")
     checking.add_argument("--device", default="auto", help='"auto" (default), "cpu", "cuda" or "cuda:<number>"')
     _report_options(checking)
 
-    both = action("run", _run, "record on the first device and check on the others")
+    both = action("run", _run, "record a run on the first device and check it on the others")
     _run_options(both)
     both.add_argument("--devices", default="cpu,cuda", metavar="A,B", help="devices to compare (cpu,cuda)")
     _report_options(both)
@@ -54,23 +53,23 @@ def add_commands(commands: Any) -> None:
 def _run_options(sub: argparse.ArgumentParser) -> None:
     from ..parity import TraceConfig
 
-    usual = TraceConfig()
-    sub.add_argument("--model", help=f"one of {', '.join(sorted(MODELS))} ({usual.model})")
-    sub.add_argument("--data", help=f"one of {', '.join(DATASETS)} ({usual.data})")
-    sub.add_argument("--steps", type=int, metavar="N", help=f"training steps ({usual.steps})")
-    sub.add_argument("--batch-size", type=int, metavar="N", help=f"images in a step ({usual.batch_size})")
-    sub.add_argument("--optimizer", help=f"sgd, adam or adamw ({usual.optimizer})")
+    default = TraceConfig()
+    sub.add_argument("--model", help=f"one of {', '.join(sorted(MODELS))} ({default.model})")
+    sub.add_argument("--data", help=f"one of {', '.join(DATASETS)} ({default.data})")
+    sub.add_argument("--steps", type=int, metavar="N", help=f"training steps ({default.steps})")
+    sub.add_argument("--batch-size", type=int, metavar="N", help=f"images in a step ({default.batch_size})")
+    sub.add_argument("--optimizer", help=f"sgd, adam or adamw ({default.optimizer})")
     sub.add_argument("--lr", type=float, metavar="RATE", help="highest learning rate (sgd 0.05, adam and adamw 0.003)")
-    sub.add_argument("--weight-decay", type=float, metavar="X", help=f"({usual.weight_decay:g})")
-    sub.add_argument("--seed", type=int, metavar="N", help=f"of weights and order ({usual.seed})")
-    sub.add_argument("--dtype", help=f"float32 or float64 ({usual.dtype})")
-    sub.add_argument("--limit", type=int, default=256, metavar="MB", help="size of the arrays kept, at most (256)")
+    sub.add_argument("--weight-decay", type=float, metavar="X", help=f"weight decay ({default.weight_decay:g})")
+    sub.add_argument("--seed", type=int, metavar="N", help=f"seed of initial weights and batches ({default.seed})")
+    sub.add_argument("--dtype", help=f"float32 or float64 ({default.dtype})")
+    sub.add_argument("--limit", type=int, default=256, metavar="N", help="keep at most N MiB of arrays (256)")
 
 
 def _report_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--tf32", action="store_true", help="allow the GPU the TF32 format in products")
-    sub.add_argument("--json", action="store_true", help="print JSON for machines")
-    sub.add_argument("--picture", metavar="FILE", help="draw the growth of the error over the steps")
+    sub.add_argument("--json", action="store_true", help="print the report as JSON")
+    sub.add_argument("--picture", metavar="FILE", help="draw the error of each step into a file")
 
 
 def _config(args: argparse.Namespace) -> TraceConfig:

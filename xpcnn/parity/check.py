@@ -1,8 +1,8 @@
-"""Repeating a recorded run on another device, and saying where it differs.
+"""Repeating a recorded run on another device and comparing it with the recording.
 
-Twice: first layer by layer, each given exactly what was recorded for it, under tolerances that follow from the layer's
-arithmetic alone; then as a training run of its own from the recorded weights, under the drift that the trace measured.
-The first finds the layer at fault; the second shows that nothing between the layers was overlooked.
+This is done twice. First layer by layer: each layer is given exactly its recorded input, under tolerances derived from
+its arithmetic. This names the layer at fault. Then as a training run from the recorded weights, under the drift that
+the recorder measured. This shows what lies between the layers.
 """
 
 from __future__ import annotations
@@ -17,52 +17,57 @@ from ..backend import Device, HostArray
 from ..data import Dataset, load_dataset
 from ..nn import Sequential
 from .bounds import Bound, largest, rms
-from .comparison import Row, make_row
+from .comparison import Comparison, compare
 from .config import TraceConfig
 from .drift import direction, perturbation
-from .files import Folder, TraceError, load_calls
+from .files import Folder, TraceError, load_step
 from .layers import replay, replay_loss
-from .observe import LayerCall, leaves
+from .observe import leaves
 from .record import MEGABYTE, Trace, record, versions
 from .report import LossStep, Report
-from .steps import batch_digest, host_state, train_steps
+from .steps import StepResult, batch_digest, host_state, train_steps
 from .tolerances import Precision, precision_of, tolerance
 
-TIGHT_STEPS = 10  # from there on values near zero have changed sides, and only loss and accuracy are compared
-_MARGIN = 4  # the twin's drift is one sample of what rounding may do
+# Later, rounding has pushed values near 0 across a ReLU's kink: only the loss and the accuracy are still comparable.
+STEPS_WITH_SIZES = 10
+_MARGIN = 4  # the twin's drift is a single sample of what rounding may cause
 
 
 def check(
     path: str | Path, device: Device | str = "auto", *, data_dir: str | None = None, tf32: bool = False
 ) -> Report:
-    """Repeat a recorded run on a device and compare.
+    """Repeat a recorded run on a device and compare it with the recording.
 
     Args:
         path: the trace's folder.
-        device: where to repeat it.
-        data_dir: see `xpcnn.data.load_dataset`.
-        tf32: compute with `device.allow_tf32()`, and under the tolerances of that format.
+        device: where to repeat the run.
+        data_dir: the folder of the data sets; see `xpcnn.data.load_dataset`.
+        tf32: allow the device the TF32 format in products, and use its tolerances.
+
+    Returns:
+        the report; its `agrees` is the verdict.
 
     Raises:
         TraceError: if the trace is damaged, of another version or model, or nothing could be compared.
         DeviceUnavailableError: if the device does not answer.
+        ValueError: if TF32 was asked for and the device does not have it.
     """
     trace, device = Trace.load(path), backend.device(device)
     with device.allow_tf32() if tf32 else nullcontext():
-        return _compare(trace, device, data_dir)
+        return _report(trace, device, data_dir)
 
 
-def _compare(trace: Trace, device: Device, data_dir: str | None) -> Report:
+def _report(trace: Trace, device: Device, data_dir: str | None) -> Report:
     config = trace.config
     dataset = load_dataset(config.data, "train", data_dir)
     _verify_data(trace, dataset)
-    rows = list(_layer_by_layer(trace, _model(trace, dataset, device), device))
-    drifted, losses = _on_its_own(trace, _model(trace, dataset, device), dataset, device)
-    if not drifted or not losses:
+    layers = list(_check_layers(trace, _model(trace, dataset, device), device))
+    sizes, losses = _check_training(trace, _model(trace, dataset, device), dataset, device)
+    if not sizes or not losses:
         raise TraceError(f"{trace.path}: nothing was compared")
     recorded = trace.info["recorded"]
     here = {"device": device.name, "description": device.description, "versions": versions()}
-    return Report(config, _precision(trace, device), recorded, here, [*rows, *drifted], losses)
+    return Report(config, _precision(trace, device), recorded, here, [*layers, *sizes], losses)
 
 
 def run(
@@ -73,12 +78,19 @@ def run(
     limit: int = 256 * MEGABYTE,
     tf32: bool = False,
 ) -> list[Report]:
-    """Record on the first device and check on all others, by way of a temporary folder.
+    """Record a run on the first device and check it on all others, by way of a temporary folder.
 
-    Args: those of `record` and `check`.
+    Args:
+        config: what to train.
+        devices: at least two.
+        data_dir, limit, tf32: as in `record` and `check`.
+
+    Returns:
+        a report for each device after the first.
 
     Raises:
-        ValueError: if there are fewer than two devices; and whatever `record` and `check` raise.
+        ValueError: if there are fewer than two devices.
+        TraceError, DeviceUnavailableError: as `record` and `check` do.
     """
     if len(devices) < 2:
         raise ValueError(f"comparing takes at least two devices, got {', '.join(map(str, devices)) or 'none'}")
@@ -94,13 +106,13 @@ def _precision(trace: Trace, device: Device) -> Precision:
 
 
 def _verify_data(trace: Trace, dataset: Dataset) -> None:
-    for number, (rows, entry) in enumerate(zip(trace.rows, trace.steps(), strict=True), 1):
-        if not 0 <= rows.min() <= rows.max() < len(dataset) or batch_digest(dataset, rows) != entry["data"]:
-            raise TraceError(f"{trace.path}: the images of step {number} are not those of {dataset} here")
+    for step, (indices, entry) in enumerate(zip(trace.batches, trace.steps(), strict=True), 1):
+        if not 0 <= indices.min() <= indices.max() < len(dataset) or batch_digest(dataset, indices) != entry["data"]:
+            raise TraceError(f"{trace.path}: the images of step {step} are not those of {dataset} here")
 
 
 def _model(trace: Trace, dataset: Dataset, device: Device) -> Sequential:
-    """Return the model with the recorded initial weights."""
+    """Return the model with the recorded initial weights, on a device."""
     try:
         model = trace.config.make_model(dataset)
         model.load_state_dict(trace.initial)
@@ -114,76 +126,77 @@ def _model(trace: Trace, dataset: Dataset, device: Device) -> Sequential:
     return model.to(device).train()
 
 
-def _layer_by_layer(trace: Trace, model: Sequential, device: Device) -> Iterator[Row]:
-    """Compare every kept array: each layer on its own, and each update of the weights."""
+def _check_layers(trace: Trace, model: Sequential, device: Device) -> Iterator[Comparison]:
+    """Compare all recorded arrays: each layer on its recorded input, and each update of the weights."""
     folder = Folder(trace.path)
     trainer = trace.config.run().make_trainer(model, trace.config.steps, ())
     modules, before = dict(model.named_modules()), trace.initial
     for step, entry in enumerate(trace.steps(), 1):
         if entry["file"] is None:
             return
-        (*calls, head), after = load_calls(folder, entry)
+        recorded = load_step(folder, step, entry)
         model.load_state_dict(before)
-        yield from replay(model, calls, step, device)
-        yield from replay_loss(head, device, step)
-        for call in calls:
+        yield from replay(model, recorded.calls, step, device)
+        yield from replay_loss(recorded.loss, trainer.loss, device, step)
+        for call in recorded.calls:
+            parameters = modules[call.name].own_parameters()
             for name, gradient in call.gradients.items():
-                getattr(modules[call.name], name).grad = device.asarray(gradient)
+                parameters[name].grad = device.asarray(gradient)
         trainer.optimizer.step()
-        yield from _updates(calls, host_state(model), after, step)
-        before = after
+        yield from _updates(recorded, host_state(model))
+        before = recorded.after
 
 
-def _updates(
-    calls: Sequence[LayerCall], state: dict[str, HostArray], after: dict[str, HostArray], step: int
-) -> Iterator[Row]:
-    for call in calls:
+def _updates(recorded: StepResult, state: dict[str, HostArray]) -> Iterator[Comparison]:
+    """Compare the weights and buffers after a step with those recorded."""
+    for call in recorded.calls:
         prefix = f"{call.name}." if call.name else ""
-        names = [name for name in after if name.startswith(prefix) and "." not in name[len(prefix) :]]
-        expected = {name[len(prefix) :]: after[name] for name in names}
+        names = [name for name in recorded.after if name.startswith(prefix)]
+        expected = {name[len(prefix) :]: recorded.after[name] for name in names}
         bounds = {}
         for name, array in expected.items():
             if array.dtype.kind != "f":
                 bounds[name] = Bound(0.0, 1.0)
             elif name in call.gradients:
                 bounds[name] = Bound(tolerance("elementwise", 1, precision_of(array.dtype)), largest(array))
-            else:  # a running average, of sums over the batch and all positions
+            else:  # a running mean or variance, from sums over the batch and all positions
                 length, size = call.x.size // call.x.shape[1], rms(call.x)
-                allowed = tolerance("normalisation", length, precision_of(array.dtype))
+                allowed = tolerance("normalization", length, precision_of(array.dtype))
                 bounds[name] = Bound(allowed, max(largest(array), size, size * size))
         if expected:
             found = {name[len(prefix) :]: state[name] for name in names}
-            yield make_row(call.name, call.kind, "update", step, found, expected, bounds)
+            yield compare(call.name, call.kind, "update", recorded.step, found, expected, bounds)
 
 
-def _on_its_own(trace: Trace, model: Sequential, dataset: Dataset, device: Device) -> tuple[list[Row], list[LossStep]]:
-    """Train from the recorded weights, and compare sizes up to `TIGHT_STEPS`, loss and accuracy to the end."""
-    rows, losses = [], []
+def _check_training(
+    trace: Trace, model: Sequential, dataset: Dataset, device: Device
+) -> tuple[list[Comparison], list[LossStep]]:
+    """Train from the recorded weights. Compare array sizes up to `STEPS_WITH_SIZES`, loss and accuracy in all steps."""
+    comparisons: list[Comparison] = []
+    losses: list[LossStep] = []
     precision = _precision(trace, device)
-    base = perturbation(precision)
-    kinds = dict(trace.info["layers"])
-    results = train_steps(trace.config, model, dataset, trace.rows)
+    results = train_steps(trace.config, model, dataset, trace.batches)
     for entry, result in zip(trace.steps(), results, strict=True):
-        spread = entry["spread"][precision]
+        drift = entry["drift"][precision]
+        allowed = {name: perturbation(precision) + _MARGIN * drift[name] for name in ("forward", "backward")}
+        here = float(result.loss.value), result.correct
+        correct_allowed = 2 + _MARGIN * drift["correct"]
         losses.append(
             LossStep(
-                result.step,
-                entry["loss"],
-                result.loss,
-                base + _MARGIN * spread["forward"],
-                entry["correct"],
-                result.correct,
-                2 + _MARGIN * spread["correct"],
+                result.step, entry["loss"], here[0], allowed["forward"], entry["correct"], here[1], correct_allowed
             )
         )
-        if result.step > TIGHT_STEPS:
-            continue
-        for name, size in result.sizes().items():
-            layer, _, array = name.rpartition(":")
-            recorded = entry["sizes"].get(name, float("nan"))
-            absolute = abs(size - recorded)
-            relative = absolute / recorded if recorded else (float("inf") if absolute else 0.0)
-            allowed = base + _MARGIN * spread[direction(name)]
-            row = Row(layer, kinds.get(layer, "loss"), direction(name), array, result.step, absolute, relative, allowed)
-            rows.append(row.of_sizes())
-    return rows, losses
+        if result.step <= STEPS_WITH_SIZES:
+            comparisons += _compare_sizes(result, entry["sizes"], dict(trace.info["layers"]), allowed)
+    return comparisons, losses
+
+
+def _compare_sizes(
+    result: StepResult, recorded: dict[str, float], kinds: dict[str, str], allowed: dict[str, float]
+) -> Iterator[Comparison]:
+    for name, size in result.sizes().items():
+        layer, _, array = name.rpartition(":")
+        absolute = abs(size - recorded.get(name, float("nan")))
+        relative = absolute / recorded[name] if recorded.get(name) else (float("inf") if absolute else 0.0)
+        where = layer, kinds.get(layer, "loss"), direction(name), array, result.step
+        yield Comparison(*where, absolute, relative, allowed[direction(name)], source="sizes")

@@ -1,32 +1,32 @@
-"""One comparison of arrays, with its tolerance and its verdict."""
+"""Comparing a layer's arrays under their tolerances."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from math import inf, isfinite
 from typing import Any
 
-import numpy as np
-
 from ..backend import HostArray
+from ..testing.assertions import worst_difference
 from .bounds import Bound
 
 
 @dataclass(frozen=True)
-class Row:
-    """One comparison: a layer's forward or backward pass, or its parameters' update, in one step.
+class Comparison:
+    """How a layer's forward pass, backward pass or update compares in one step.
 
     Attributes:
         layer: its name in the model.
         kind: its class's name.
-        direction: `"forward"`, `"backward"` or `"update"`.
-        array: which array was farthest off: `"y"`, `"dx"` or a parameter's name.
+        direction: `"forward"`, `"backward"` or `"update"` (of its parameters).
+        array: the array that differs most: `"y"`, `"dx"` or a parameter's name.
         step: the training step, from 1.
         absolute: the largest absolute difference.
         relative: the same, relative to the scale of the computation.
-        tolerance: what the relative difference may be.
-        index: where the largest difference is.
-        source: `"arrays"` compared element by element, or their `"sizes"` (root mean square) in a run of its own.
+        tolerance: the largest relative difference that agrees.
+        index: where the largest difference is; empty if there is none.
+        source: `"arrays"`, compared element by element, or their `"sizes"` (root mean squares) in a training run.
     """
 
     layer: str
@@ -42,7 +42,7 @@ class Row:
 
     @property
     def agrees(self) -> bool:
-        """Whether the difference is within the tolerance; not a number never is."""
+        """Whether the difference is within the tolerance; NaN never is."""
         return self.relative <= self.tolerance
 
     @property
@@ -52,47 +52,50 @@ class Row:
             return 0.0
         return self.relative / self.tolerance if self.tolerance and isfinite(self.relative) else inf
 
-    def of_sizes(self) -> Row:
-        """Return this row as one that compares sizes, not arrays."""
-        return replace(self, source="sizes")
+    def __str__(self) -> str:
+        place = f" at {self.index}" if self.index else ""
+        return (
+            f"step {self.step}, layer {self.layer} ({self.kind}), {self.direction}: {self.array} is off by "
+            f"{self.absolute:.2e}{place}, relative {self.relative:.2e}, allowed {self.tolerance:.2e}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the attributes and the verdict, as JSON can hold them."""
+        """Return the attributes and the verdict in the types of JSON."""
         values = asdict(self) | {"index": list(self.index), "agrees": self.agrees}
         return {
             key: None if isinstance(value, float) and not isfinite(value) else value for key, value in values.items()
         }
 
 
-def make_row(
+def compare(
     layer: str,
     kind: str,
     direction: str,
     step: int,
-    actual: dict[str, HostArray],
-    expected: dict[str, HostArray],
-    bounds: dict[str, Bound],
-) -> Row:
-    """Return the comparison of the array that is farthest off."""
-    rows = []
+    actual: Mapping[str, HostArray],
+    expected: Mapping[str, HostArray],
+    bounds: Mapping[str, Bound],
+) -> Comparison:
+    """Return the comparison of the array that differs most, in units of its tolerance.
+
+    Args:
+        layer, kind, direction, step: as in `Comparison`.
+        actual, expected: the arrays by name. One that is missing, or of another shape or dtype, differs infinitely.
+        bounds: how far each may differ.
+    """
+    comparisons = []
     for name, want in expected.items():
-        absolute, index = largest_difference(actual.get(name), want)
+        absolute, index = _largest_difference(actual.get(name), want)
         bound = bounds[name]
-        # Where the scale is 0 so is every right result.
+        # A scale of 0 means that every correct result is 0.
         relative = absolute / bound.scale if bound.scale else (inf if absolute else 0.0)
-        rows.append(Row(layer, kind, direction, name, step, absolute, relative, bound.tolerance, index))
-    return max(rows, key=lambda row: row.severity)
+        comparisons.append(Comparison(layer, kind, direction, name, step, absolute, relative, bound.tolerance, index))
+    return max(comparisons, key=lambda comparison: comparison.severity)
 
 
-def largest_difference(actual: HostArray | None, expected: HostArray) -> tuple[float, tuple[int, ...]]:
-    """Return the largest absolute difference and where it is; infinite for what has no counterpart."""
+def _largest_difference(actual: HostArray | None, expected: HostArray) -> tuple[float, tuple[int, ...]]:
+    """Return the largest absolute difference, and where it is."""
     if actual is None or actual.shape != expected.shape or actual.dtype != expected.dtype:
         return inf, ()
-    if not expected.size:
-        return 0.0, ()
-    with np.errstate(invalid="ignore"):
-        distance = np.abs(actual.astype(np.float64) - expected.astype(np.float64))
-    same = (actual == expected) | (np.isnan(actual) & np.isnan(expected))
-    distance = np.where(same, 0.0, np.where(np.isnan(distance), inf, distance))
-    index = np.unravel_index(int(distance.argmax()), distance.shape)
-    return float(distance[index]), tuple(int(i) for i in index)
+    worst = worst_difference(actual, expected)
+    return (0.0, ()) if worst is None else (worst.absolute, worst.index)

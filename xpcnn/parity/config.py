@@ -1,4 +1,4 @@
-"""What a recorded run follows from: the configuration that a trace carries to another machine."""
+"""The configuration of a recorded run, which a trace carries to another machine."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ..training.run import RunConfig
 
 @dataclass(frozen=True)
 class TraceConfig:
-    """What a recorded run follows from.
+    """Everything that determines a recorded run, apart from the data set's files.
 
     Attributes:
         model, data, batch_size, optimizer, lr, weight_decay, seed: as in `RunConfig`.
-        steps: how many training steps.
+        steps: the number of training steps.
         dtype: `"float32"` or `"float64"`.
     """
 
@@ -40,7 +40,7 @@ class TraceConfig:
         self.run()  # checks the rest
 
     def run(self) -> RunConfig:
-        """Return the configuration of the training run; nothing is augmented, so that data are the same anywhere."""
+        """Return the configuration of the training run, without augmentation: every device must get the same bits."""
         values = {name: value for name, value in asdict(self).items() if name not in ("steps", "dtype")}
         return RunConfig(epochs=1, augment=False, **values)
 
@@ -48,14 +48,14 @@ class TraceConfig:
         """Return the network with its initial weights, on the CPU."""
         return self.run().make_model(dataset).to(dtype=np.dtype(self.dtype))
 
-    def batch(self, dataset: Dataset, rows: HostArray) -> tuple[HostArray, HostArray]:
+    def batch(self, dataset: Dataset, indices: HostArray) -> tuple[HostArray, HostArray]:
         """Return the images and labels of one batch, as training sees them."""
         info = DATASETS[self.data]
-        loader = Loader(dataset.subset(rows), len(rows), mean=info.mean, std=info.std, dtype=self.dtype)
+        loader = Loader(dataset.subset(indices), len(indices), mean=info.mean, std=info.std, dtype=self.dtype)
         return next(iter(loader))
 
-    def rows(self, dataset: Dataset) -> list[HostArray]:
-        """Return the indices of the batch of each step."""
+    def batches(self, dataset: Dataset) -> list[HostArray]:
+        """Return the indices of the samples of each step."""
         loader = self.run().make_loader(dataset, train=True)
         batches: list[HostArray] = []
         while len(batches) < self.steps:

@@ -1,33 +1,32 @@
-"""The files of a trace: arrays as safetensors, everything else as JSON, and digests of the former in the latter."""
+"""The files of a trace: arrays as safetensors; all else as JSON, with a SHA-256 of every file."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..backend import HostArray
-from .observe import LayerCall
-
-if TYPE_CHECKING:
-    from .steps import StepResult
+from .observe import LayerCall, LossCall
+from .steps import StepResult
 
 INFO = "trace.json"
+_LOSS_ARRAYS = ("output", "target", "value", "gradient")
 
 
 class TraceError(ValueError):
-    """A trace is missing, damaged, foreign, or cannot be repeated here; the message says why in one line."""
+    """A trace is missing, damaged, of another version, or cannot be repeated here; the message says why in one line."""
 
 
 class Folder:
     """A trace's folder.
 
     Attributes:
-        stored: how many bytes of arrays were written.
+        path: where it is.
+        stored: how many bytes of activations and gradients were written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -59,13 +58,13 @@ class Folder:
         self._digests[name] = sha256(data).hexdigest()
 
     def write_info(self, format: str, version: int, info: dict[str, Any]) -> None:
-        """Write `trace.json`, the last file of a trace: a folder without it is none."""
+        """Write `trace.json`. It is written last: a folder without it is no trace."""
         info = {"format": format, "version": version, **info, "sha256": self._digests}
         info["sha256"][INFO] = _digest_of(info)
         (self.path / INFO).write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
 
     def read_info(self, format: str, version: int) -> dict[str, Any]:
-        """Return what `trace.json` holds.
+        """Return the contents of `trace.json`.
 
         Raises:
             TraceError: if it is absent, damaged, or of another format or version.
@@ -80,15 +79,16 @@ class Folder:
             raise TraceError(f"{self.path} is no trace: {INFO} does not say that it is one")
         found = info.get("version")
         if found != version:
-            age = "newer" if isinstance(found, int) and found > version else "older or unknown"
-            raise TraceError(f"{self.path} has trace version {found}, {age}: this package reads version {version}")
+            newer = isinstance(found, int) and found > version
+            advice = "update xpcnn" if newer else "record it again"
+            raise TraceError(f"{self.path} has trace version {found}, this xpcnn reads version {version}: {advice}")
         digests = info.get("sha256")
         if not isinstance(digests, dict) or digests.pop(INFO, None) != _digest_of(info):
             raise TraceError(f"{self.path} is damaged: {INFO} is not as it was recorded (its SHA-256 differs)")
         return info
 
     def verify(self, names: list[str], info: dict[str, Any]) -> None:
-        """Raise TraceError unless files are as they were written."""
+        """Raise TraceError if a file is not as it was recorded."""
         for name in names:
             expected = info["sha256"].get(name)
             try:
@@ -99,7 +99,7 @@ class Folder:
                 raise TraceError(f"{self.path} is damaged: {name} is not as it was recorded (its SHA-256 differs)")
 
     def read_arrays(self, name: str) -> dict[str, HostArray]:
-        """Return the arrays of a file, which was verified before."""
+        """Return the arrays of a file that `verify` has passed."""
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
@@ -109,13 +109,17 @@ class Folder:
             raise TraceError(f"{self.path} is damaged: {name} holds no arrays ({error})") from error
 
 
-def store_calls(folder: Folder, name: str, result: StepResult, room: int) -> dict[str, Any] | None:
-    """Write all arrays of a step, each value once; return its entries for `trace.json`, or None if there is no room."""
+def store_step(folder: Folder, name: str, result: StepResult, room: int) -> dict[str, Any] | None:
+    """Write all arrays of a step, equal ones once.
+
+    Returns:
+        the entries for `trace.json`; None, with nothing written, if the arrays take more than `room` bytes.
+    """
     arrays: dict[str, HostArray] = {}
     keys: dict[tuple[str, str, tuple[int, ...]], str] = {}
 
     def key(array: HostArray) -> str:
-        # One layer's output is the next one's input: a digest tells, where an address might have been used anew.
+        # A layer's output is the next layer's input. Both are copies, so only their values tell.
         array = np.asarray(array, order="C")
         identity = (sha256(array.tobytes()).hexdigest(), array.dtype.name, array.shape)
         if identity not in keys:
@@ -125,31 +129,40 @@ def store_calls(folder: Folder, name: str, result: StepResult, room: int) -> dic
 
     calls = []
     for call in result.calls:
-        entry: dict[str, Any] = {"name": call.name, "kind": call.kind, "x": key(call.x), "y": key(call.y)}
+        entry: dict[str, Any] = {"name": call.name, "kind": call.kind, "arithmetic": call.arithmetic}
+        entry |= {"x": key(call.x), "y": key(call.y)}
         entry |= {part: key(array) for part, array in (("dy", call.dy), ("dx", call.dx)) if array is not None}
         calls.append(entry | {"gradients": {part: key(array) for part, array in call.gradients.items()}})
+    loss = {"kind": result.loss.kind} | {part: key(getattr(result.loss, part)) for part in _LOSS_ARRAYS}
     after = {part: key(array) for part, array in result.after.items()}
     size = sum(array.nbytes for array in arrays.values())
     if size > room:
         return None
     folder.write_arrays(name, arrays)
     folder.stored += size
-    return {"file": name, "calls": calls, "after": after}
+    return {"file": name, "calls": calls, "loss_call": loss, "after": after}
 
 
-def load_calls(folder: Folder, entry: dict[str, Any]) -> tuple[list[LayerCall], dict[str, HostArray]]:
-    """Return what `store_calls` wrote: the calls, and the weights after the step."""
+def load_step(folder: Folder, step: int, entry: dict[str, Any]) -> StepResult:
+    """Return what `store_step` wrote.
+
+    Raises:
+        TraceError: if part of it is absent.
+    """
     arrays = folder.read_arrays(entry["file"])
     calls = []
     try:
         for call in entry["calls"]:
-            parts = {part: arrays[call[part]] for part in ("x", "y", "dy", "dx") if part in call}
+            x, y = (arrays[call[part]] for part in ("x", "y"))
+            dy, dx = (arrays[call[part]] if part in call else None for part in ("dy", "dx"))
             gradients = {part: arrays[key] for part, key in call["gradients"].items()}
-            calls.append(LayerCall(name=call["name"], kind=call["kind"], **parts, gradients=gradients))
-        return calls, {part: arrays[key] for part, key in entry["after"].items()}
+            calls.append(LayerCall(call["name"], call["kind"], call["arithmetic"], x, y, dy, dx, gradients))
+        loss = entry["loss_call"]
+        output, target, value, gradient = (arrays[loss[part]] for part in _LOSS_ARRAYS)
+        after = {part: arrays[key] for part, key in entry["after"].items()}
+        return StepResult(step, entry["correct"], calls, LossCall(loss["kind"], output, target, value, gradient), after)
     except (KeyError, TypeError) as error:
-        wanted = ", ".join(item.name for item in fields(LayerCall))
-        raise TraceError(f"{folder.path} is damaged: step without one of {wanted} ({error!r})") from error
+        raise TraceError(f"{folder.path} is damaged: step {step} does not describe its arrays ({error!r})") from error
 
 
 def _digest_of(info: dict[str, Any]) -> str:

@@ -1,7 +1,8 @@
-"""Comparing devices layer by layer: each layer is given the very same input and gradient on every device.
+"""Comparing devices layer by layer: each layer is given the same input and the same gradient on every device.
 
-Fed this way an error cannot travel: no value near zero changes sides before a ReLU, no tie is broken elsewhere before
-a max pooling, and a layer that differs is itself at fault. That is what makes tight, derived tolerances possible.
+So errors cannot propagate from layer to layer: rounding pushes no value across a ReLU's kink and changes no maximum
+before it reaches a pooling layer. A layer that differs is itself at fault. This is what makes tight, derived tolerances
+possible.
 """
 
 from __future__ import annotations
@@ -10,126 +11,114 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from .. import backend
 from ..backend import Array, Device
 from ..nn import CrossEntropyLoss, Module
 from .bounds import Bound, largest, layer_bounds
-from .comparison import Row, make_row
-from .observe import LayerCall, host_copy, observe, own_parameters
+from .comparison import Comparison, compare
+from .observe import LayerCall, LossCall, ObservedLoss, host_copy, observe
 from .tolerances import Precision, precision_of, tolerance
 
 
 def compare_devices(
     model: Module, batch: tuple[Array, Array], devices: Sequence[Device | str], loss: Any = None
-) -> list[Row]:
+) -> list[Comparison]:
     """Compare one training step of a model on several devices with the first of them, layer by layer.
 
     Args:
-        model: in training mode or not, on any device; it is copied.
-        batch: images and labels, or whatever model and loss take.
+        model: on any device; it is copied, and the copy is put into training mode.
+        batch: the model's input and the loss's target, such as images `(N, C, H, W)` and labels `(N,)`.
         devices: at least two.
-        loss: as `Trainer` takes it; cross-entropy if None.
+        loss: called with the model's output and the target, as in `Trainer`; None for cross-entropy.
 
     Returns:
-        for each further device, rows for each layer's forward and backward pass, for the loss, and one for the whole
-        network's forward pass; they agree if `all(row.agrees for row in rows)`.
+        for each further device, a comparison of each layer's forward and backward pass, of the loss's, and of the whole
+        network's forward pass; the devices agree if `all(comparison.agrees for comparison in comparisons)`. Layers
+        are the modules that hold no others; what a module computes around those it holds shows in the network's only.
 
     Raises:
-        ValueError: if there are fewer than two devices, or the model computed nothing that could be compared.
+        ValueError: if there are fewer than two devices, the model computed nothing that could be compared, or a layer
+            declares an unknown arithmetic.
     """
     if len(devices) < 2:
         raise ValueError(f"comparing takes at least two devices, got {[str(device) for device in devices]}")
     first, *others = (backend.device(device) for device in devices)
-    calls, head = observed_step(copy.deepcopy(model).to(first).train(), batch, loss)
-    rows: list[Row] = []
-    for device in others:
-        replica = copy.deepcopy(model).to(device).train()
-        found = replay(replica, calls, 1, device)
-        logits = host_copy(copy.deepcopy(model).to(device).train()(device.asarray(batch[0])))
-        # Layers pass relative errors on at about their size, so that they add up.
-        allowed = sum(row.tolerance for row in found if row.direction == "forward")
-        rows += found
-        rows += replay_loss(head, device, 1, loss)
-        rows.append(
-            make_row(
-                head.name,
-                "whole network",
-                "forward",
-                1,
-                {"y": logits},
-                {"y": head.x},
-                {"y": Bound(allowed, largest(head.x))},
-            )
-        )
-    if not rows:
-        raise ValueError("the model computed nothing that could be compared")
-    return rows
-
-
-def observed_step(model: Module, batch: tuple[Array, Array], loss: Any = None) -> tuple[list[LayerCall], LayerCall]:
-    """Run one forward and backward pass; return what each layer did, and what the loss did as one more call."""
-    device = model.device
     loss = CrossEntropyLoss() if loss is None else loss
+    calls, loss_call = _observed_step(copy.deepcopy(model).to(first).train(), batch, loss)
+    comparisons: list[Comparison] = []
+    for device in others:
+        layers = replay(copy.deepcopy(model).to(device).train(), calls, 1, device)
+        # Each layer adds its relative error and passes on those before it at about their size.
+        allowed = sum(comparison.tolerance for comparison in layers if comparison.direction == "forward")
+        bounds = {"y": Bound(allowed, largest(loss_call.output))}
+        # By another copy, as dropout and batch normalization have changed the first one.
+        output = host_copy(copy.deepcopy(model).to(device).train()(device.asarray(batch[0])))
+        comparisons += layers
+        comparisons += replay_loss(loss_call, loss, device, 1)
+        comparisons.append(
+            compare("loss", "whole network", "forward", 1, {"y": output}, {"y": loss_call.output}, bounds)
+        )
+    return comparisons
+
+
+def _observed_step(model: Module, batch: tuple[Array, Array], loss: Any) -> tuple[list[LayerCall], LossCall]:
+    """Run one forward and backward pass; return what each layer and the loss did."""
+    device, observed = model.device, ObservedLoss(loss)
     model.zero_grad()
     with observe(model) as calls:
-        logits = model(device.asarray(batch[0]))
-        value = loss(logits, device.asarray(batch[1]))
-        gradient = loss.backward()
-        model.backward(gradient, input_gradient=False)
+        observed(model(device.asarray(batch[0])), device.asarray(batch[1]))
+        model.backward(observed.backward(), input_gradient=False)
     if not calls:
         raise ValueError("the model computed nothing that could be compared")
-    # The loss's labels take the place of the gradient that a layer is given.
-    head = LayerCall("loss", type(loss).__name__, host_copy(logits), host_copy(value), np.asarray(host_copy(batch[1])))
-    head.dx = host_copy(gradient)
-    return calls, head
+    return calls, observed.call
 
 
-def replay(model: Module, calls: Sequence[LayerCall], step: int, device: Device) -> list[Row]:
-    """Give each layer of a model in training mode the inputs of recorded calls, and compare what it makes of them.
+def replay(model: Module, calls: Sequence[LayerCall], step: int, device: Device) -> list[Comparison]:
+    """Give each layer the inputs of its recorded calls, and compare what it computes from them.
 
-    The model's weights are those of the recorded step; its gradients are overwritten.
+    Args:
+        model: in training mode, with the weights of the recorded step; its gradients are overwritten.
+        calls: of the layers, in one step.
+        step: its number, from 1.
+        device: where the model is.
 
     Raises:
         KeyError: if a call belongs to no layer of the model.
     """
     modules = dict(model.named_modules())
-    rows = []
+    comparisons = []
     for call in calls:
         module = modules[call.name]
-        parameters = own_parameters(module)
+        parameters = module.own_parameters()
         precision: Precision = precision_of(call.y.dtype, device.tf32)
         values = {name: host_copy(parameter.data) for name, parameter in parameters.items()}
         bounds = layer_bounds(call, values, precision)
         for parameter in parameters.values():
             parameter.grad = None
         found = {"y": host_copy(module(device.asarray(call.x)))}
-        rows.append(make_row(call.name, call.kind, "forward", step, found, {"y": call.y}, bounds))
+        comparisons.append(compare(call.name, call.kind, "forward", step, found, {"y": call.y}, bounds))
         if call.dy is None:
             module.forget()
             continue
         dx = module.backward(device.asarray(call.dy), input_gradient=call.dx is not None)
-        found = {} if call.dx is None else {"dx": host_copy(dx)}
-        found |= {name: host_copy(p.grad) for name, p in parameters.items() if name in call.gradients}
+        found = {} if call.dx is None or dx is None else {"dx": host_copy(dx)}
+        found |= {name: host_copy(p.grad) for name, p in parameters.items() if p.grad is not None}
         expected = {name: array for name, array in call.outputs() if name != "y"}
         if expected:
-            rows.append(make_row(call.name, call.kind, "backward", step, found, expected, bounds))
-    return rows
+            comparisons.append(compare(call.name, call.kind, "backward", step, found, expected, bounds))
+    return comparisons
 
 
-def replay_loss(head: LayerCall, device: Device, step: int, loss: Any = None) -> list[Row]:
-    """Compare the loss and its gradient on recorded outputs."""
-    loss = CrossEntropyLoss() if loss is None else loss
-    precision = precision_of(head.x.dtype, False)
-    value = host_copy(loss(device.asarray(head.x), device.asarray(head.dy)))
-    assert head.dx is not None
+def replay_loss(call: LossCall, loss: Any, device: Device, step: int) -> list[Comparison]:
+    """Give a loss the recorded output and target, and compare its value and its gradient."""
+    precision = precision_of(call.output.dtype)
     bounds = {
-        "y": Bound(tolerance("loss", head.x.size, precision), max(1.0, largest(head.y))),
-        "dx": Bound(tolerance("loss", head.x.shape[-1], precision), largest(head.dx)),
+        "y": Bound(tolerance("loss", call.output.size, precision), max(1.0, largest(call.value))),
+        "dx": Bound(tolerance("loss", call.output.shape[-1], precision), largest(call.gradient)),
     }
-    gradient = {"dx": host_copy(loss.backward())}
+    value = host_copy(loss(device.asarray(call.output), device.asarray(call.target)))
+    gradient = host_copy(loss.backward())
     return [
-        make_row(head.name, head.kind, "forward", step, {"y": value}, {"y": head.y}, bounds),
-        make_row(head.name, head.kind, "backward", step, gradient, {"dx": head.dx}, bounds),
+        compare("loss", call.kind, "forward", step, {"y": value}, {"y": call.value}, bounds),
+        compare("loss", call.kind, "backward", step, {"dx": gradient}, {"dx": call.gradient}, bounds),
     ]

@@ -1,12 +1,12 @@
-"""Traces: a recorded training run, with all that is needed to repeat it on another machine.
+"""Recording a trace: a training run with all that is needed to repeat it on another machine.
 
-A trace is a folder. `trace.json` holds the configuration, versions, and for each step the loss, a digest of the batch,
-and the size (root mean square) of what each layer computed; `initial.safetensors` the initial weights and the indices
-of each batch; `step-0001.safetensors` and so on, while the size limit lasts, every array that every layer was given
-and returned. JSON holds the SHA-256 of the other files.
+A trace is a folder:
 
-How far a second run may drift from the first depends on the network, its data and the step. So the recorder measures it
-(`xpcnn.parity.drift`).
+- `initial.safetensors`: the initial weights, and the indices of the samples of each batch.
+- `step-0001.safetensors` and so on, up to a size limit: every array that each layer and the loss were given and
+  computed, and the weights after the step.
+- `trace.json`: the configuration, device and versions; for each step the loss, a digest of the batch, the size (root
+  mean square) of every array, and the drift to be expected (`xpcnn.parity.drift`); the SHA-256 of all files.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from .. import __version__, backend
 from ..backend import Device, HostArray
 from ..data import load_dataset
 from .config import TraceConfig
-from .drift import precisions, spreads, twin_of
-from .files import Folder, TraceError, read_array, store_calls
+from .drift import drift_by_step, precisions, twin_of
+from .files import Folder, TraceError, read_array, store_step
 from .observe import leaves
 from .steps import batch_digest, host_state, train_steps
 
-FORMAT, VERSION = "xpcnn-trace", 2
+FORMAT, VERSION = "xpcnn-trace", 3
 MEGABYTE = 1 << 20
 
 
 @dataclass
 class Trace:
-    """A trace that was read, and verified against its digests.
+    """A trace that was read, and verified against its SHA-256 digests.
 
     Attributes:
         path: its folder.
-        config: what the run follows from.
-        info: `trace.json` as it is.
+        config: what was trained.
+        info: the contents of `trace.json`.
         initial: the initial weights and buffers.
-        rows: the indices of the batch of each step.
+        batches: the indices of the samples of each step.
     """
 
     path: Path
     config: TraceConfig
     info: dict[str, Any]
     initial: dict[str, HostArray]
-    rows: list[HostArray] = field(repr=False)
+    batches: list[HostArray] = field(repr=False)
 
     @classmethod
     def load(cls, path: str | Path) -> Trace:
@@ -70,8 +70,8 @@ class Trace:
         folder.verify(["initial.safetensors", *names], info)
         arrays = folder.read_arrays("initial.safetensors")
         initial = {key[6:]: array for key, array in arrays.items() if key.startswith("state.")}
-        rows = [read_array(folder.path, arrays, f"batch.{step}") for step in range(1, config.steps + 1)]
-        return cls(folder.path, config, info, initial, rows)
+        batches = [read_array(folder.path, arrays, f"batch.{step}") for step in range(1, config.steps + 1)]
+        return cls(folder.path, config, info, initial, batches)
 
     def steps(self) -> Iterator[dict[str, Any]]:
         """Yield the entries of the steps in `trace.json`, in order."""
@@ -86,43 +86,46 @@ def record(
     data_dir: str | None = None,
     limit: int = 256 * MEGABYTE,
 ) -> Trace:
-    """Train for some steps, and keep in a new folder what is needed to repeat that elsewhere.
+    """Train for some steps, and write what is needed to repeat them elsewhere into a new folder.
 
     Args:
         path: the folder, which must not exist yet.
         config: what to train.
-        device: where.
-        data_dir: see `xpcnn.data.load_dataset`.
-        limit: how many bytes of activations and gradients to keep; of later steps only their sizes are.
+        device: where to train.
+        data_dir: the folder of the data sets; see `xpcnn.data.load_dataset`.
+        limit: how many bytes of arrays to keep. Steps beyond it are kept as array sizes only.
+
+    Returns:
+        the trace, read back from the folder.
 
     Raises:
         TraceError: if the loss is not finite, or the folder exists.
     """
     device = backend.device(device)
     dataset = load_dataset(config.data, "train", data_dir)
-    rows = config.rows(dataset)
+    batches = config.batches(dataset)
     model = config.make_model(dataset)
     initial = host_state(model)
     folder = Folder.create(Path(path))
     start = {f"state.{name}": array for name, array in initial.items()}
-    folder.write_arrays("initial.safetensors", start | {f"batch.{i}": batch for i, batch in enumerate(rows, 1)})
+    start |= {f"batch.{step}": indices for step, indices in enumerate(batches, 1)}
+    folder.write_arrays("initial.safetensors", start)
     steps: list[dict[str, Any]] = []
     own: list[tuple[dict[str, float], int]] = []
-    for result in train_steps(config, model.to(device), dataset, rows):
-        if not np.isfinite(result.loss):
-            raise TraceError(
-                f"the loss became {result.loss} at step {result.step}: nothing to compare; a lower lr may help"
-            )
-        entry: dict[str, Any] = {"loss": result.loss, "correct": result.correct, "sizes": result.sizes(), "spread": {}}
-        entry["data"] = batch_digest(dataset, rows[result.step - 1])
-        stored = store_calls(folder, f"step-{result.step:04}.safetensors", result, limit - folder.stored)
-        limit = limit if stored else 0  # what is kept is the beginning, without gaps
+    for result in train_steps(config, model.to(device), dataset, batches):
+        loss = float(result.loss.value)
+        if not np.isfinite(loss):
+            raise TraceError(f"the loss became {loss} at step {result.step}: nothing to compare; a lower lr may help")
+        entry: dict[str, Any] = {"loss": loss, "correct": result.correct, "sizes": result.sizes(), "drift": {}}
+        entry["data"] = batch_digest(dataset, batches[result.step - 1])
+        stored = store_step(folder, f"step-{result.step:04}.safetensors", result, limit - folder.stored)
+        limit = limit if stored else 0  # keep the first steps, without gaps
         steps.append(entry | (stored or {"file": None}))
         own.append((result.quantities(), result.correct))
     for precision in precisions(config):
-        twin = train_steps(config, twin_of(config, dataset, initial, precision).to(device), dataset, rows)
-        for entry, spread in zip(steps, spreads(own, twin), strict=True):
-            entry["spread"][precision] = spread
+        twin = train_steps(config, twin_of(config, dataset, initial, precision).to(device), dataset, batches)
+        for entry, drift in zip(steps, drift_by_step(own, twin), strict=True):
+            entry["drift"][precision] = drift
     info = {
         "config": asdict(config),
         "recorded": {"device": device.name, "description": device.description, "versions": versions()},
@@ -134,5 +137,5 @@ def record(
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what computes here."""
+    """Return the versions of xpcnn, NumPy and Python here."""
     return {"xpcnn": __version__, "numpy": np.__version__, "python": platform.python_version()}

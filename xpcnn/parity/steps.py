@@ -1,4 +1,4 @@
-"""Training step by step under observation: what recording and repeating a run have in common."""
+"""Training step by step under observation, as recording and checking both do."""
 
 from __future__ import annotations
 
@@ -8,73 +8,62 @@ from hashlib import sha256
 
 import numpy as np
 
-from ..backend import Array, HostArray
+from ..backend import HostArray
 from ..data import Dataset
-from ..nn import Loss, Module, Sequential
+from ..nn import Module, Sequential
 from .bounds import rms
 from .config import TraceConfig
-from .observe import LayerCall, host_copy, observe
+from .observe import LayerCall, LossCall, ObservedLoss, host_copy, observe
 
 
 @dataclass
 class StepResult:
-    """What one training step came to.
+    """What one training step computed.
 
     Attributes:
         step: its number, from 1.
-        loss: before the step.
-        correct: how many samples of the batch were classified rightly.
-        calls: what each layer computed, and the loss as the last of them.
+        correct: how many samples of the batch were classified correctly.
+        calls: what each layer computed.
+        loss: what the loss computed.
         after: the weights and buffers after the step.
     """
 
     step: int
-    loss: float
     correct: int
     calls: list[LayerCall]
+    loss: LossCall
     after: dict[str, HostArray]
 
     def sizes(self) -> dict[str, float]:
         """Return the root mean square of every array, as `"layer:array"`."""
-        return {f"{call.name}:{array}": rms(values) for call in self.calls for array, values in call.outputs()}
+        outputs = [*((call.name, call.outputs()) for call in self.calls), ("loss", self.loss.outputs())]
+        return {f"{name}:{array}": rms(values) for name, arrays in outputs for array, values in arrays}
 
     def quantities(self) -> dict[str, float]:
-        """Return the sizes, and the loss as `"loss"`."""
-        return {"loss": self.loss} | self.sizes()
-
-
-class _ObservedLoss(Loss):
-    """A loss that notes what it was given and what it returned, as if it were a layer."""
-
-    def __init__(self, loss: Loss) -> None:
-        super().__init__()
-        self._loss, self.metrics = loss, loss.metrics
-
-    def forward(self, logits: Array, labels: Array) -> Array:
-        value = self._loss(logits, labels)
-        self.call = LayerCall("loss", type(self._loss).__name__, host_copy(logits), host_copy(value), host_copy(labels))
-        return value
-
-    def backward(self) -> Array:
-        gradient = self._loss.backward()
-        self.call.dx = host_copy(gradient)
-        return gradient
+        """Return the sizes, and the value of the loss as `"loss"`."""
+        return {"loss": float(self.loss.value)} | self.sizes()
 
 
 def train_steps(
-    config: TraceConfig, model: Sequential, dataset: Dataset, rows: Sequence[HostArray]
+    config: TraceConfig, model: Sequential, dataset: Dataset, batches: Sequence[HostArray]
 ) -> Iterator[StepResult]:
-    """Train a model on its device, one batch of each of `rows`, and yield what each step came to."""
+    """Train a model on its device and yield what each step computed.
+
+    Args:
+        config: what to train.
+        model: with its initial weights.
+        dataset: of the configuration.
+        batches: the indices of the samples of each step.
+    """
     trainer = config.run().make_trainer(model, config.steps, ())
-    trainer.loss = loss = _ObservedLoss(trainer.loss)
+    trainer.loss = loss = ObservedLoss(trainer.loss)
     model.train()
-    for step, batch in enumerate(rows, 1):
-        images, labels = config.batch(dataset, batch)
+    for step, indices in enumerate(batches, 1):
+        images, labels = config.batch(dataset, indices)
         with observe(model) as calls, np.errstate(over="ignore", invalid="ignore"):
             trainer.train_step(images, labels)
-        head = loss.call
-        correct = int((head.x.argmax(axis=1) == labels).sum())
-        yield StepResult(step, float(head.y), correct, [*calls, head], host_state(model))
+        correct = int((loss.call.output.argmax(axis=1) == labels).sum())
+        yield StepResult(step, correct, calls, loss.call, host_state(model))
 
 
 def host_state(model: Module) -> dict[str, HostArray]:
@@ -82,8 +71,8 @@ def host_state(model: Module) -> dict[str, HostArray]:
     return {name: host_copy(array) for name, array in model.state_dict().items()}
 
 
-def batch_digest(dataset: Dataset, rows: HostArray) -> str:
-    """Return the SHA-256 of some samples of a data set."""
-    total = sha256(np.asarray(dataset.images[rows], order="C").tobytes())
-    total.update(dataset.labels[rows].tobytes())
+def batch_digest(dataset: Dataset, indices: HostArray) -> str:
+    """Return the SHA-256 of the images and labels of a batch."""
+    total = sha256(np.asarray(dataset.images[indices], order="C").tobytes())
+    total.update(dataset.labels[indices].tobytes())
     return total.hexdigest()

@@ -1,40 +1,47 @@
-"""How far two right computations of the same thing may lie apart, by kind of operation and precision.
+"""How far two correct computations of the same thing may differ, by kind of operation, length and precision.
 
-Nothing here is tuned until tests pass. Every entry is a bound on rounding errors, made of
+No number here is tuned until tests pass: each is a bound on rounding errors. The bounds are made of
 
 - `u`, the unit roundoff: half the distance from 1 to the next number of the format;
-- `K`, the number of terms in a sum: each term of a sum of K has passed through up to K roundings;
-- `scale`, the size of the numbers in which the rounding happens (below), to which a tolerance is relative.
+- `K`, the number of terms in a sum;
+- `scale`, the size of the numbers that are rounded. A tolerance is relative to it.
 
 **Sums and products of length K.** In the worst case the error is `K·u` times the sum of the terms' magnitudes (Higham
-2002, section 3.1). It would take all roundings to conspire: as independent errors of mean 0 they add up like a random
-walk, to `√K·u` (Higham and Mary 2019). In detail, the partial sum after i of K terms is rounded by at most `u` of
-itself; its square is on average `y²/3 + S²/2`, where `y` is the result and `S` the root of the sum of squared terms,
-the size of a sum of terms with random signs. An error evenly distributed in ±u has the standard deviation `u/√3`. So
-the error of one device has the standard deviation `√K·u/√3·√(y²/3 + S²/2) ≤ 0.53·√K·u·max(|y|, S)`, and the difference
-of two devices `√2` times that. Six standard deviations (one element in a thousand million) make `4.5·√K·u`. Blocked
-sums, as all fast libraries use, stay well below. With `scale = max(|y|, S)` over the array this holds for sums that
-cancel, too. Two things break the independence, and both are looked for in the data (`xpcnn.parity.bounds`): where
-neighbouring terms are alike, partial sums wander farther than S, and their largest value takes its place; where n terms
-are one and the same number, their errors are too, and `√(K + n²)` takes the place of `√K`.
+2002, section 3.1). That would take all rounding errors to have the same sign. Independent errors of mean 0 add up like
+a random walk, to `√K·u` (Higham and Mary 2019). In detail: let `y` be the result and `S` the root of the sum of squared
+terms, which is the size of a sum of terms with random signs. The partial sum of i of the K terms is rounded by at most
+`u` of itself, and its square is on average `y²/3 + S²/2`. An error evenly distributed in ±u has the standard deviation
+`u/√3`. So the error on one device has the standard deviation `√K·u/√3·√(y²/3 + S²/2) ≤ 0.53·√K·u·max(|y|, S)`, and the
+difference of two devices `√2` times that. Six standard deviations, which one element in 500 million exceeds, make
+`4.5·√K·u`. Blocked sums, as all fast libraries use them, stay well below. With `scale = max(|y|, S)` over the array
+this holds for sums that cancel, too.
 
-**Elementwise** functions round each intermediate result once; CUDA's exp, log, tanh and erf are off by 1 or 2 units of
-the last place, 2 to 4 `u`, like those of NumPy. Eight roundings in a row on each device make `16·u` of the largest
-value, should all of them conspire.
+Two things break the independence. `xpcnn.parity.bounds` looks for both in the data:
 
-**Normalisation** sums K elements and then takes a handful of elementwise steps; scale includes how large the mean is
-beside the deviation, as an error in the mean is divided by the deviation.
+- Where neighbouring terms are alike, partial sums wander farther than S. Their largest value then takes the place of S.
+- Where n terms are the same number, their errors are the same, too. Then `√(K + n²)` takes the place of `√K`.
 
-**Loss** is a sum of elementwise terms.
+**Elementwise** functions round each intermediate result once. CUDA's exp, log, tanh and erf are off by 1 or 2 units in
+the last place, 2 to 4 `u`, like those of NumPy. Eight roundings in a row on each device, all of the same sign, make
+`16·u` of the largest value.
 
-**TF32** keeps float32 sums, but cuts both factors of a product to 11 significant bits: an error of up to 2⁻¹⁰ of each
-(it may be truncated) in every term, so with random signs `6·√2·2⁻¹⁰/√3` of S. It takes part in products only.
+**Normalization** sums K elements and then takes a few elementwise steps. Its scale includes the ratio of mean to
+standard deviation, since an error in the mean is divided by the standard deviation.
+
+**Loss** is a sum of K elementwise results.
+
+**TF32** keeps sums in float32, but rounds both factors of a product to 11 significant bits, perhaps by truncation. This
+is an error of up to 2⁻¹⁰ of each factor in every term, so with random signs `6·√2·2⁻¹⁰/√3` of S. It affects products
+only.
 
 **float16** products are summed in float32 and rounded once to float16 (`u = 2⁻¹¹`), by cuBLAS, by CuPy's reductions and
-by NumPy's products alike; elementwise steps round each time.
+by NumPy's products alike. Elementwise steps round each time.
 
-Training amplifies rounding errors from step to step, by as much as the network and its data make it. That is not
-derived but measured, for each trace anew: see `xpcnn.parity.drift`.
+Training amplifies rounding errors from step to step, depending on the network and its data. This growth is not derived
+but measured for each trace: see `xpcnn.parity.drift`.
+
+- N. J. Higham, Accuracy and Stability of Numerical Algorithms, second edition, SIAM 2002.
+- N. J. Higham and T. Mary, A New Approach to Probabilistic Rounding Error Analysis, SIAM J. Sci. Comput. 41 (5), 2019.
 """
 
 from __future__ import annotations
@@ -44,7 +51,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-Kind = Literal["exact", "elementwise", "product", "reduction", "normalisation", "loss"]
+Kind = Literal["exact", "elementwise", "product", "reduction", "normalization", "loss"]
 Precision = Literal["float64", "float32", "tf32", "float16"]
 
 UNIT: dict[Precision, float] = {"float64": 2.0**-53, "float32": 2.0**-24, "tf32": 2.0**-24, "float16": 2.0**-11}
@@ -53,12 +60,12 @@ _ELEMENTWISE = 16
 
 
 def tolerance(kind: Kind, length: int = 1, precision: Precision = "float32") -> float:
-    """Return how far two devices may be apart, relative to the scale of the result.
+    """Return the largest difference between two devices that rounding explains, relative to the scale of the result.
 
     Args:
         kind: of operation: `"exact"` (moves or selects values), `"elementwise"`, `"product"` (matrix product or
-            convolution), `"reduction"` (a plain sum), `"normalisation"` or `"loss"`.
-        length: how many terms one element of the result is summed from; 1 where nothing is summed.
+            convolution), `"reduction"` (a plain sum), `"normalization"`, or `"loss"` (a sum of elementwise results).
+        length: the number of terms K that are summed for one element of the result; 1 where nothing is summed.
         precision: of the computation.
 
     Raises:
@@ -81,10 +88,14 @@ def tolerance(kind: Kind, length: int = 1, precision: Precision = "float32") -> 
 
 
 def precision_of(dtype: object, tf32: bool = False) -> Precision:
-    """Return the precision in which arrays of a dtype are computed.
+    """Return the precision in which a device computes arrays of a dtype.
+
+    Args:
+        dtype: of the arrays.
+        tf32: whether the device may use TF32 in products.
 
     Raises:
-        ValueError: if there is no tolerance for that dtype.
+        ValueError: if there are no tolerances for that dtype.
     """
     name = np.dtype(dtype).name  # type: ignore[call-overload]
     if name == "float32" and tf32:
@@ -96,9 +107,9 @@ def precision_of(dtype: object, tf32: bool = False) -> Precision:
 
 
 def tolerance_table() -> str:
-    """Return the tolerances as a Markdown table, for sums of a few lengths."""
+    """Return the tolerances as a table in Markdown, for sums of a few lengths."""
     rows: list[tuple[str, Kind, int]] = [("elementwise", "elementwise", 1)]
-    for kind in ("product", "reduction", "normalisation", "loss"):
+    for kind in ("product", "reduction", "normalization", "loss"):
         rows += [(f"{kind}, K = {length:,}", kind, length) for length in (25, 576, 50_000)]
     lines = [f"| relative to the scale | {' | '.join(get_args(Precision))} |", "| --- | --- | --- | --- | --- |"]
     for label, kind, length in rows:

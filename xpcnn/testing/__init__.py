@@ -1,10 +1,10 @@
-"""Helpers for pytest: for the layers of this package and for a user's own.
+"""Helpers for pytest, for the layers of this package and for your own.
 
-- `assert_close` compares an array with what it should be, its device, dtype and shape included.
+- `assert_close` compares an array with its expected value, including its device, dtype and shape.
 - `check_gradients` compares a backward pass with numeric differences of its forward pass.
 - `pytest_plugins = ["xpcnn.testing.fixtures"]` gives a test suite the fixtures `device` and `xp`.
 
-Whether two devices compute the same is the business of `xpcnn.parity`.
+To compare two devices, see `xpcnn.parity`.
 """
 
 from .assertions import assert_close

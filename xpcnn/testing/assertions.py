@@ -1,4 +1,4 @@
-"""Comparing an array with what it should be: module, device, dtype and shape first, values after that."""
+"""Comparing an array with its expected value: device, shape and dtype first, then values."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from ..backend import Array, Device, device_or_none, to_host
 
 @dataclass(frozen=True)
 class Difference:
-    """The element at which two arrays differ most, by the measure of the tolerance it was sought with.
+    """The element at which two arrays differ most, measured against a tolerance.
 
     Attributes:
         index: where it is.
         actual, expected: the two values.
-        ulp: their distance in units of the last place of the expected value; infinite if one of them is not finite.
+        absolute: how far they are apart; infinite if one of them is not finite.
+        ulp: the same in units of the last place of the expected value.
         count: how many elements lie outside the tolerance.
     """
 
     index: tuple[int, ...]
     actual: float
     expected: float
+    absolute: float
     ulp: float
     count: int
 
@@ -32,27 +34,36 @@ class Difference:
         return f"worst at {self.index}: got {self.actual}, expected {self.expected}, {self.ulp:.3g} ulp apart"
 
 
-def worst_difference(actual: Array, expected: Array, rtol: float, atol: float) -> Difference | None:
-    """Return the element that exceeds `atol + rtol·|expected|` by most, or None if none does.
+def worst_difference(actual: Array, expected: Array, rtol: float = 0.0, atol: float = 0.0) -> Difference | None:
+    """Return the element that exceeds a tolerance by most, or None if none does.
 
-    Equal infinities and two NaNs agree. The unit of the last place is that of the narrower of the two dtypes.
+    Args:
+        actual, expected: arrays of one shape, on any device.
+        rtol, atol: an element may be off by `atol + rtol·|expected|`. Equal infinities and two NaNs agree.
+
+    Returns:
+        the difference; its unit of the last place is that of the narrower of the two dtypes.
     """
     got, want = to_host(actual), to_host(expected)
     unit = _narrower(got.dtype, want.dtype)
     got, want = got.astype(np.float64), want.astype(np.float64)
-    with np.errstate(invalid="ignore"):  # inf - inf, settled by `agree`
-        excess = np.abs(got - want) - (atol + rtol * np.abs(want))
+    with np.errstate(invalid="ignore"):  # inf - inf, decided by `agree`
+        distance = np.abs(got - want)
+        excess = distance - (atol + rtol * np.abs(want))
     agree = (got == want) | (np.isnan(got) & np.isnan(want))
     excess = np.where(agree, -np.inf, np.where(np.isnan(excess), np.inf, excess))
     count = int((excess > 0).sum())
     if not count:
         return None
     index = tuple(int(i) for i in np.unravel_index(excess.argmax(), excess.shape))
-    return Difference(index, float(got[index]), float(want[index]), ulps(got[index], want[index], unit), count)
+    absolute = float(distance[index]) if np.isfinite(distance[index]) else float("inf")
+    return Difference(
+        index, float(got[index]), float(want[index]), absolute, ulps(got[index], want[index], unit), count
+    )
 
 
 def ulps(actual: float, expected: float, dtype: Any) -> float:
-    """Return how far two numbers are apart, in units of the last place of `expected` in a dtype."""
+    """Return the distance of two numbers in units of the last place (ulp) of `expected` in a dtype."""
     if actual == expected or (np.isnan(actual) and np.isnan(expected)):
         return 0.0
     if not np.isfinite([actual, expected]).all():
@@ -71,17 +82,17 @@ def assert_close(
     device: Device | str | None = None,
     dtype: Any = None,
 ) -> None:
-    """Assert that an array lies where it should and has the shape, dtype and values that are expected.
+    """Assert that an array has the expected device, shape, dtype and values.
 
     Args:
         actual: the array under test; reading it waits for its device.
-        expected: an array of any device, or what NumPy makes one of; often a float64 reference.
-        rtol, atol: an element may be off by `atol + rtol·|expected|`; equal infinities and two NaNs agree.
-        device: where `actual` must lie; None for the device of `expected`, the CPU for a NumPy array.
-        dtype: what `actual` must have; None for the dtype of `expected`.
+        expected: an array on any device, or anything that `np.asarray` takes; often a float64 reference.
+        rtol, atol: an element may be off by `atol + rtol·|expected|`. Equal infinities and two NaNs agree.
+        device: the device of `actual`; None for the device of `expected`.
+        dtype: the dtype of `actual`; None for the dtype of `expected`.
 
     Raises:
-        AssertionError: naming the first of these that differs; for values the worst index, both values there, and
+        AssertionError: naming the first of these that differs; for values, the index of the worst one, both values and
             their distance in units of the last place.
     """
     if device_or_none(expected) is None:

@@ -1,13 +1,13 @@
-"""Fixtures for pytest that run a test on every device, for a user's own layers as for this package's.
+"""Fixtures for pytest that run a test on every device, for this package's layers and for your own.
 
 In a `conftest.py`:
 
     pytest_plugins = ["xpcnn.testing.fixtures"]
 
-A test that takes `device` (or `xp`, its array module) then runs on the CPU and on the GPU. Where no GPU answers the
-latter is skipped with the reason, or fails if the environment has `XPCNN_REQUIRE_GPU=1`.
+A test that takes `device` (or `xp`, its array module) then runs on the CPU and on the GPU. Without a GPU the latter is
+skipped with the reason; with `XPCNN_REQUIRE_GPU=1` in the environment it fails.
 
-To add a device of your own, override the fixture with one that has more names and calls `answering` for these two.
+To add a device, override the fixture with one that has more parameters and calls `answering` for these two.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from ..backend import Device, DeviceUnavailableError
 
 @functools.cache
 def first_gpu() -> tuple[Device | None, str]:
-    """Return the first GPU, or None and why there is none."""
+    """Return the first GPU and an empty string, or None and the reason."""
     try:
-        # CuPy warns about its surroundings when it is imported: no business of the test that happens to come first.
+        # CuPy warns about the installation when it is imported; the test that happens to be first must not fail for it.
         with warnings.catch_warnings(action="ignore"):
             return backend.device("cuda"), ""
     except DeviceUnavailableError as error:
@@ -35,7 +35,7 @@ def first_gpu() -> tuple[Device | None, str]:
 
 
 def answering(name: str) -> Device:
-    """Return `"cpu"` or `"cuda"`; skip the test if the GPU does not answer, or fail it if one is required."""
+    """Return the device `"cpu"` or `"cuda"`; without a GPU skip the test, or fail it if one is required."""
     if name != "cuda":
         return backend.device(name)
     gpu, reason = first_gpu()
@@ -48,7 +48,7 @@ def answering(name: str) -> Device:
 
 @pytest.fixture(params=["cpu", "cuda"])
 def device(request: pytest.FixtureRequest) -> Device:
-    """Each device in turn: NumPy, and the GPU where one answers."""
+    """Each device in turn: the CPU, and the GPU if there is one."""
     return answering(request.param)
 
 

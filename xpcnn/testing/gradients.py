@@ -1,7 +1,7 @@
 """Checking a backward pass against numeric differences of its forward pass, in float64.
 
-One random direction checks the whole gradient: where the gradient g is off by e, the slope along a direction v of
-independent normal numbers is off by e·v, which is of the size of e whichever elements are wrong.
+One random direction checks a whole gradient. If the gradient is off by e, the slope along a direction v of independent
+normal numbers is off by e·v. This has the size of e, whichever elements are wrong.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ Evaluate = Callable[[Sequence[HostArray]], float]
 
 
 class GradientError(AssertionError):
-    """A gradient is wrong, or the function has a kink where its slope was sought; the message says which."""
+    """A gradient is wrong, or the function has a kink near the inputs; the message says which."""
 
 
 @dataclass(frozen=True)
 class Slope:
-    """A slope along one direction.
+    """The slope of a function along one direction.
 
     Attributes:
         analytic: from the backward pass.
         numeric: from differences of the forward pass.
-        draws: how many directions were tried until one met no kink.
+        draws: how many directions were drawn until one met no kink.
     """
 
     analytic: float
@@ -53,21 +53,24 @@ def check_gradients(
     """Assert that a backward pass returns the gradient of its forward pass.
 
     Args:
-        function: a module, whose parameters are checked as well, or a forward function that returns its result and a
-            cache. A module is copied and keeps its state.
-        inputs: the argument, or a tuple of arguments; those that are not arrays of floats are passed on as they are.
-        backward: of a forward function: called with the gradient of the result and the cache, it returns the gradient
-            of the first argument, or a tuple of gradients by argument; None stands for one not to be checked.
+        function: a module, whose parameters are checked too, or a forward function that returns its result and a cache.
+            A module is copied, so its state does not change.
+        inputs: the argument, or a tuple of arguments. Those that are not arrays of floats are passed through.
+        backward: the backward function of a forward function. It is called with the gradient w.r.t. the result and the
+            cache, and returns the gradient w.r.t. the first argument, or a tuple with one for each argument; None
+            for those that are not to be checked.
         device: where to compute; None for the device of the first array.
-        rtol: how far the slopes may be apart, relative to the length of the gradient.
-        step: the larger of the two steps by which inputs are moved.
-        draws: how many directions to try before saying that there is a kink. A direction is drawn anew if the slopes
-            over two steps, or to both sides, disagree among themselves, as near a tie in max pooling or 0 in ReLU.
+        rtol: the largest difference of the slopes, relative to the norm of the gradient.
+        step: how far to go along the direction; half of it is tried too. Each further direction halves both.
+        draws: how many directions to draw before reporting a kink. A direction meets one if the slopes of the two
+            steps, or of its two sides, disagree: near 0 in ReLU, for example, or near a tie in max pooling.
         seed: of the directions.
 
+    Returns:
+        both slopes, which agree.
+
     Raises:
-        GradientError: if the slopes differ, naming the argument or parameter at fault, or if every direction meets a
-            kink.
+        GradientError: if the slopes differ, naming the argument or parameter at fault, or if all directions meet kinks.
         ValueError: if there is nothing to check.
     """
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
@@ -88,12 +91,12 @@ def check_gradients(
 
 
 class _Subject:
-    """The function as one number of some points: its result times fixed random numbers, summed.
+    """The function made scalar: the sum of its result times fixed random numbers.
 
     Attributes:
-        points: the arrays by which gradients are taken, on the host in float64.
-        names: what to call them.
-        gradients: what the backward pass says.
+        points: the arrays w.r.t. which gradients are taken, on the host in float64.
+        names: of the points, for messages.
+        gradients: w.r.t. the points, from the backward pass.
     """
 
     def __init__(
@@ -121,10 +124,10 @@ class _Subject:
             self.names += list(named)
         self.gradients = self._backward_pass()
         if not self.points:
-            raise ValueError("there is no array of floats to take a gradient by")
+            raise ValueError("there is no array of floats to take a gradient w.r.t.")
 
     def value(self, points: Sequence[HostArray]) -> float:
-        """Return the number at other points."""
+        """Return the scalar at other points."""
         y, _ = self._forward(points)
         return float((to_host(y).astype(np.float64) * self._weights(y.shape)).sum())
 
@@ -165,7 +168,7 @@ class _Subject:
 def _slope(
     value: Evaluate, points: Sequence[HostArray], direction: Sequence[HostArray], step: float, rtol: float
 ) -> tuple[float, str | None]:
-    """Return the slope at `points`, and what is wrong with it if there is a kink nearby."""
+    """Return the slope at `points`, and a description of the kink if there is one nearby."""
 
     def at(distance: float) -> float:
         return value([point + distance * v for point, v in zip(points, direction, strict=True)])
@@ -176,7 +179,7 @@ def _slope(
         ahead, behind = (at(h) - middle) / h, (middle - at(-h)) / h
         slopes.append((ahead + behind) / 2)
         gaps.append(abs(ahead - behind))
-    # Of a smooth function the slope settles with the square of the step, and the gap between its sides halves.
+    # For a smooth function, half the step means a quarter of the slope's error, and half the gap between its sides.
     size = max(abs(slopes[0]), abs(slopes[1]), abs(middle))
     if not np.isfinite(slopes).all():
         return slopes[1], f"the slope is {slopes[1]}"
@@ -184,13 +187,13 @@ def _slope(
         return slopes[1], f"the slopes to both sides differ by {gaps[1]:.3g}, over half the step as over the whole"
     if abs(slopes[0] - slopes[1]) > rtol * size:
         return slopes[1], f"the slope is {slopes[0]:.6g} over one step and {slopes[1]:.6g} over half of it"
-    return (4 * slopes[1] - slopes[0]) / 3, None  # Richardson: what the square of the step added cancels
+    return (4 * slopes[1] - slopes[0]) / 3, None  # Richardson: the error in the square of the step cancels
 
 
 def _along(gradients: Sequence[HostArray], direction: Sequence[HostArray]) -> float:
     for gradient, v in zip(gradients, direction, strict=True):
         if gradient.shape != v.shape:
-            raise GradientError(f"a gradient has shape {gradient.shape}, what it belongs to {v.shape}")
+            raise GradientError(f"expected a gradient of shape {v.shape}, got {gradient.shape}")
     return float(sum((gradient * v).sum() for gradient, v in zip(gradients, direction, strict=True)))
 
 
