@@ -24,8 +24,7 @@ from xpcnn.data import DATASETS, Dataset, Loader, load_dataset
 from xpcnn.functional import softmax_forward
 from xpcnn.models import numpy_cnn
 from xpcnn.nn import Sequential
-from xpcnn.optim import Optimizer
-from xpcnn.optim.optimizer import Parameters
+from xpcnn.optim import Optimizer, Parameters
 from xpcnn.training import Trainer, evaluate
 
 BATCH_SIZE, ITERATIONS, LR = 4, 2000, 0.002

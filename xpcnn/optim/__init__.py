@@ -1,12 +1,56 @@
-"""Optimizers and learning rate schedules."""
+"""Optimizers, learning rate schedules, and the table of those that the command line offers."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 from .adam import Adam, AdamW
 from .clip import clip_grad_norm
-from .optimizer import Optimizer, Schedule
+from .optimizer import Optimizer, Parameters, Schedule
 from .rmsprop import RMSprop
 from .schedule import CosineSchedule, StepSchedule
 from .sgd import SGD
-from .table import OPTIMIZERS, Preset, build_optimizer
+
+
+class Preset(NamedTuple):
+    """An optimizer as it is usually set up.
+
+    Attributes:
+        kind: its class.
+        lr: the usual highest learning rate.
+        options: other than its own defaults.
+    """
+
+    kind: type[Optimizer]
+    lr: float
+    options: dict[str, Any] = {}  # noqa: RUF012 (never changed)
+
+
+OPTIMIZERS: dict[str, Preset] = {
+    "sgd": Preset(SGD, 0.05, {"momentum": 0.9, "nesterov": True}),
+    "adam": Preset(Adam, 0.003),
+    "adamw": Preset(AdamW, 0.003),
+    "rmsprop": Preset(RMSprop, 0.001),
+}
+
+
+def build_optimizer(name: str, parameters: Parameters, lr: float | Schedule | None = None, **options: Any) -> Optimizer:
+    """Return an optimizer by name.
+
+    Args:
+        name: a key of `OPTIMIZERS`.
+        parameters: see `Optimizer`.
+        lr: learning rate, a number or a schedule; None for the usual one.
+        options: others, instead of the usual ones.
+
+    Raises:
+        ValueError: if the name is unknown, or an option is out of range.
+    """
+    if name not in OPTIMIZERS:
+        raise ValueError(f"unknown optimizer {name!r}: expected one of {', '.join(OPTIMIZERS)}")
+    preset = OPTIMIZERS[name]
+    return preset.kind(parameters, lr=preset.lr if lr is None else lr, **preset.options | options)
+
 
 __all__ = [
     "OPTIMIZERS",
@@ -15,6 +59,7 @@ __all__ = [
     "AdamW",
     "CosineSchedule",
     "Optimizer",
+    "Parameters",
     "Preset",
     "RMSprop",
     "Schedule",
