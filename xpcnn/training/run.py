@@ -12,6 +12,7 @@ from typing import Any
 from .. import backend
 from ..backend import CPU, Device
 from ..data import DATASETS, Dataset, DeviceLoader, Loader, RandomAffine, load_dataset
+from ..data.catalog import dataset_info
 from ..models import build_model
 from ..nn import Sequential
 from ..optim import SGD, Adam, AdamW, CosineSchedule, Optimizer
@@ -58,8 +59,7 @@ class RunConfig:
             )
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"unknown optimizer {self.optimizer!r}: expected one of {', '.join(OPTIMIZERS)}")
-        if self.data not in DATASETS:
-            raise ValueError(f"unknown data set {self.data!r}: expected one of {', '.join(DATASETS)}")
+        dataset_info(self.data)  # refuses an unknown name
 
     @classmethod
     def from_dict(cls, values: Any) -> RunConfig:
