@@ -19,7 +19,7 @@ import numpy as np
 
 from xpcnn import viz
 from xpcnn.backend import Array
-from xpcnn.data import DATASETS, Dataset, Loader, load_dataset
+from xpcnn.data import Dataset, Loader, load_dataset
 from xpcnn.functional import softmax_forward
 from xpcnn.models import numpy_cnn
 from xpcnn.nn import Sequential
@@ -29,17 +29,12 @@ from xpcnn.training import Trainer, evaluate
 BATCH_SIZE, ITERATIONS, LR = 4, 2000, 0.002
 
 
-def scaled(dataset: Dataset, batch_size: int, **options: object) -> Loader:
-    info = DATASETS[dataset.name]
-    return Loader(dataset, batch_size, mean=info.mean, std=info.std, **options)
-
-
 def train(dataset: Dataset, device: str = "auto", seed: int = 0) -> tuple[Sequential, dict[str, Array], list[float]]:
     """Return the network as the last iteration left it, its mean weights, and the loss of each iteration."""
     model = numpy_cnn(seed=seed).to(device)
     optimizer = SGD(model.named_parameters(), LR, momentum=0.9, decay=1e-5, lr_in_velocity=True)
     trainer = Trainer(model, optimizer)
-    loader = scaled(dataset, BATCH_SIZE, shuffle=True, seed=seed)
+    loader = Loader(dataset, BATCH_SIZE, shuffle=True, seed=seed)
     mean = {name: 0 * parameter.data for name, parameter in model.named_parameters()}
     for i, (images, labels) in zip(range(ITERATIONS), loader.epoch(0), strict=False):
         trainer.train_step(images, labels)
@@ -51,7 +46,7 @@ def train(dataset: Dataset, device: str = "auto", seed: int = 0) -> tuple[Sequen
 
 
 def prediction_picture(model: Sequential, sample: Dataset) -> viz.Figure:
-    images, labels = next(iter(scaled(sample, len(sample))))
+    images, labels = next(iter(Loader(sample, len(sample))))
     probabilities, _ = softmax_forward(model.eval()(model.device.asarray(images)), dim=1)
     return viz.predictions(sample.images, labels, probabilities, sample.classes)
 
@@ -68,9 +63,9 @@ def main() -> None:
     started = time.perf_counter()
     model, mean, losses = train(training, args.device, args.seed)
     seconds = time.perf_counter() - started
-    last = evaluate(model, scaled(test, 500)).accuracy
+    last = evaluate(model, Loader(test, 500)).accuracy
     model.load_state_dict(mean)
-    accuracy = evaluate(model, scaled(test, 500)).accuracy
+    accuracy = evaluate(model, Loader(test, 500)).accuracy
     print(f"{args.data}: {seconds:.1f} s of training on {model.device.name}")
     print(f"test accuracy {accuracy:.2%} with mean weights, {last:.2%} with those of the last iteration")
     print(f"mean loss of 100 iterations: {np.mean(losses[:100]):.3f} at first, {np.mean(losses[-100:]):.3f} at last")

@@ -68,10 +68,9 @@ def test_the_embedded_data_set_is_read(monkeypatch):
     assert train.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
     assert np.bincount(test.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert (str(train), str(test), train.classes) == ("mnist-mini (train)", "mnist-mini (test)", tuple("0123456789"))
+    assert (train.mean, train.std) == (test.mean, test.std) == (DATASETS["mnist"].mean, DATASETS["mnist"].std)
     pixels = train.images / 255
-    np.testing.assert_allclose(
-        (pixels.mean(), pixels.std()), (*DATASETS["mnist-mini"].mean, *DATASETS["mnist-mini"].std), rtol=0.01
-    )
+    np.testing.assert_allclose((pixels.mean(), pixels.std()), (*train.mean, *train.std), rtol=0.01)
 
 
 def test_mnist_is_read_from_its_folder(small_mnist, monkeypatch):
@@ -160,6 +159,7 @@ def test_a_data_set_in_a_format_of_its_own_is_one_entry(tmp_path, monkeypatch):
     monkeypatch.setitem(DATASETS, "pairs", entry)
     dataset = load_dataset("pairs", "train", tmp_path)
     assert (dataset.labels.tolist(), dataset.classes) == ([1, 0], ("a", "b"))
+    assert (dataset.mean, dataset.std) == ((0.1,), (0.2,))
     assert dataset.images.tolist() == [[[[10, 20]]], [[[30, 40]]]]
 
 
@@ -191,6 +191,9 @@ def test_the_folder_is_the_argument_then_the_variable_then_the_cache(tmp_path, m
         ({"labels": np.zeros(5, np.uint8)}, "got .* uint8"),
         ({"labels": np.array([0, 1, 2, 3, 0])}, "expected labels from 0 to 2, got 0 to 3"),
         ({"labels": np.array([0, 1, 2, -1, 0])}, "got -1 to 2"),
+        ({"mean": (0.5,)}, r"expected 3 values of mean, got \(0.5,\)"),
+        ({"std": (1.0, 1.0)}, r"expected 3 values of std, got"),
+        ({"std": (1.0, 0.0, 1.0)}, r"expected positive values of std, got \(1.0, 0.0, 1.0\)"),
     ],
 )
 def test_a_data_set_refuses_what_does_not_fit(changes, fault):
@@ -210,8 +213,9 @@ def test_a_data_set_refuses_what_does_not_fit(changes, fault):
     ],
 )
 def test_a_subset_holds_the_chosen_samples(indices, rows):
-    dataset = a_dataset()
+    dataset = a_dataset(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
     part = dataset.subset(indices)
+    assert (part.mean, part.std) == (dataset.mean, dataset.std)
     assert len(part) == len(rows)
     assert part.labels.tolist() == [dataset.labels[row] for row in rows]
     np.testing.assert_array_equal(part.images, dataset.images.take(rows, axis=0))

@@ -4,6 +4,7 @@ import gc
 import threading
 import time
 import traceback
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -63,6 +64,16 @@ def test_mean_and_std_default_to_pixels_from_0_to_1():
     np.testing.assert_allclose(images, dataset.images / 255, rtol=1e-6)
     (images, _), *_ = Loader(dataset, 23, mean=(0.1, 0.2, 0.3))
     np.testing.assert_allclose(images[:, 2], dataset.images[:, 2] / 255 - 0.3, atol=1e-6)
+
+
+def test_a_data_set_is_normalised_by_its_own_mean_and_std_unless_others_are_given():
+    mean, std = (0.5, 0.4, 0.1), (0.2, 0.3, 0.25)
+    plain = a_dataset()
+    known = replace(plain, mean=mean, std=std)
+    assert same(Loader(known, 10), Loader(plain, 10, mean=mean, std=std))
+    assert same(Loader(known, 10, mean=(0, 0, 0)), Loader(plain, 10, std=std))
+    assert same(Loader(known, 10, std=(1, 1, 1)), Loader(plain, 10, mean=mean))
+    assert same(Loader(known.subset([3, 1]), 2), Loader(plain.subset([3, 1]), 2, mean=mean, std=std))
 
 
 def test_a_strided_subset_loads_like_a_copy():

@@ -26,9 +26,11 @@ class Dataset:
         images: `(N, C, H, W)` uint8.
         labels: `(N,)` int64, indices into `classes`.
         classes: the names of the classes.
+        mean: the mean of each channel, pixels scaled to [0, 1], for the loader to normalise by; None if not known.
+        std: the standard deviation of each channel, likewise.
 
     Raises:
-        DataError: if shapes, data types or labels are others.
+        DataError: if shapes, data types, labels or statistics do not fit.
     """
 
     name: str
@@ -36,6 +38,8 @@ class Dataset:
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -46,6 +50,11 @@ class Dataset:
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes):
             expected = f"expected labels from 0 to {len(self.classes) - 1}"
             raise DataError(f"{self}: {expected}, got {labels.min()} to {labels.max()}")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) != images.shape[1]:
+                raise DataError(f"{self}: expected {images.shape[1]} values of {name}, got {values}")
+        if self.std is not None and not all(value > 0 for value in self.std):
+            raise DataError(f"{self}: expected positive values of std, got {self.std}")
 
     def __str__(self) -> str:
         return f"{self.name} ({self.split})"
@@ -96,7 +105,7 @@ def load_dataset(
         except DataError as error:
             raise DataError(f"{error}; remove the file to have it downloaded") from error
     images, labels = info.format.join(arrays)
-    return Dataset(name, split, images, labels, info.classes)
+    return Dataset(name, split, images, labels, info.classes, info.mean, info.std)
 
 
 def _read_embedded(info: DatasetInfo, split: Split) -> list[NDArray[np.uint8]]:

@@ -8,9 +8,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ..backend import Array, array_namespace, chain
 from ..random import stream
 from .dataset import Dataset
+from .normalize import Normalize
 from .transforms import Transform
 
 Batch = tuple[NDArray[np.floating], NDArray[np.int64]]
@@ -30,8 +30,8 @@ class Loader:
         drop_last: leave out a last batch with fewer samples.
         seed: the run's seed, for the order and the transform.
         transform: changes each batch of uint8 images before it is normalised; see `xpcnn.data.transforms`.
-        mean: subtracted from each channel, pixels scaled to [0, 1]; zeros if None.
-        std: each channel is divided by it afterwards; ones if None.
+        mean: subtracted from each channel, pixels scaled to [0, 1]; if None the data set's, or zeros if it has none.
+        std: each channel is divided by it afterwards; if None the data set's, or ones if it has none.
         dtype: of the images handed out, float32 or float64.
 
     Raises:
@@ -60,10 +60,6 @@ class Loader:
         if np.dtype(dtype) not in (np.float32, np.float64):
             raise ValueError(f"Loader: expected dtype float32 or float64, got {np.dtype(dtype)}")
         stream(seed, "shuffle")  # refuses a bad seed now, not in the first epoch
-        C = dataset.images.shape[1]
-        mean, std = [0.0] * C if mean is None else mean, [1.0] * C if std is None else std
-        if len(mean) != C or len(std) != C or not all(value > 0 for value in std):
-            raise ValueError(f"Loader: expected {C} values of mean and of std, each std positive, got {mean} and {std}")
 
         self.dataset = dataset
         self.batch_size = batch_size
@@ -71,11 +67,8 @@ class Loader:
         self.drop_last = drop_last
         self.seed = seed
         self.transform = transform
-        self.dtype = np.dtype(dtype)
-        # (pixel / 255 - mean) / std, as one product and one sum per pixel: (C, 1, 1, 1)
-        scale = 1 / np.asarray(std, np.float64)
-        self._scale = (scale / 255).astype(self.dtype).reshape(C, 1, 1, 1)
-        self._shift = (-scale * mean).astype(self.dtype).reshape(C, 1, 1, 1)
+        mean, std = dataset.mean if mean is None else mean, dataset.std if std is None else std
+        self._normalize = Normalize(dataset.images.shape[1], mean, std, dtype=dtype)
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -140,15 +133,4 @@ class Loader:
                     f"Loader: expected the transform to keep N and C of {images.shape}, got {changed.shape}"
                 )
             images = changed
-        # Transposed as single bytes and made floats after that: a quarter of the memory traffic.
-        pixels = np.ascontiguousarray(images.transpose(1, 2, 3, 0))  # (C, H, W, N)
-        values = np.empty(pixels.shape, self.dtype)
-        normalize(pixels, self._scale, self._shift, values)
-        return values.transpose(3, 0, 1, 2), self.dataset.labels[rows]
-
-
-@chain
-def normalize(pixels: Array, scale: Array, shift: Array, values: Array) -> None:
-    """Write `pixels·scale + shift` to `values (C, H, W, N)`."""
-    array_namespace(pixels).multiply(pixels, scale, out=values)
-    values += shift
+        return self._normalize(images), self.dataset.labels[rows]

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from ..backend import HostArray
-from ..data import DATASETS, Dataset, Loader
+from ..data import Dataset, Loader
 from ..nn import Sequential
 from ..training.run import RunConfig
 
@@ -50,9 +50,7 @@ class TraceConfig:
 
     def batch(self, dataset: Dataset, rows: HostArray) -> tuple[HostArray, HostArray]:
         """Return the images and labels of one batch, as training sees them."""
-        info = DATASETS[self.data]
-        loader = Loader(dataset.subset(rows), len(rows), mean=info.mean, std=info.std, dtype=self.dtype)
-        return next(iter(loader))
+        return next(iter(Loader(dataset.subset(rows), len(rows), dtype=self.dtype)))
 
     def rows(self, dataset: Dataset) -> list[HostArray]:
         """Return the indices of the batch of each step."""

@@ -79,12 +79,11 @@ class RunConfig:
         Args:
             device: on a GPU batches that need no augmentation are made there.
         """
-        info = DATASETS[self.data]
         # Wide strokes and small turns are what handwriting and photographs have in common.
         transform = (
             RandomAffine(degrees=10, scale=(0.9, 1.1), translate=(0.07, 0.07)) if train and self.augment else None
         )
-        options: dict[str, Any] = {"shuffle": train, "seed": self.seed, "mean": info.mean, "std": info.std}
+        options: dict[str, Any] = {"shuffle": train, "seed": self.seed}
         batch_size = self.batch_size if train else 256
         if transform is None and device is not CPU:
             return DeviceLoader(dataset, batch_size, device=device, **options)
