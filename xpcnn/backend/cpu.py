@@ -58,6 +58,10 @@ class CpuDevice(Device):
         self._workers.threads = count
 
     @property
+    def on_host(self) -> bool:
+        return True
+
+    @property
     def description(self) -> str:
         return f"NumPy {np.__version__}, {self.threads} thread{'s' if self.threads > 1 else ''}"
 

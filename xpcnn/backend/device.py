@@ -76,6 +76,11 @@ class Device:
         return ((self.asarray(first), *others) for first, *others in batches)
 
     @property
+    def on_host(self) -> bool:
+        """Whether its arrays lie in the host's memory, so that reading a value waits for nothing."""
+        return False
+
+    @property
     def description(self) -> str:
         """What computes here, for a person to read."""
         raise NotImplementedError

@@ -2,7 +2,6 @@
 
 from .catalog import DATASETS, DatasetInfo
 from .dataset import Dataset, load_dataset
-from .device_loader import DeviceLoader
 from .errors import DataError
 from .folder import data_folder
 from .formats.idx import read_idx, write_idx
@@ -15,7 +14,6 @@ __all__ = [
     "DataError",
     "Dataset",
     "DatasetInfo",
-    "DeviceLoader",
     "Loader",
     "RandomAffine",
     "RandomHorizontalFlip",

@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import backend
 from ..backend import CPU, Device
-from ..data import DATASETS, Dataset, DeviceLoader, Loader, RandomAffine, load_dataset
+from ..data import DATASETS, Dataset, Loader, RandomAffine, load_dataset
 from ..data.catalog import dataset_info
 from ..models import build_model
 from ..nn import Sequential
@@ -83,11 +83,8 @@ class RunConfig:
         transform = (
             RandomAffine(degrees=10, scale=(0.9, 1.1), translate=(0.07, 0.07)) if train and self.augment else None
         )
-        options: dict[str, Any] = {"shuffle": train, "seed": self.seed}
         batch_size = self.batch_size if train else 256
-        if transform is None and device is not CPU:
-            return DeviceLoader(dataset, batch_size, device=device, **options)
-        return Loader(dataset, batch_size, transform=transform, **options)
+        return Loader(dataset, batch_size, shuffle=train, seed=self.seed, transform=transform, device=device)
 
     def make_model(self, dataset: Dataset) -> Sequential:
         """Return the untrained network for a data set's images and classes, on the CPU."""
