@@ -89,7 +89,34 @@ def test_shuffled_epochs_hold_every_sample_once_in_an_order_of_their_own():
     assert len({*map(tuple, orders), tuple(range(23)), tuple(other)}) == 6
     again = Loader(a_dataset(), 5, shuffle=True, seed=3)
     assert np.concatenate([labels for _, labels in again.epoch(2)]).tolist() == orders[2]
-    assert same(loader, loader.epoch(0))
+
+
+@pytest.mark.parametrize("transform", [None, RandomShift(1)])
+def test_each_iteration_is_the_next_epoch(transform):
+    loader = Loader(a_dataset(), 5, shuffle=True, seed=3, transform=transform)
+    first, _, second = list(loader), list(loader.epoch(7)), list(loader)
+    assert not same(first, second)
+    assert same(first, loader.epoch(0))
+    assert same(second, loader.epoch(1))
+    assert same(loader, loader.epoch(2))
+
+
+def test_an_iteration_left_early_was_one():
+    loader = Loader(a_dataset(), 5, shuffle=True)
+    next(iter(loader))
+    assert same(loader, loader.epoch(1))
+
+
+def test_augmentation_changes_with_each_iteration_where_the_order_does_not():
+    loader = Loader(a_dataset(), 23, transform=RandomShift(1))
+    ((first, labels),), ((second, again),) = loader, loader
+    assert not np.array_equal(first, second)
+    assert labels.tolist() == again.tolist() == list(range(23))
+
+
+def test_unshuffled_iterations_are_alike():
+    loader = Loader(a_dataset(), 5)
+    assert same(list(loader), list(loader))
 
 
 @pytest.mark.parametrize("shuffle", [False, True])

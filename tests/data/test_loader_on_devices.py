@@ -37,6 +37,13 @@ def test_the_same_batches_as_on_the_host(options, dtype, device, rng):
     assert [rows.tolist() for rows in ours.indices(2)] == [rows.tolist() for rows in theirs.indices(2)]
 
 
+def test_each_iteration_is_the_next_epoch_there_too(device, rng):
+    loader = Loader(colours(rng), 23, shuffle=True, device=device)
+    orders = [to_host(labels).tolist() for _ in range(2) for _, labels in loader]
+    assert orders == [to_host(labels).tolist() for epoch in range(2) for _, labels in loader.epoch(epoch)]
+    assert orders[0] != orders[1]
+
+
 def test_an_epoch_reads_nothing_back(rng):
     loader = Loader(colours(rng), 5, device=DEVICE, shuffle=True)
     with forbid_host_reads():

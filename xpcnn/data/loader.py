@@ -23,8 +23,9 @@ _AHEAD = 2  # batches prepared before they are asked for
 class Loader:
     """Batches of a data set, ready for training: shuffled, augmented, normalised.
 
-    Every batch follows from the seed, its epoch and its index alone, so that a run can be resumed at any batch. Batches
-    are the same, bit for bit, on every device.
+    Each `for images, labels in loader` is the next epoch, with its own order and augmentation. Every batch follows from
+    the seed, its epoch and its index alone, so that `epoch` can resume a run at any batch. Batches are the same bits
+    on every device.
 
     Args:
         dataset: the samples; at least one.
@@ -82,6 +83,7 @@ class Loader:
         device = backend.device(device)
         self.device = device if transform is None else CPU
         self._images, self._labels = (self.device.asarray(x) for x in (dataset.images, dataset.labels))
+        self._passes = 0  # how many were begun by iterating
         self._normalize = Normalize(dataset.images.shape[1], mean, std, dtype=dtype, device=self.device)
 
     def __len__(self) -> int:
@@ -90,7 +92,8 @@ class Loader:
         return full + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[Batch]:
-        return self.epoch(0)
+        self._passes += 1
+        return self.epoch(self._passes - 1)
 
     def indices(self, epoch: int) -> list[NDArray[np.int64]]:
         """Return the indices into the data set of each batch of an epoch, in the order of the batches."""
@@ -105,7 +108,9 @@ class Loader:
         return np.arange(len(self.dataset))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Iterate over the batches of an epoch, which a background thread prepares ahead.
+        """Iterate over the batches of an epoch, which a background thread prepares ahead on the CPU.
+
+        Which epoch the loader's own iteration comes to next does not depend on it.
 
         Args:
             epoch: numbers the order and the augmentation, from 0.
