@@ -9,7 +9,7 @@ from xpcnn.data import Dataset, Loader, RandomShift, load_dataset
 from xpcnn.nn import Flatten, Linear, Sequential
 from xpcnn.optim import SGD
 from xpcnn.training import Trainer, evaluate
-from xpcnn.training.run import RunConfig
+from xpcnn.training.config import RunConfig
 
 
 def colours(rng, N=23):

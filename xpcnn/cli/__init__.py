@@ -25,7 +25,8 @@ from ..functional import softmax_forward
 from ..models import MODELS
 from ..nn import Module
 from ..training import ProgressBar, Table, TrainingDivergedError, evaluate
-from ..training.run import OPTIMIZERS, Run, RunConfig, load_trained, read_config
+from ..training.config import OPTIMIZERS, RunConfig
+from ..training.run import Run, load_trained, read_config
 from . import parity
 
 

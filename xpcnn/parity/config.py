@@ -9,35 +9,32 @@ import numpy as np
 from ..backend import HostArray
 from ..data import Dataset, Loader
 from ..nn import Sequential
-from ..training.run import RunConfig
+from ..training.config import RunConfig, TrainingConfig
 
 
-@dataclass(frozen=True)
-class TraceConfig:
-    """What a recorded run follows from.
+@dataclass(frozen=True, kw_only=True)
+class TraceConfig(TrainingConfig):
+    """What a recorded run follows from. Nothing is augmented, so that the data are the same everywhere.
 
     Attributes:
-        model, data, batch_size, optimizer, lr, weight_decay, seed: as in `RunConfig`.
         steps: how many training steps.
         dtype: `"float32"` or `"float64"`.
+
+    The others are those of `TrainingConfig`.
     """
 
-    model: str = "lenet5"
-    data: str = "mnist-mini"
-    steps: int = 20
     batch_size: int = 32
     optimizer: str = "sgd"
-    lr: float | None = None
     weight_decay: float = 0.0
-    seed: int = 0
+    steps: int = 20
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.steps < 1:
             raise ValueError(f"a trace needs at least 1 step, got {self.steps}")
         if self.dtype not in ("float32", "float64"):
             raise ValueError(f"expected dtype float32 or float64, got {self.dtype!r}")
-        self.run()  # checks the rest
 
     def run(self) -> RunConfig:
         """Return the configuration of the training run; nothing is augmented, so that data are the same anywhere."""
@@ -46,7 +43,7 @@ class TraceConfig:
 
     def make_model(self, dataset: Dataset) -> Sequential:
         """Return the network with its initial weights, on the CPU."""
-        return self.run().make_model(dataset).to(dtype=np.dtype(self.dtype))
+        return super().make_model(dataset).to(dtype=np.dtype(self.dtype))
 
     def batch(self, dataset: Dataset, rows: HostArray) -> tuple[HostArray, HostArray]:
         """Return the images and labels of one batch, as training sees them."""
@@ -54,7 +51,7 @@ class TraceConfig:
 
     def rows(self, dataset: Dataset) -> list[HostArray]:
         """Return the indices of the batch of each step."""
-        loader = self.run().make_loader(dataset, train=True)
+        loader = self.make_loader(dataset, train=True)
         batches: list[HostArray] = []
         while len(batches) < self.steps:
             batches += loader.indices(len(batches) // len(loader))
