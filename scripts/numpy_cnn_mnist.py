@@ -20,11 +20,10 @@ import numpy as np
 from xpcnn import viz
 from xpcnn.backend import Array
 from xpcnn.data import Dataset, Loader, load_dataset
-from xpcnn.functional import softmax_forward
 from xpcnn.models import numpy_cnn
 from xpcnn.nn import Sequential
 from xpcnn.optim import SGD
-from xpcnn.training import Trainer, evaluate
+from xpcnn.training import Trainer, evaluate, predict
 
 BATCH_SIZE, ITERATIONS, LR = 4, 2000, 0.002
 
@@ -46,9 +45,8 @@ def train(dataset: Dataset, device: str = "auto", seed: int = 0) -> tuple[Sequen
 
 
 def prediction_picture(model: Sequential, sample: Dataset) -> viz.Figure:
-    images, labels = next(iter(Loader(sample, len(sample))))
-    probabilities, _ = softmax_forward(model.eval()(model.device.asarray(images)), dim=1)
-    return viz.predictions(sample.images, labels, probabilities, sample.classes)
+    probabilities = predict(model, sample.images, mean=sample.mean, std=sample.std)
+    return viz.predictions(sample.images, sample.labels, probabilities, sample.classes)
 
 
 def main() -> None:

@@ -18,13 +18,11 @@ from typing import Any, NoReturn
 import numpy as np
 
 from .. import __version__
-from ..backend import CPU, Array, DeviceUnavailableError, available_devices, to_host
+from ..backend import CPU, DeviceUnavailableError, available_devices
 from ..data import DATASETS, load_dataset
 from ..data.formats.images import read_image
-from ..functional import softmax_forward
 from ..models import MODELS
-from ..nn import Module
-from ..training import ProgressBar, Table, TrainingDivergedError, evaluate
+from ..training import ProgressBar, Table, TrainingDivergedError, evaluate, predict
 from ..training.config import OPTIMIZERS, RunConfig
 from ..training.run import Run, load_trained, read_config
 from . import parity
@@ -123,9 +121,7 @@ def _predict(args: argparse.Namespace) -> int:
         pictures = [read_image(path, info.shape, drawing=info.drawing) for path in args.images]
     except ImportError as error:
         raise ImportError(f"reading pictures needs Pillow: pip install pillow ({error})") from error
-    mean, std = (np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (info.mean, info.std))
-    batch = np.stack([(image.astype(np.float32) / 255 - mean) / std for image, _ in pictures])
-    probabilities = _probabilities(model, batch)
+    probabilities = predict(model, np.stack([image for image, _ in pictures]), mean=info.mean, std=info.std)
     for path, (_, done), row in zip(args.images, pictures, probabilities, strict=True):
         best = int(row.argmax())
         print(f"{path}: {info.classes[best]} ({row[best]:.1%})  [{'; '.join(done)}]")
@@ -139,11 +135,6 @@ def _devices(args: argparse.Namespace) -> int:
     if reason:
         print(f"no {'further ' if len(devices) > 1 else ''}GPU: {reason}")
     return 0
-
-
-def _probabilities(model: Module, images: Array) -> Any:
-    probabilities, _ = softmax_forward(model(model.device.asarray(images)), dim=1)
-    return to_host(probabilities)
 
 
 def _describe(model: Any) -> str:
@@ -179,11 +170,9 @@ def _draw(run: Run) -> None:
     except ImportError:
         print("no pictures: pip install matplotlib for them", file=sys.stderr)
         return
-    model, sample = run.trainer.model.eval(), run.test.dataset.subset(slice(32))
-    loader = run.config.make_loader(sample, train=False)
-    (images, labels), *_ = loader
-    probabilities = _probabilities(model, images)
-    figures["predictions.png"] = viz.predictions(sample.images, labels, probabilities, sample.classes)
+    sample = run.test.dataset.subset(slice(32))
+    probabilities = predict(run.trainer.model, sample.images, mean=sample.mean, std=sample.std)
+    figures["predictions.png"] = viz.predictions(sample.images, sample.labels, probabilities, sample.classes)
     for name, figure in figures.items():
         figure.savefig(run.path / name)
 
@@ -230,10 +219,10 @@ def _parser() -> argparse.ArgumentParser:
     assess.add_argument("--data", help="another data set of the same shape")
     compute_options(assess)
 
-    predict = command("predict", _predict, "classify pictures")
-    predict.add_argument("run", metavar="RUN", help="folder of a run, or a checkpoint file")
-    predict.add_argument("images", metavar="IMAGE", nargs="+", help="PNG, JPEG or other picture, of any size")
-    compute_options(predict)
+    classify = command("predict", _predict, "classify pictures")
+    classify.add_argument("run", metavar="RUN", help="folder of a run, or a checkpoint file")
+    classify.add_argument("images", metavar="IMAGE", nargs="+", help="PNG, JPEG or other picture, of any size")
+    compute_options(classify)
 
     parity.add_commands(commands)
     command("devices", _devices, "list the devices that answer, and why others do not")
