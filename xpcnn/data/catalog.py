@@ -25,7 +25,7 @@ class DatasetInfo:
         mean: the mean of each channel over the training split, pixels scaled to [0, 1].
         std: the standard deviation of each channel, likewise.
         shape: `(C, H, W)` of an image.
-        drawing: whether the images are light figures, centred on a dark ground.
+        drawing: whether the images are light figures, centred on a dark background.
         embedded: whether it comes with the package.
         mirrors: prefixes of the addresses it is published at, tried in this order.
         archive: the name of the one `.tar.gz` that holds all files, or None if each has an address of its own.

@@ -24,7 +24,7 @@ class Loader:
     """Batches of a data set, ready for training: shuffled, augmented, normalised.
 
     Each `for images, labels in loader` is the next epoch, with its own order and augmentation. Every batch follows from
-    the seed, its epoch and its index alone, so that `epoch` can resume a run at any batch. Batches are the same bits
+    the seed, its epoch and its index alone, so that `epoch` can resume a run at any batch. Batches have the same bits
     on every device.
 
     Args:
@@ -42,7 +42,7 @@ class Loader:
             there and the trainer moves them.
 
     Attributes:
-        device: where batches are made.
+        device: where batches are made, and lie.
 
     Raises:
         ValueError: if an option is outside its range, or there would be no batch.
