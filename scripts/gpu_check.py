@@ -32,7 +32,7 @@ from xpcnn import Device, DeviceUnavailableError, __version__  # noqa: E402
 from xpcnn.data import load_dataset  # noqa: E402
 from xpcnn.parity import TraceConfig, run  # noqa: E402
 from xpcnn.training import evaluate  # noqa: E402
-from xpcnn.training.run import RunConfig  # noqa: E402
+from xpcnn.training.config import RunConfig  # noqa: E402
 
 Result = tuple[bool, str, Any]  # whether it is well, one line for people, figures for machines
 

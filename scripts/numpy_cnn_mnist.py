@@ -20,12 +20,12 @@ import numpy as np
 
 from xpcnn import viz
 from xpcnn.backend import Array, chain
-from xpcnn.data import DATASETS, Dataset, Loader, load_dataset
-from xpcnn.functional import softmax_forward
+from xpcnn.data import Dataset, Loader, load_dataset
 from xpcnn.models import numpy_cnn
 from xpcnn.nn import Sequential
-from xpcnn.optim import Optimizer, Parameters
-from xpcnn.training import Trainer, evaluate
+from xpcnn.optim import Optimizer
+from xpcnn.optim.optimizer import Parameters
+from xpcnn.training import Trainer, evaluate, predict
 
 BATCH_SIZE, ITERATIONS, LR = 4, 2000, 0.002
 
@@ -52,16 +52,11 @@ class KerasSGD(Optimizer):
         data -= velocity
 
 
-def scaled(dataset: Dataset, batch_size: int, **options: object) -> Loader:
-    info = DATASETS[dataset.name]
-    return Loader(dataset, batch_size, mean=info.mean, std=info.std, **options)
-
-
 def train(dataset: Dataset, device: str = "auto", seed: int = 0) -> tuple[Sequential, dict[str, Array], list[float]]:
     """Return the network as the last iteration left it, its mean weights, and the loss of each iteration."""
     model = numpy_cnn(seed=seed).to(device)
     trainer = Trainer(model, KerasSGD(model.parameters(), LR, momentum=0.9, decay=1e-5))
-    loader = scaled(dataset, BATCH_SIZE, shuffle=True, seed=seed)
+    loader = Loader(dataset, BATCH_SIZE, shuffle=True, seed=seed)
     mean = {name: 0 * parameter.data for name, parameter in model.named_parameters()}
     for i, (images, labels) in zip(range(ITERATIONS), loader.epoch(0), strict=False):
         trainer.train_step(images, labels)
@@ -73,9 +68,8 @@ def train(dataset: Dataset, device: str = "auto", seed: int = 0) -> tuple[Sequen
 
 
 def prediction_picture(model: Sequential, sample: Dataset) -> viz.Figure:
-    images, labels = next(iter(scaled(sample, len(sample))))
-    probabilities, _ = softmax_forward(model.eval()(model.device.asarray(images)), dim=1)
-    return viz.predictions(sample.images, labels, probabilities, sample.classes)
+    probabilities = predict(model, sample.images, mean=sample.mean, std=sample.std)
+    return viz.predictions(sample.images, sample.labels, probabilities, sample.classes)
 
 
 def main() -> None:
@@ -90,9 +84,9 @@ def main() -> None:
     started = time.perf_counter()
     model, mean, losses = train(training, args.device, args.seed)
     seconds = time.perf_counter() - started
-    last = evaluate(model, scaled(test, 500)).accuracy
+    last = evaluate(model, Loader(test, 500)).accuracy
     model.load_state_dict(mean)
-    accuracy = evaluate(model, scaled(test, 500)).accuracy
+    accuracy = evaluate(model, Loader(test, 500)).accuracy
     print(f"{args.data}: {seconds:.1f} s of training on {model.device.name}")
     print(f"test accuracy {accuracy:.2%} with mean weights, {last:.2%} with those of the last iteration")
     print(f"mean loss of 100 iterations: {np.mean(losses[:100]):.3f} at first, {np.mean(losses[-100:]):.3f} at last")

@@ -12,13 +12,14 @@ import argparse
 from pathlib import Path
 
 from xpcnn import viz
-from xpcnn.data import DATASETS, Dataset, Loader, load_dataset
+from xpcnn.data import Dataset, Loader, load_dataset
 from xpcnn.models import three_layer_net
 from xpcnn.nn import CrossEntropyLoss, L2Penalty, Sequential
 from xpcnn.optim import Adam
 from xpcnn.training import Callback, Metrics, ProgressBar, Record, Trainer, evaluate
 
 SAMPLE = 1000  # images of each split to measure accuracy on
+PIXEL = (1 / 255,) * 3  # pixels keep their scale from 0 to 255, and only lose their mean
 
 
 class Losses(Callback):
@@ -36,14 +37,13 @@ def solve(
     training: Dataset, validation: Dataset, *, epochs: int = 1, device: str = "auto", seed: int = 0
 ) -> tuple[Sequential, list[float], list[Record]]:
     """Return the trained network, the loss of each iteration, and loss and accuracies before and after each epoch."""
-    pixels = {"mean": DATASETS["cifar10"].mean, "std": (1 / 255,) * 3}
     model = three_layer_net(hidden_dim=500, num_filters=32, filter_size=7, weight_scale=0.001, seed=seed).to(device)
     penalised = L2Penalty(CrossEntropyLoss(), model, 0.001)
     losses = Losses()
     trainer = Trainer(model, Adam(model.named_parameters(), lr=1e-3), penalised, callbacks=[losses, ProgressBar()])
-    loader = Loader(training, 50, shuffle=True, seed=seed, **pixels)
+    loader = Loader(training, 50, shuffle=True, seed=seed, std=PIXEL)
     samples = {
-        part: Loader(dataset.subset(slice(SAMPLE)), 250, **pixels)
+        part: Loader(dataset.subset(slice(SAMPLE)), 250, std=PIXEL)
         for part, dataset in {"train": training, "test": validation}.items()
     }
 

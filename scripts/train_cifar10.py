@@ -17,15 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from xpcnn.backend import Array, to_host
-from xpcnn.data import DATASETS, Compose, Dataset, Loader, RandomHorizontalFlip, RandomShift, load_dataset
+from xpcnn.data import Compose, Dataset, Loader, RandomHorizontalFlip, RandomShift, load_dataset
 from xpcnn.nn import BatchNorm2d, Conv2d, CrossEntropyLoss, Flatten, Linear, MaxPool2d, Module, ReLU, Sequential, init
 from xpcnn.optim import SGD, CosineSchedule
 from xpcnn.random import stream
 from xpcnn.training import Checkpoint, Checkpointer, ProgressBar, Table, Trainer, evaluate
 
-INFO = DATASETS["cifar10"]
 Widths = tuple[int, int, int]
-SCALING = {"mean": INFO.mean, "std": INFO.std}
 
 
 def network(images: Array, widths: Widths, seed: int = 0) -> Sequential:
@@ -74,8 +72,8 @@ def make_trainer(
 ) -> tuple[Trainer, Loader]:
     """Return the trainer, with its network on the CPU, and the loader of the training images."""
     vary = Compose([RandomHorizontalFlip(), RandomShift(2)])
-    loader = Loader(training, batch_size, shuffle=True, drop_last=True, seed=seed, transform=vary, **SCALING)
-    sample, _ = next(iter(Loader(training, 5000, **SCALING)))
+    loader = Loader(training, batch_size, shuffle=True, drop_last=True, seed=seed, transform=vary)
+    sample, _ = next(iter(Loader(training, 5000)))
     model = network(sample, widths, seed)
     learning = [(name, parameter) for name, parameter in model.named_parameters() if name != "whiten.weight"]
     steps = epochs * len(loader)
@@ -102,7 +100,7 @@ def main() -> None:
     trainer.model.to(args.device)
     args.output.mkdir(parents=True, exist_ok=True)
     trainer.callbacks.append(Checkpointer(lambda: trainer.checkpoint({"config": config}).save(file)))
-    unseen = Loader(test, 250, **SCALING)
+    unseen = Loader(test, 250)
     trainer.fit(loader, args.epochs, unseen)
     plain, mirrored = (evaluate(model, unseen).accuracy for model in (trainer.model, BothSides(trainer.model)))
     print(f"test accuracy {plain:.2%}, with mirror images {mirrored:.2%}; checkpoint in {args.output}")

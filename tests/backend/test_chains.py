@@ -13,7 +13,7 @@ from xpcnn import functional as F
 from xpcnn import models, nn
 from xpcnn.backend import CPU, array_namespace, chain, device_of, to_host
 from xpcnn.backend.cuda import CudaDevice
-from xpcnn.data import Dataset, DeviceLoader
+from xpcnn.data import Dataset, Loader
 from xpcnn.optim import SGD, Adam, AdamW, RMSprop
 
 
@@ -24,7 +24,7 @@ def train(model: nn.Module, optimizer: Callable[..., Any], *, loss: Any = None) 
     model.to(DEVICE)
     step = optimizer(model.named_parameters(), 0.01)
     loss = loss or nn.CrossEntropyLoss()
-    for images, labels in DeviceLoader(dataset, 3, device=DEVICE):
+    for images, labels in Loader(dataset, 3, device=DEVICE):
         loss(model(images), labels)
         model.backward(loss.backward())
         step.step()

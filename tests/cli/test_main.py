@@ -179,7 +179,7 @@ def test_a_diverging_run_says_where_and_keeps_the_last_good_checkpoint(tmp_path,
 
 
 def test_evaluate_takes_another_data_set_of_the_same_shape_only(tmp_path, few_images, monkeypatch, capsys):
-    from xpcnn import cli
+    from xpcnn.cli import predict
     from xpcnn.data import Dataset
 
     train(tmp_path / "run")
@@ -190,7 +190,7 @@ def test_evaluate_takes_another_data_set_of_the_same_shape_only(tmp_path, few_im
         shape = (4, 3, 32, 32) if name == "cifar10" else (4, 1, 28, 28)
         return Dataset(name, split, np.zeros(shape, np.uint8), np.arange(4), tuple("0123456789"))
 
-    monkeypatch.setattr(cli, "load_dataset", load)
+    monkeypatch.setattr(predict, "load_dataset", load)
     capsys.readouterr()
     options = ["evaluate", str(tmp_path / "run"), "--device", "cpu", "--data-dir", "there", "--data"]
     assert main([*options, "fashion-mnist"]) == 0

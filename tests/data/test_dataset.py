@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xpcnn.data import DATASETS, DataError, Dataset, data_folder, load_dataset, write_idx
-from xpcnn.data.download import SOURCES
+from xpcnn.data import DATASETS, DataError, Dataset, DatasetInfo, data_folder, load_dataset, write_idx
+from xpcnn.data.formats.format import Format
 
 
 def a_dataset(**changes):
@@ -25,11 +25,13 @@ def publish(monkeypatch):
     """Make the files of a folder the published ones of a data set."""
 
     def published(name, folder):
-        sums = {}
-        for path in folder.iterdir():
-            content = path.read_bytes()
-            sums[path.name] = hashlib.sha256(gzip.decompress(content) if path.suffix == ".gz" else content).hexdigest()
-        monkeypatch.setitem(SOURCES, name, replace(SOURCES[name], sha256=sums, mirrors=("file:///nowhere/",)))
+        def content_sum(file):
+            content = (folder / file).read_bytes()
+            return hashlib.sha256(gzip.decompress(content) if file.endswith(".gz") else content).hexdigest()
+
+        info = DATASETS[name]
+        sums = {split: {file: content_sum(file) for file in names} for split, names in info.files.items()}
+        monkeypatch.setitem(DATASETS, name, replace(info, files=sums, mirrors=("file:///nowhere/",)))
 
     return published
 
@@ -50,12 +52,12 @@ def small_mnist(tmp_path, publish):
 
 def test_the_embedded_data_set_is_the_documented_one():
     readme = (files("xpcnn.data") / "mnist_mini" / "README.md").read_text()
-    for name in (name for names in DATASETS["mnist-mini"].files.values() for name in names):
-        content = gzip.decompress((files("xpcnn.data") / "mnist_mini" / name).read_bytes())
-        digest = hashlib.sha256(content).hexdigest()
-        assert f"{digest}  {name.removesuffix('.gz')}\n" in readme
-        if name.startswith("t10k"):
-            assert digest == SOURCES["mnist"].sha256[name]
+    for split, sums in DATASETS["mnist-mini"].files.items():
+        for name, sha256 in sums.items():
+            content = gzip.decompress((files("xpcnn.data") / "mnist_mini" / name).read_bytes())
+            assert hashlib.sha256(content).hexdigest() == sha256
+            assert f"{sha256}  {name.removesuffix('.gz')}\n" in readme
+            assert (sha256 == DATASETS["mnist"].files[split][name]) == (split == "test")
 
 
 def test_the_embedded_data_set_is_read(monkeypatch):
@@ -66,10 +68,9 @@ def test_the_embedded_data_set_is_read(monkeypatch):
     assert train.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
     assert np.bincount(test.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert (str(train), str(test), train.classes) == ("mnist-mini (train)", "mnist-mini (test)", tuple("0123456789"))
+    assert (train.mean, train.std) == (test.mean, test.std) == (DATASETS["mnist"].mean, DATASETS["mnist"].std)
     pixels = train.images / 255
-    np.testing.assert_allclose(
-        (pixels.mean(), pixels.std()), (*DATASETS["mnist-mini"].mean, *DATASETS["mnist-mini"].std), rtol=0.01
-    )
+    np.testing.assert_allclose((pixels.mean(), pixels.std()), (*train.mean, *train.std), rtol=0.01)
 
 
 def test_mnist_is_read_from_its_folder(small_mnist, monkeypatch):
@@ -133,12 +134,33 @@ def test_unknown_names_get_the_known_ones():
         load_dataset("mnist-mini", "valid")
 
 
-def test_the_registry_fits_the_files():
-    for name, info in DATASETS.items():
-        channels = 3 if name == "cifar10" else 1
-        assert (len(info.classes), len(info.mean), len(info.std)) == (10, channels, channels)
-        if name != "mnist-mini":
-            assert {file for split in info.files.values() for file in split} == set(SOURCES[name].sha256)
+def test_the_catalogue_is_complete():
+    for info in DATASETS.values():
+        assert (len(info.classes), len(info.mean), len(info.std)) == (10, info.shape[0], info.shape[0])
+        assert [*info.files] == ["train", "test"]
+        sums = [sha256 for split in info.files.values() for sha256 in split.values()]
+        assert len({*sums}) == len(sums)
+        assert all(len(bytes.fromhex(sha256)) == 32 for sha256 in sums)
+        assert info.embedded == (not info.mirrors)
+
+
+def test_a_data_set_in_a_format_of_its_own_is_one_entry(tmp_path, monkeypatch):
+    content = bytes([1, 10, 20, 0, 30, 40])  # for each image its label and two pixels
+
+    def join(arrays):
+        (records,) = arrays
+        return records[:, 1:].reshape(-1, 1, 1, 2), records[:, 0].astype(np.int64)
+
+    pairs = Format(lambda path: np.fromfile(path, np.uint8).reshape(-1, 3), lambda array: b"", join)
+    (tmp_path / "pairs").mkdir()
+    (tmp_path / "pairs" / "all").write_bytes(content)
+    files = {split: {"all": hashlib.sha256(content).hexdigest()} for split in ("train", "test")}
+    entry = DatasetInfo("pairs", pairs, files, ("a", "b"), (0.1,), (0.2,), (1, 1, 2), drawing=False)
+    monkeypatch.setitem(DATASETS, "pairs", entry)
+    dataset = load_dataset("pairs", "train", tmp_path)
+    assert (dataset.labels.tolist(), dataset.classes) == ([1, 0], ("a", "b"))
+    assert (dataset.mean, dataset.std) == ((0.1,), (0.2,))
+    assert dataset.images.tolist() == [[[[10, 20]]], [[[30, 40]]]]
 
 
 def test_the_folder_is_the_argument_then_the_variable_then_the_cache(tmp_path, monkeypatch):
@@ -169,6 +191,9 @@ def test_the_folder_is_the_argument_then_the_variable_then_the_cache(tmp_path, m
         ({"labels": np.zeros(5, np.uint8)}, "got .* uint8"),
         ({"labels": np.array([0, 1, 2, 3, 0])}, "expected labels from 0 to 2, got 0 to 3"),
         ({"labels": np.array([0, 1, 2, -1, 0])}, "got -1 to 2"),
+        ({"mean": (0.5,)}, r"expected 3 values of mean, got \(0.5,\)"),
+        ({"std": (1.0, 1.0)}, r"expected 3 values of std, got"),
+        ({"std": (1.0, 0.0, 1.0)}, r"expected positive values of std, got \(1.0, 0.0, 1.0\)"),
     ],
 )
 def test_a_data_set_refuses_what_does_not_fit(changes, fault):
@@ -188,8 +213,9 @@ def test_a_data_set_refuses_what_does_not_fit(changes, fault):
     ],
 )
 def test_a_subset_holds_the_chosen_samples(indices, rows):
-    dataset = a_dataset()
+    dataset = a_dataset(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
     part = dataset.subset(indices)
+    assert (part.mean, part.std) == (dataset.mean, dataset.std)
     assert len(part) == len(rows)
     assert part.labels.tolist() == [dataset.labels[row] for row in rows]
     np.testing.assert_array_equal(part.images, dataset.images.take(rows, axis=0))

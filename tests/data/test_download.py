@@ -5,15 +5,16 @@ import io
 import tarfile
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from xpcnn.data import DataError, load_dataset, write_idx
+from xpcnn.data import DATASETS, DataError, load_dataset, write_idx
 from xpcnn.data import download as module
-from xpcnn.data.download import SOURCES, Source, download
+from xpcnn.data.download import download_files
 from xpcnn.data.formats.idx import idx_header
 
 LABELS, IMAGES = "t10k-labels-idx1-ubyte.gz", "t10k-images-idx3-ubyte.gz"
@@ -74,7 +75,8 @@ def published(tmp_path, server, monkeypatch):
     for name, array in arrays.items():
         write_idx(tmp_path / name, array)
         server.pages[f"/b/{name}"] = (tmp_path / name).read_bytes()
-    monkeypatch.setitem(SOURCES, "mnist", Source((f"{server.address}/a/", f"{server.address}/b/"), sums))
+    mirrors = f"{server.address}/a/", f"{server.address}/b/"
+    monkeypatch.setitem(DATASETS, "mnist", replace(DATASETS["mnist"], files={"test": sums}, mirrors=mirrors))
     return server
 
 
@@ -107,7 +109,7 @@ def test_a_mirror_that_fails_is_passed_over(tmp_path, published, first, monkeypa
 
 def test_when_all_mirrors_fail_one_line_says_how_to_go_on(tmp_path, published):
     published.pages = {f"/b/{IMAGES}": b"<html>"}
-    SOURCES["mnist"] = Source(("http://127.0.0.1:9/", *SOURCES["mnist"].mirrors), SOURCES["mnist"].sha256)
+    DATASETS["mnist"] = replace(DATASETS["mnist"], mirrors=("http://127.0.0.1:9/", *DATASETS["mnist"].mirrors))
     with pytest.raises(DataError) as caught:
         load_dataset("mnist", "test", tmp_path / "data")
     line, folder = str(caught.value), tmp_path / "data" / "mnist"
@@ -120,12 +122,12 @@ def test_when_all_mirrors_fail_one_line_says_how_to_go_on(tmp_path, published):
 
 
 def test_an_interrupted_download_leaves_no_file(tmp_path, published):
-    def interrupt(path, sha256):
+    def interrupt(path):
         assert (tmp_path / "new") in path.parents  # on the same disk, so that it can be moved in one step
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        download(SOURCES["mnist"], tmp_path / "new", [LABELS], interrupt)
+        download_files([f"{published.address}/b/"], tmp_path / "new", [LABELS], interrupt)
     assert not list((tmp_path / "new").iterdir())
 
 
@@ -150,7 +152,7 @@ def archive(*members):
     return packed.getvalue()
 
 
-def no_check(path, sha256):
+def check_content(path):
     assert path.read_bytes() == b"content of " + path.name.encode()
 
 
@@ -165,11 +167,10 @@ def test_only_the_wanted_files_leave_an_archive_and_only_into_the_folder(tmp_pat
         ("deep/two", b"content of two"),
         ("three", b"content of three"),
     )
-    source = Source((f"{server.address}/",), dict.fromkeys(("one", "two", "three"), ""), "all.tar.gz")
     folder = tmp_path / "outer" / "inner"
     folder.mkdir(parents=True)
     (folder / "three").write_bytes(b"mine")
-    download(source, folder, ["one", "two"], no_check)
+    download_files([f"{server.address}/"], folder, ["one", "two"], check_content, archive="all.tar.gz")
     found = {path.relative_to(tmp_path).as_posix(): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert found == {
         "outer/inner/one": b"content of one",
@@ -191,7 +192,6 @@ def test_only_the_wanted_files_leave_an_archive_and_only_into_the_folder(tmp_pat
 )
 def test_a_damaged_archive_is_refused(tmp_path, server, page, fault):
     server.pages["/all.tar.gz"] = page
-    source = Source((f"{server.address}/",), {"one": ""}, "all.tar.gz")
     with pytest.raises(DataError, match=rf"/all.tar.gz: .*{fault}.* put one into {tmp_path} by hand"):
-        download(source, tmp_path, ["one"], no_check)
+        download_files([f"{server.address}/"], tmp_path, ["one"], check_content, archive="all.tar.gz")
     assert not list(tmp_path.iterdir())

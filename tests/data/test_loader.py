@@ -4,6 +4,7 @@ import gc
 import threading
 import time
 import traceback
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -65,6 +66,16 @@ def test_mean_and_std_default_to_pixels_from_0_to_1():
     np.testing.assert_allclose(images[:, 2], dataset.images[:, 2] / 255 - 0.3, atol=1e-6)
 
 
+def test_a_data_set_is_normalised_by_its_own_mean_and_std_unless_others_are_given():
+    mean, std = (0.5, 0.4, 0.1), (0.2, 0.3, 0.25)
+    plain = a_dataset()
+    known = replace(plain, mean=mean, std=std)
+    assert same(Loader(known, 10), Loader(plain, 10, mean=mean, std=std))
+    assert same(Loader(known, 10, mean=(0, 0, 0)), Loader(plain, 10, std=std))
+    assert same(Loader(known, 10, std=(1, 1, 1)), Loader(plain, 10, mean=mean))
+    assert same(Loader(known.subset([3, 1]), 2), Loader(plain.subset([3, 1]), 2, mean=mean, std=std))
+
+
 def test_a_strided_subset_loads_like_a_copy():
     dataset = a_dataset()
     assert same(Loader(dataset.subset(slice(20, 3, -2)), 4), Loader(dataset.subset(range(20, 3, -2)), 4))
@@ -78,7 +89,34 @@ def test_shuffled_epochs_hold_every_sample_once_in_an_order_of_their_own():
     assert len({*map(tuple, orders), tuple(range(23)), tuple(other)}) == 6
     again = Loader(a_dataset(), 5, shuffle=True, seed=3)
     assert np.concatenate([labels for _, labels in again.epoch(2)]).tolist() == orders[2]
-    assert same(loader, loader.epoch(0))
+
+
+@pytest.mark.parametrize("transform", [None, RandomShift(1)])
+def test_each_iteration_is_the_next_epoch(transform):
+    loader = Loader(a_dataset(), 5, shuffle=True, seed=3, transform=transform)
+    first, _, second = list(loader), list(loader.epoch(7)), list(loader)
+    assert not same(first, second)
+    assert same(first, loader.epoch(0))
+    assert same(second, loader.epoch(1))
+    assert same(loader, loader.epoch(2))
+
+
+def test_an_iteration_left_early_was_one():
+    loader = Loader(a_dataset(), 5, shuffle=True)
+    next(iter(loader))
+    assert same(loader, loader.epoch(1))
+
+
+def test_augmentation_changes_with_each_iteration_where_the_order_does_not():
+    loader = Loader(a_dataset(), 23, transform=RandomShift(1))
+    ((first, labels),), ((second, again),) = loader, loader
+    assert not np.array_equal(first, second)
+    assert labels.tolist() == again.tolist() == list(range(23))
+
+
+def test_unshuffled_iterations_are_alike():
+    loader = Loader(a_dataset(), 5)
+    assert same(list(loader), list(loader))
 
 
 @pytest.mark.parametrize("shuffle", [False, True])

@@ -15,7 +15,7 @@ from xpcnn.backend import CPU, device_of
 from xpcnn.parity import TraceConfig, TraceError, check, record, run
 from xpcnn.parity import files as trace_files
 from xpcnn.parity.drift import drift_by_step
-from xpcnn.training import run as run_module
+from xpcnn.training import RunConfig
 
 QUICK = {"steps": 4, "batch_size": 4}
 
@@ -269,5 +269,6 @@ def test_the_number_that_changes_sides_is_the_root_of_its_squares():
 
 def test_the_package_says_what_it_offers():
     assert all(hasattr(parity, name) for name in parity.__all__)
-    assert run_module.RunConfig().augment  # a trace must turn this off: it is drawn, but not computed, alike everywhere
-    assert not TraceConfig().run().augment
+    # Augmentation is drawn, but not computed, alike everywhere: a trace has none.
+    assert RunConfig().make_transform() is not None
+    assert TraceConfig().make_transform() is None

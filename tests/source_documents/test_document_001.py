@@ -210,7 +210,8 @@ def stripes(rng, count):
     for image, label in zip(images, labels, strict=True):
         image[label % 3] += lines if label % 2 else lines[:, None]
         image[(label + 1) % 3] += 150 * (label > 5)
-    return Dataset("cifar10", "train", images.astype(np.uint8), labels, DATASETS["cifar10"].classes)
+    info = DATASETS["cifar10"]
+    return Dataset("cifar10", "train", images.astype(np.uint8), labels, info.classes, info.mean, info.std)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"], indirect=True)  # the make-believe device takes minutes
@@ -270,7 +271,7 @@ def test_ninety_percent(device, rng, tmp_path):
     recipe = script("train_cifar10")
     options = {"epochs": 4, "batch_size": 25, "widths": (8, 12, 16)}
     trainer, loader = recipe.make_trainer(stripes(rng, 200), **options)
-    whitened = trainer.model["whiten"](next(iter(recipe.Loader(loader.dataset, 200, **recipe.SCALING)))[0])
+    whitened = trainer.model["whiten"](next(iter(recipe.Loader(loader.dataset, 200)))[0])
     components = whitened[:, :12].transpose(1, 0, 2, 3).reshape(12, -1)
     np.testing.assert_allclose(np.cov(components), np.eye(12), atol=0.02)
     fixed = trainer.model["whiten"].weight.data.copy()
@@ -295,4 +296,4 @@ def test_ninety_percent(device, rng, tmp_path):
     both = recipe.BothSides(trainer.model).eval()
     images = device.asarray(rng.normal(size=(3, 3, 32, 32)), np.float32)
     assert_close(both(images[..., ::-1]), device.to_host(both(images)), 1e-5, 1e-5, device=device)
-    assert evaluate(both, recipe.Loader(loader.dataset, 50, **recipe.SCALING)).accuracy > 0.4
+    assert evaluate(both, recipe.Loader(loader.dataset, 50)).accuracy > 0.4

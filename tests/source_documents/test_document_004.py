@@ -5,7 +5,7 @@ import pytest
 from documents import script
 from helpers import assert_close
 
-from xpcnn.data import load_dataset
+from xpcnn.data import Loader, load_dataset
 from xpcnn.models import numpy_cnn
 from xpcnn.nn import MaxPool2d, Parameter
 from xpcnn.training import evaluate
@@ -29,7 +29,7 @@ def trained():
 def test_numpy_cnn(trained):
     numpy_cnn_mnist, model, losses, last = trained
     assert (numpy_cnn_mnist.BATCH_SIZE, numpy_cnn_mnist.ITERATIONS, len(losses)) == (4, 2000, 2000)
-    test = numpy_cnn_mnist.scaled(load_dataset("mnist-mini", "test"), 500)
+    test = Loader(load_dataset("mnist-mini", "test"), 500)
     result = evaluate(model, test)
     assert result.samples == 10_000
     assert result.accuracy >= 0.9282
@@ -74,7 +74,7 @@ def test_prediction_picture(trained):
     numpy_cnn_mnist, model, *_ = trained
     sample = load_dataset("mnist-mini", "test").subset(slice(32))
     figure = numpy_cnn_mnist.prediction_picture(model, sample)
-    images, _ = next(iter(numpy_cnn_mnist.scaled(sample, 32)))
+    images, _ = next(iter(Loader(sample, 32)))
     guesses = model.eval()(images).argmax(axis=1)
     assert len(figure.axes) == 32
     for axes, image, label, guess in zip(figure.axes, sample.images, sample.labels, guesses, strict=True):

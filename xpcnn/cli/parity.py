@@ -9,61 +9,46 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..data import DATASETS
-from ..models import MODELS
-
-if TYPE_CHECKING:
-    from ..parity import Report, TraceConfig
+from ..parity import Report, TraceConfig, check, record, run
+from .options import add_command, add_data_dir, add_device, add_threads, add_training_options, given
 
 
 def add_commands(commands: Any) -> None:
-    """Add `parity` and its actions to the commands of a parser."""
+    """Add `parity` and its actions to the sub-parsers of a command line."""
     text = "show that two devices compute the same"
     parity = commands.add_parser("parity", help=text, description=text)
-    parity.set_defaults(threads=None)
     actions = parity.add_subparsers(required=True, metavar="ACTION")
 
-    def action(name: str, function: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        sub: argparse.ArgumentParser = actions.add_parser(name, help=text, description=text)
-        sub.set_defaults(function=function)
-        sub.add_argument("--data-dir", metavar="DIR", help="folder of the data sets")
-        sub.add_argument("--threads", type=int, metavar="N", help="CPU threads (all cores)")
-        return sub
-
-    recording = action("record", _record, "train for some steps and write a trace, to repeat them elsewhere")
+    recording = add_command(
+        actions, "record", _record, "train for some steps and write a trace, to repeat them elsewhere"
+    )
     _run_options(recording)
     recording.add_argument("--output", metavar="TRACE", required=True, help="new folder for the trace")
-    recording.add_argument("--device", default="cpu", help='"cpu" (default), "cuda" or "cuda:<number>"')
+    add_device(recording, "cpu")
 
-    checking = action("check", _check, "repeat a recorded run on this machine and compare")
+    checking = add_command(actions, "check", _check, "repeat a recorded run on this machine and compare")
     checking.add_argument("trace", metavar="TRACE", help="folder written by `parity record`")
-    checking.add_argument("--device", default="auto", help='"auto" (default), "cpu", "cuda" or "cuda:<number>"')
+    add_device(checking)
     _report_options(checking)
 
-    both = action("run", _run, "record a run on the first device and check it on the others")
+    both = add_command(actions, "run", _run, "record a run on the first device and check it on the others")
     _run_options(both)
     both.add_argument("--devices", default="cpu,cuda", metavar="A,B", help="devices to compare (cpu,cuda)")
     _report_options(both)
 
+    for parser in (recording, checking, both):
+        add_data_dir(parser)
+        add_threads(parser)
 
-def _run_options(sub: argparse.ArgumentParser) -> None:
-    from ..parity import TraceConfig
 
+def _run_options(parser: argparse.ArgumentParser) -> None:
     default = TraceConfig()
-    sub.add_argument("--model", help=f"one of {', '.join(sorted(MODELS))} ({default.model})")
-    sub.add_argument("--data", help=f"one of {', '.join(DATASETS)} ({default.data})")
-    sub.add_argument("--steps", type=int, metavar="N", help=f"training steps ({default.steps})")
-    sub.add_argument("--batch-size", type=int, metavar="N", help=f"images in a step ({default.batch_size})")
-    sub.add_argument("--optimizer", help=f"sgd, adam or adamw ({default.optimizer})")
-    sub.add_argument("--lr", type=float, metavar="RATE", help="highest learning rate (sgd 0.05, adam and adamw 0.003)")
-    sub.add_argument("--weight-decay", type=float, metavar="X", help=f"weight decay ({default.weight_decay:g})")
-    sub.add_argument("--seed", type=int, metavar="N", help=f"seed of initial weights and batches ({default.seed})")
-    sub.add_argument("--dtype", help=f"float32 or float64 ({default.dtype})")
-    sub.add_argument("--limit", type=int, default=256, metavar="N", help="keep at most N MiB of arrays (256)")
+    add_training_options(parser, default)
+    parser.add_argument("--steps", type=int, metavar="N", help=f"training steps ({default.steps})")
+    parser.add_argument("--dtype", help=f"float32 or float64 ({default.dtype})")
+    parser.add_argument("--limit", type=int, default=256, metavar="N", help="keep at most N MiB of arrays (256)")
 
 
 def _report_options(sub: argparse.ArgumentParser) -> None:
@@ -72,17 +57,9 @@ def _report_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--picture", metavar="FILE", help="draw the error of each step into a file")
 
 
-def _config(args: argparse.Namespace) -> TraceConfig:
-    from ..parity import TraceConfig
-
-    names = [item.name for item in fields(TraceConfig)]
-    return TraceConfig(**{name: getattr(args, name) for name in names if getattr(args, name) is not None})
-
-
 def _record(args: argparse.Namespace) -> int:
-    from ..parity import record
-
-    trace = record(args.output, _config(args), args.device, data_dir=args.data_dir, limit=args.limit << 20)
+    config = TraceConfig(**given(args, TraceConfig))
+    trace = record(args.output, config, args.device, data_dir=args.data_dir, limit=args.limit << 20)
     size = sum(file.stat().st_size for file in trace.path.iterdir())
     kept = sum(step["file"] is not None for step in trace.steps())
     print(
@@ -94,16 +71,13 @@ def _record(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from ..parity import check
-
     return _show([check(args.trace, args.device, data_dir=args.data_dir, tf32=args.tf32)], args)
 
 
 def _run(args: argparse.Namespace) -> int:
-    from ..parity import run
-
     devices = [name.strip() for name in args.devices.split(",") if name.strip()]
-    return _show(run(_config(args), devices, data_dir=args.data_dir, limit=args.limit << 20, tf32=args.tf32), args)
+    config = TraceConfig(**given(args, TraceConfig))
+    return _show(run(config, devices, data_dir=args.data_dir, limit=args.limit << 20, tf32=args.tf32), args)
 
 
 def _show(reports: list[Report], args: argparse.Namespace) -> int:

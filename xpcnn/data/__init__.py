@@ -1,8 +1,9 @@
 """File formats, data sets by name, augmentation, and the loader that makes batches of them."""
 
-from .dataset import DATASETS, Dataset, DatasetInfo, data_folder, load_dataset
-from .device_loader import DeviceLoader
+from .catalog import DATASETS, DatasetInfo
+from .dataset import Dataset, load_dataset
 from .errors import DataError
+from .folder import data_folder
 from .formats.idx import read_idx, write_idx
 from .loader import Loader
 from .transforms import Compose, RandomAffine, RandomHorizontalFlip, RandomShift, Transform
@@ -13,7 +14,6 @@ __all__ = [
     "DataError",
     "Dataset",
     "DatasetInfo",
-    "DeviceLoader",
     "Loader",
     "RandomAffine",
     "RandomHorizontalFlip",

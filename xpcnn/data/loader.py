@@ -1,19 +1,21 @@
 """Batches of a data set in a seeded order, the next ones prepared while the current one trains."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ..backend import Array, array_namespace, chain
+from .. import backend
+from ..backend import CPU, Array, Device
 from ..random import stream
 from .dataset import Dataset
+from .normalize import Normalize
 from .transforms import Transform
 
-Batch = tuple[NDArray[np.floating], NDArray[np.int64]]
+Batch = tuple[Array, Array]  # images and labels
 
 _AHEAD = 2  # batches prepared before they are asked for
 
@@ -21,7 +23,9 @@ _AHEAD = 2  # batches prepared before they are asked for
 class Loader:
     """Batches of a data set, ready for training: shuffled, augmented, normalised.
 
-    Every batch follows from the seed, its epoch and its index alone, so that a run can be resumed at any batch.
+    Each `for images, labels in loader` is the next epoch, with its own order and augmentation. Every batch follows from
+    the seed, its epoch and its index alone, so that `epoch` can resume a run at any batch. Batches have the same bits
+    on every device.
 
     Args:
         dataset: the samples; at least one.
@@ -30,9 +34,15 @@ class Loader:
         drop_last: leave out a last batch with fewer samples.
         seed: the run's seed, for the order and the transform.
         transform: changes each batch of uint8 images before it is normalised; see `xpcnn.data.transforms`.
-        mean: subtracted from each channel, pixels scaled to [0, 1]; zeros if None.
-        std: each channel is divided by it afterwards; ones if None.
+        mean: subtracted from each channel, pixels scaled to [0, 1]; if None the data set's, or zeros if it has none.
+        std: each channel is divided by it afterwards; if None the data set's, or ones if it has none.
         dtype: of the images handed out, float32 or float64.
+        device: where training runs. On a GPU the images are kept as they are stored, one byte a pixel, and batches are
+            made there, so that only an epoch's order moves. A transform needs the host: with one, batches are made
+            there and the trainer moves them.
+
+    Attributes:
+        device: where batches are made, and lie.
 
     Raises:
         ValueError: if an option is outside its range, or there would be no batch.
@@ -50,6 +60,7 @@ class Loader:
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         dtype: DTypeLike = np.float32,
+        device: Device | str = CPU,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"Loader: expected batch_size of 1 or more, got {batch_size}")
@@ -60,10 +71,6 @@ class Loader:
         if np.dtype(dtype) not in (np.float32, np.float64):
             raise ValueError(f"Loader: expected dtype float32 or float64, got {np.dtype(dtype)}")
         stream(seed, "shuffle")  # refuses a bad seed now, not in the first epoch
-        C = dataset.images.shape[1]
-        mean, std = [0.0] * C if mean is None else mean, [1.0] * C if std is None else std
-        if len(mean) != C or len(std) != C or not all(value > 0 for value in std):
-            raise ValueError(f"Loader: expected {C} values of mean and of std, each std positive, got {mean} and {std}")
 
         self.dataset = dataset
         self.batch_size = batch_size
@@ -71,11 +78,13 @@ class Loader:
         self.drop_last = drop_last
         self.seed = seed
         self.transform = transform
+        mean, std = dataset.mean if mean is None else mean, dataset.std if std is None else std
         self.dtype = np.dtype(dtype)
-        # (pixel / 255 - mean) / std, as one product and one sum per pixel: (C, 1, 1, 1)
-        scale = 1 / np.asarray(std, np.float64)
-        self._scale = (scale / 255).astype(self.dtype).reshape(C, 1, 1, 1)
-        self._shift = (-scale * mean).astype(self.dtype).reshape(C, 1, 1, 1)
+        device = backend.device(device)
+        self.device = device if transform is None else CPU
+        self._images, self._labels = (self.device.asarray(x) for x in (dataset.images, dataset.labels))
+        self._passes = 0  # how many were begun by iterating
+        self._normalize = Normalize(dataset.images.shape[1], mean, std, dtype=dtype, device=self.device)
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -83,7 +92,8 @@ class Loader:
         return full + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[Batch]:
-        return self.epoch(0)
+        self._passes += 1
+        return self.epoch(self._passes - 1)
 
     def indices(self, epoch: int) -> list[NDArray[np.int64]]:
         """Return the indices into the data set of each batch of an epoch, in the order of the batches."""
@@ -98,7 +108,9 @@ class Loader:
         return np.arange(len(self.dataset))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Iterate over the batches of an epoch, which a background thread prepares ahead.
+        """Iterate over the batches of an epoch, which a background thread prepares ahead on the CPU.
+
+        Which epoch the loader's own iteration comes to next does not depend on it.
 
         Args:
             epoch: numbers the order and the augmentation, from 0.
@@ -114,25 +126,17 @@ class Loader:
         """
         if epoch < 0 or not 0 <= start <= len(self):
             raise ValueError(f"Loader: expected epoch >= 0 and start from 0 to {len(self)}, got {epoch} and {start}")
-        return self._batches(epoch, start)
+        tasks = self._tasks(epoch, start)
+        # On a GPU a task only queues its work, which then runs beside the host's anyway.
+        return _prepared(tasks) if self.device.on_host else (task() for task in tasks)
 
-    def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        tasks = (partial(self._batch, rows, epoch, i) for i, rows in enumerate(self.indices(epoch)) if i >= start)
-        pool = ThreadPoolExecutor(1, "xpcnn-loader")
-        ahead: deque[Future[Batch]] = deque()
-        try:
-            for task in tasks:
-                ahead.append(pool.submit(task))
-                if len(ahead) > _AHEAD:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            # Not waited for: the garbage collector may close this generator from within the thread itself.
-            pool.shutdown(wait=False, cancel_futures=True)
+    def _tasks(self, epoch: int, start: int) -> Iterator[Callable[[], Batch]]:
+        order = self.device.asarray(self._order(epoch))
+        for i in range(start, len(self)):
+            yield partial(self._batch, order[i * self.batch_size : (i + 1) * self.batch_size], epoch, i)
 
-    def _batch(self, rows: NDArray[np.int64], epoch: int, index: int) -> Batch:
-        images = self.dataset.images[rows]
+    def _batch(self, rows: Array, epoch: int, index: int) -> Batch:
+        images = self._images[rows]
         if self.transform is not None:
             changed = self.transform(images, stream(self.seed, "augment", epoch, index))
             if changed.ndim != 4 or changed.shape[:2] != images.shape[:2]:
@@ -140,15 +144,20 @@ class Loader:
                     f"Loader: expected the transform to keep N and C of {images.shape}, got {changed.shape}"
                 )
             images = changed
-        # Transposed as single bytes and made floats after that: a quarter of the memory traffic.
-        pixels = np.ascontiguousarray(images.transpose(1, 2, 3, 0))  # (C, H, W, N)
-        values = np.empty(pixels.shape, self.dtype)
-        normalize(pixels, self._scale, self._shift, values)
-        return values.transpose(3, 0, 1, 2), self.dataset.labels[rows]
+        return self._normalize(images), self._labels[rows]
 
 
-@chain
-def normalize(pixels: Array, scale: Array, shift: Array, values: Array) -> None:
-    """Write `pixels·scale + shift` to `values (C, H, W, N)`."""
-    array_namespace(pixels).multiply(pixels, scale, out=values)
-    values += shift
+def _prepared(tasks: Iterator[Callable[[], Batch]]) -> Iterator[Batch]:
+    """Yield the results of the tasks, which a background thread runs ahead."""
+    pool = ThreadPoolExecutor(1, "xpcnn-loader")
+    ahead: deque[Future[Batch]] = deque()
+    try:
+        for task in tasks:
+            ahead.append(pool.submit(task))
+            if len(ahead) > _AHEAD:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        # Not waited for: the garbage collector may close this generator from within the thread itself.
+        pool.shutdown(wait=False, cancel_futures=True)

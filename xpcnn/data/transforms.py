@@ -1,4 +1,4 @@
-"""Random changes to training images that keep their labels true (data augmentation), on host batches.
+"""Data augmentation: random changes to training images that keep their labels true, computed on the host.
 
 A transform is any callable `transform(images, generator) -> images` over `(N, C, H, W)`, uint8 or float. Those here
 keep shape and data type, draw one change per image from the generator alone, and read zeros outside an image.
@@ -41,7 +41,10 @@ class Compose:
 
 @dataclass(frozen=True)
 class RandomHorizontalFlip:
-    """Mirror each image left to right with probability `p`.
+    """Mirror each image left to right at random.
+
+    Args:
+        p: the probability that an image is mirrored.
 
     Raises:
         ValueError: if `p` is not a probability.
@@ -62,9 +65,12 @@ class RandomHorizontalFlip:
 
 @dataclass(frozen=True)
 class RandomShift:
-    """Move each image by whole pixels, down and right each drawn evenly from `-pixels` to `pixels`.
+    """Shift each image by whole pixels, vertically and horizontally.
 
     The same as padding by `pixels` and cropping a random window of the old size (PyTorch's `RandomCrop` with padding).
+
+    Args:
+        pixels: both shifts are drawn uniformly from `-pixels` to `pixels`.
 
     Raises:
         ValueError: if `pixels` is negative.
@@ -87,13 +93,13 @@ class RandomShift:
 
 @dataclass(frozen=True)
 class RandomAffine:
-    """Rotate, scale, shear and move each image about its centre, reading between pixels by bilinear interpolation.
+    """Rotate, scale, shear and translate each image about its centre, with bilinear interpolation.
 
     Args:
-        degrees: the rotation is drawn evenly from `-degrees` to `degrees`.
-        scale: the enlargement is drawn evenly between these two.
-        shear: the angle, in degrees, by which upright lines lean is drawn evenly from `-shear` to `shear`.
-        translate: the largest movement right and down, as fractions of the width and of the height.
+        degrees: the angle of rotation is drawn uniformly from `-degrees` to `degrees`.
+        scale: `(low, high)`, between which the scale factor is drawn uniformly.
+        shear: the angle of shear, in degrees, is drawn uniformly from `-shear` to `shear`.
+        translate: the largest shift horizontally and vertically, as fractions of the width and of the height.
 
     Raises:
         ValueError: if an option is outside its range.
@@ -116,15 +122,15 @@ class RandomAffine:
 
     def __call__(self, images: Images, generator: np.random.Generator) -> Images:
         H, W = images.shape[2:]
-        angle, lean, right, down = generator.uniform(-1, 1, (4, len(images), 1, 1))
-        angle, lean = np.radians(angle * self.degrees), np.tan(np.radians(lean * self.shear))
-        size = generator.uniform(*self.scale, (len(images), 1, 1))
-        # Where does each output pixel come from? Undo the movement, the rotation and scale, then the shear.
+        angle, shear, right, down = generator.uniform(-1, 1, (4, len(images), 1, 1))
+        angle, slope = np.radians(angle * self.degrees), np.tan(np.radians(shear * self.shear))
+        factor = generator.uniform(*self.scale, (len(images), 1, 1))
+        # Where does each output pixel come from? Undo the translation, the rotation and scale, then the shear.
         y = np.arange(H)[:, None] - (H - 1) / 2 - down * self.translate[1] * H
         x = np.arange(W) - (W - 1) / 2 - right * self.translate[0] * W
-        cos, sin = np.cos(angle) / size, np.sin(angle) / size
+        cos, sin = np.cos(angle) / factor, np.sin(angle) / factor
         source_y = cos * y - sin * x
-        source_x = cos * x + sin * y - lean * source_y
+        source_x = cos * x + sin * y - slope * source_y
         return _bilinear(images, source_y + (H - 1) / 2, source_x + (W - 1) / 2)
 
 

@@ -129,7 +129,7 @@ def _model(trace: Trace, dataset: Dataset, device: Device) -> Sequential:
 def _check_layers(trace: Trace, model: Sequential, device: Device) -> Iterator[Comparison]:
     """Compare all recorded arrays: each layer on its recorded input, and each update of the weights."""
     folder = Folder(trace.path)
-    trainer = trace.config.run().make_trainer(model, trace.config.steps, ())
+    trainer = trace.config.make_trainer(model, trace.config.steps)
     modules, before = dict(model.named_modules()), trace.initial
     for step, entry in enumerate(trace.steps(), 1):
         if entry["file"] is None:

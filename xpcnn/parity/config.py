@@ -2,61 +2,53 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
 from ..backend import HostArray
-from ..data import DATASETS, Dataset, Loader
+from ..data import Dataset, Loader
 from ..nn import Sequential
-from ..training.run import RunConfig
+from ..training.config import TrainingConfig
 
 
-@dataclass(frozen=True)
-class TraceConfig:
+@dataclass(frozen=True, kw_only=True)
+class TraceConfig(TrainingConfig):
     """Everything that determines a recorded run, apart from the data set's files.
 
+    Nothing is augmented, so that the data are the same everywhere.
+
     Attributes:
-        model, data, batch_size, optimizer, lr, weight_decay, seed: as in `RunConfig`.
         steps: the number of training steps.
         dtype: `"float32"` or `"float64"`.
+
+    The others are those of `TrainingConfig`.
     """
 
-    model: str = "lenet5"
-    data: str = "mnist-mini"
-    steps: int = 20
     batch_size: int = 32
     optimizer: str = "sgd"
-    lr: float | None = None
     weight_decay: float = 0.0
-    seed: int = 0
+    steps: int = 20
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.steps < 1:
             raise ValueError(f"a trace needs at least 1 step, got {self.steps}")
         if self.dtype not in ("float32", "float64"):
             raise ValueError(f"expected dtype float32 or float64, got {self.dtype!r}")
-        self.run()  # checks the rest
-
-    def run(self) -> RunConfig:
-        """Return the configuration of the training run, without augmentation: every device must get the same bits."""
-        values = {name: value for name, value in asdict(self).items() if name not in ("steps", "dtype")}
-        return RunConfig(epochs=1, augment=False, **values)
 
     def make_model(self, dataset: Dataset) -> Sequential:
         """Return the network with its initial weights, on the CPU."""
-        return self.run().make_model(dataset).to(dtype=np.dtype(self.dtype))
+        return super().make_model(dataset).to(dtype=np.dtype(self.dtype))
 
     def batch(self, dataset: Dataset, indices: HostArray) -> tuple[HostArray, HostArray]:
         """Return the images and labels of one batch, as training sees them."""
-        info = DATASETS[self.data]
-        loader = Loader(dataset.subset(indices), len(indices), mean=info.mean, std=info.std, dtype=self.dtype)
-        return next(iter(loader))
+        return next(iter(Loader(dataset.subset(indices), len(indices), dtype=self.dtype)))
 
     def batches(self, dataset: Dataset) -> list[HostArray]:
         """Return the indices of the samples of each step."""
-        loader = self.run().make_loader(dataset, train=True)
+        loader = self.make_loader(dataset, train=True)
         batches: list[HostArray] = []
         while len(batches) < self.steps:
             batches += loader.indices(len(batches) // len(loader))

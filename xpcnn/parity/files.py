@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import HostArray
+from ..training.folder import make_folder
 from .observe import LayerCall, LossCall
 from .steps import StepResult
 
@@ -42,11 +43,9 @@ class Folder:
             TraceError: if something is there already, or it cannot be made.
         """
         try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            raise TraceError(f"{path} exists already; choose another output") from None
-        except OSError as error:
-            raise TraceError(f"{path} cannot be made: {error.strerror}") from error
+            make_folder(path, "choose another output")
+        except ValueError as error:
+            raise TraceError(str(error)) from error
         return cls(path)
 
     def write_arrays(self, name: str, arrays: dict[str, HostArray]) -> None:

@@ -55,7 +55,7 @@ def train_steps(
         dataset: of the configuration.
         batches: the indices of the samples of each step.
     """
-    trainer = config.run().make_trainer(model, config.steps, ())
+    trainer = config.make_trainer(model, config.steps)
     trainer.loss = loss = ObservedLoss(trainer.loss)
     model.train()
     for step, indices in enumerate(batches, 1):

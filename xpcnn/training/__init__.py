@@ -1,8 +1,11 @@
-"""Training: the loop, what is told about it, and what is kept of it."""
+"""Training: the loop, callbacks, metrics, checkpoints, runs and their configuration, and prediction."""
 
 from .callbacks import Callback, Checkpointer, History, ProgressBar, Record, Table, read_history
 from .checkpoint import Checkpoint, CheckpointError
+from .config import RunConfig, TrainingConfig
 from .metrics import Metrics
+from .predict import predict
+from .run import Run, load_trained
 from .trainer import Trainer, TrainingDivergedError, evaluate
 
 __all__ = [
@@ -14,9 +17,14 @@ __all__ = [
     "Metrics",
     "ProgressBar",
     "Record",
+    "Run",
+    "RunConfig",
     "Table",
     "Trainer",
+    "TrainingConfig",
     "TrainingDivergedError",
     "evaluate",
+    "load_trained",
+    "predict",
     "read_history",
 ]

@@ -1,115 +1,50 @@
-"""A run: its configuration, and the folder that keeps its checkpoint, history and configuration together."""
+"""A training run, and the folder that keeps its configuration, checkpoint and history together."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from .. import backend
-from ..backend import CPU, Device
-from ..data import DATASETS, Dataset, DeviceLoader, Loader, RandomAffine, load_dataset
+from ..backend import Device
+from ..data import DATASETS, load_dataset
 from ..models import build_model
 from ..nn import Sequential
-from ..optim import OPTIMIZERS, CosineSchedule, build_optimizer
 from .callbacks import Callback, Checkpointer, History
 from .checkpoint import Checkpoint, CheckpointError
-from .trainer import Trainer
+from .config import RunConfig
+from .folder import make_folder
 
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Everything a run follows from, besides the data set's files.
-
-    Attributes:
-        model: a name in `models.MODELS`.
-        data: a name in `data.DATASETS`.
-        epochs: passes over the training images.
-        batch_size: images in a step.
-        optimizer: `"sgd"` (with Nesterov momentum 0.9), `"adam"` or `"adamw"`.
-        lr: the highest learning rate; None for the optimizer's usual one. It rises over the first twentieth of the
-            steps and then falls along a cosine to 0.
-        weight_decay: as the optimizer defines it.
-        augment: whether training images are turned, scaled and shifted a little at random.
-        seed: of initial weights, order and augmentation.
-    """
-
-    model: str = "lenet5"
-    data: str = "mnist-mini"
-    epochs: int = 15
-    batch_size: int = 64
-    optimizer: str = "adamw"
-    lr: float | None = None
-    weight_decay: float = 0.01
-    augment: bool = True
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or self.seed < 0:
-            raise ValueError(
-                f"epochs and batch size must be at least 1 and the seed at least 0, got {self.epochs}, "
-                f"{self.batch_size} and {self.seed}"
-            )
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"unknown optimizer {self.optimizer!r}: expected one of {', '.join(OPTIMIZERS)}")
-        if self.data not in DATASETS:
-            raise ValueError(f"unknown data set {self.data!r}: expected one of {', '.join(DATASETS)}")
-
-    @classmethod
-    def from_dict(cls, values: Any) -> RunConfig:
-        """Return the configuration that `dataclasses.asdict` made a dictionary of.
-
-        Raises:
-            ValueError: if an entry is missing, unknown, or has a wrong value.
-        """
-        names = {item.name for item in fields(cls)}
-        if not isinstance(values, dict) or values.keys() != names:
-            raise ValueError(f"expected a run's configuration with {', '.join(sorted(names))}, got {values!r:.80}")
-        return cls(**values)
-
-    def make_loader(self, dataset: Dataset, *, train: bool, device: Device = CPU) -> Loader:
-        """Return the loader of a split: shuffled and augmented for training, in order for evaluation.
-
-        Args:
-            device: on a GPU batches that need no augmentation are made there.
-        """
-        info = DATASETS[self.data]
-        # Wide strokes and small turns are what handwriting and photographs have in common.
-        transform = (
-            RandomAffine(degrees=10, scale=(0.9, 1.1), translate=(0.07, 0.07)) if train and self.augment else None
-        )
-        options: dict[str, Any] = {"shuffle": train, "seed": self.seed, "mean": info.mean, "std": info.std}
-        batch_size = self.batch_size if train else 256
-        if transform is None and device is not CPU:
-            return DeviceLoader(dataset, batch_size, device=device, **options)
-        return Loader(dataset, batch_size, transform=transform, **options)
-
-    def make_model(self, dataset: Dataset) -> Sequential:
-        """Return the untrained network for a data set's images and classes, on the CPU."""
-        _, *in_shape = dataset.images.shape
-        return build_model(self.model, tuple(in_shape), len(dataset.classes), seed=self.seed)
-
-    def make_trainer(self, model: Sequential, steps: int, callbacks: Sequence[Callback]) -> Trainer:
-        """Return the trainer for a run of so many steps in all."""
-        lr = OPTIMIZERS[self.optimizer].lr if self.lr is None else self.lr
-        schedule = CosineSchedule(lr, steps, steps // 20)
-        parameters = model.named_parameters()
-        optimizer = build_optimizer(self.optimizer, parameters, schedule, weight_decay=self.weight_decay)
-        return Trainer(model, optimizer, callbacks=callbacks)
+CHECKPOINT, CONFIG = "checkpoint.safetensors", "config.json"
 
 
 class Run:
     """A training run with its folder.
 
+    Args:
+        path: the folder: a new one, or with `resume` that of an earlier run.
+        config: what the run follows from.
+        data_dir: see `load_dataset`.
+        device: where to train.
+        callbacks: told of each step and epoch, before those that keep the folder up to date.
+        resume: go on from the folder's checkpoint.
+
     Attributes:
         path: the folder, holding `config.json`, `history.jsonl`, `checkpoint.safetensors` and pictures.
         config: what the run follows from.
+        loader: the loader of the training images.
         trainer: ready to go on where the folder's checkpoint stops, or to begin.
         test: the loader of the test images.
         history: the records of all epochs.
+
+    Raises:
+        ValueError: if the folder exists already or cannot be made, or the network cannot take the images.
+        CheckpointError: if there is no usable checkpoint to resume.
+        DataError: if the data set cannot be read.
+        DeviceUnavailableError: if the device does not answer.
     """
 
     def __init__(
@@ -134,7 +69,7 @@ class Run:
         model.to(device)
         self.trainer = trainer
         if not resume:
-            make_run_folder(path)
+            make_folder(path, "choose another output, or go on with it by --resume")
             text = json.dumps(asdict(config), indent=2) + "\n"
             (path / CONFIG).write_text(text, encoding="utf-8")
         self.history = History(path / "history.jsonl")
@@ -147,23 +82,6 @@ class Run:
     def save(self) -> None:
         """Write the checkpoint."""
         self.trainer.checkpoint({"config": asdict(self.config)}).save(self.path / CHECKPOINT)
-
-
-CHECKPOINT, CONFIG = "checkpoint.safetensors", "config.json"
-
-
-def make_run_folder(path: Path) -> None:
-    """Make a folder for a new run.
-
-    Raises:
-        ValueError: if something is there already, or the folder cannot be made.
-    """
-    try:
-        path.mkdir(parents=True)
-    except FileExistsError:
-        raise ValueError(f"{path} exists already; choose another output, or go on with it by --resume") from None
-    except OSError as error:
-        raise ValueError(f"{path} cannot be made: {error.strerror}") from error
 
 
 def read_config(path: Path) -> RunConfig:
@@ -185,7 +103,7 @@ def load_trained(path: str | os.PathLike[str], device: Device | str = "auto") ->
 
     Args:
         path: the run's folder, or a checkpoint file.
-        device: where the network is to be.
+        device: where the network goes.
 
     Raises:
         CheckpointError: if there is no usable checkpoint.

@@ -1,12 +1,14 @@
 """CIFAR-10's binary format: records of one label byte and 3072 pixel bytes, with nothing around them."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from .format import Format
 
 RECORD = 1 + 3 * 32 * 32
 
@@ -33,3 +35,12 @@ def read_cifar(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     if (highest := records[:, 0].max()) > 9:
         raise DataError(f"{path}: expected labels from 0 to 9, got {highest}")
     return records
+
+
+def _join(arrays: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return `(N, 3, 32, 32)` images and `(N,)` labels from the records of several files."""
+    images = np.concatenate([records[:, 1:] for records in arrays]).reshape(-1, 3, 32, 32)
+    return images, np.concatenate([records[:, 0] for records in arrays]).astype(np.int64)
+
+
+CIFAR10 = Format(read_cifar, lambda records: b"", _join)

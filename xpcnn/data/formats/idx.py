@@ -10,6 +10,7 @@ import math
 import os
 import struct
 import zlib
+from collections.abc import Sequence
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from .format import Format
 
 _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _CODES = {np.dtype(dtype).newbyteorder("="): code for code, dtype in _DTYPES.items()}
@@ -26,7 +28,7 @@ _CHUNK = 1 << 20
 
 
 def read_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
-    """Read the array of a plain or gzip-compressed IDX file; which of the two it is, its content tells.
+    """Read the array of a plain or gzip-compressed IDX file; its content tells which.
 
     Returns:
         A writable array in native byte order, with the shape and data type that the header states.
@@ -110,3 +112,12 @@ def write_idx(path: str | os.PathLike[str], array: NDArray[Any]) -> None:
         # Neither a name nor a time in the gzip header: the bytes follow from the array alone.
         with gzip.GzipFile(filename="", mode="wb", compresslevel=9, fileobj=file, mtime=0) as packed:
             packed.write(content)
+
+
+def _join(arrays: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return `(N, 1, H, W)` images and `(N,)` labels from the arrays of MNIST's two files."""
+    images, labels = arrays
+    return images[:, None], labels.astype(np.int64)
+
+
+IDX = Format(read_idx, idx_header, _join)

@@ -1,4 +1,4 @@
-"""Pictures of any size made into what a model was trained on; needs Pillow, which the `viz` extra brings."""
+"""Reading pictures of any size in the shape that a model was trained on; needs Pillow, from the `viz` extra."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def read_image(path: str | os.PathLike[str], shape: tuple[int, int, int], *, dra
     Args:
         path: the file.
         shape: `(C, H, W)` to produce, with one channel (grey) or three (RGB).
-        drawing: the data are light figures on a dark ground, as MNIST's: a picture on a light ground is inverted, and
-            one of another size has its figure cut out, scaled to 5/7 of the image and centred on its centre of mass,
-            as MNIST's makers did.
+        drawing: the data are light figures on a dark background, as MNIST's: a picture on a light background is
+            inverted, and one of another size has its figure cut out, scaled to 5/7 of the image and centred on its
+            centre of mass, as MNIST's makers did.
 
     Returns:
-        the image, `(C, H, W)` uint8, and what was done to it, in words.
+        The image, `(C, H, W)` uint8, and what was done to it, in words.
 
     Raises:
         DataError: if the file is absent or not a picture.

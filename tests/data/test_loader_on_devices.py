@@ -5,11 +5,11 @@ import pytest
 from strict_xp import DEVICE, forbid_host_reads
 
 from xpcnn.backend import CPU, device_of, to_host
-from xpcnn.data import DATASETS, Dataset, DeviceLoader, Loader, RandomShift, load_dataset
+from xpcnn.data import Dataset, Loader, RandomShift, load_dataset
 from xpcnn.nn import Flatten, Linear, Sequential
 from xpcnn.optim import SGD
 from xpcnn.training import Trainer, evaluate
-from xpcnn.training.run import RunConfig
+from xpcnn.training.config import RunConfig
 
 
 def colours(rng, N=23):
@@ -22,7 +22,7 @@ def colours(rng, N=23):
 def test_the_same_batches_as_on_the_host(options, dtype, device, rng):
     dataset = colours(rng)
     options = options | {"mean": (0.1, 0.5, 0.9), "std": (0.3, 0.7, 1.1), "dtype": dtype}
-    ours, theirs = DeviceLoader(dataset, 6, device=device, **options), Loader(dataset, 6, **options)
+    ours, theirs = Loader(dataset, 6, device=device, **options), Loader(dataset, 6, **options)
     assert len(ours) == len(theirs)
     for epoch, start in ((0, 0), (2, 0), (2, 2), (1, len(theirs))):
         batches = list(ours.epoch(epoch, start))
@@ -37,32 +37,44 @@ def test_the_same_batches_as_on_the_host(options, dtype, device, rng):
     assert [rows.tolist() for rows in ours.indices(2)] == [rows.tolist() for rows in theirs.indices(2)]
 
 
+def test_each_iteration_is_the_next_epoch_there_too(device, rng):
+    loader = Loader(colours(rng), 23, shuffle=True, device=device)
+    orders = [to_host(labels).tolist() for _ in range(2) for _, labels in loader]
+    assert orders == [to_host(labels).tolist() for epoch in range(2) for _, labels in loader.epoch(epoch)]
+    assert orders[0] != orders[1]
+
+
 def test_an_epoch_reads_nothing_back(rng):
-    loader = DeviceLoader(colours(rng), 5, device=DEVICE, shuffle=True)
+    loader = Loader(colours(rng), 5, device=DEVICE, shuffle=True)
     with forbid_host_reads():
         assert sum(len(labels) for _, labels in loader) == 23
 
 
-def test_augmentation_is_left_to_the_host(rng):
-    with pytest.raises(ValueError, match="augmented on the host"):
-        DeviceLoader(colours(rng), 5, device="cpu", transform=RandomShift(1))
-    with pytest.raises(ValueError, match="batch_size of 1 or more, got 0"):
-        DeviceLoader(colours(rng), 0, device="cpu")
+def test_augmentation_is_left_to_the_host(rng, device):
+    dataset, transform = colours(rng), RandomShift(1)
+    ours, theirs = (Loader(dataset, 5, transform=transform, device=where) for where in (device, CPU))
+    assert ours.device is CPU
+    for (images, labels), (pixels, classes) in zip(ours.epoch(1), theirs.epoch(1), strict=True):
+        assert device_of(images) is device_of(labels) is CPU
+        np.testing.assert_array_equal(images, pixels)
+        np.testing.assert_array_equal(labels, classes)
 
 
-def test_a_run_uses_it_where_it_can(device):
+def test_only_the_cpu_is_on_the_host(device):
+    assert device.on_host == (device is CPU)
+
+
+def test_a_run_makes_batches_on_its_device_where_it_can(device):
     dataset = load_dataset("mnist-mini").subset(slice(40))
     for augment, train in ((True, True), (True, False), (False, True), (False, False)):
         loader = RunConfig(augment=augment).make_loader(dataset, train=train, device=device)
-        assert isinstance(loader, DeviceLoader) == (device is not CPU and not (augment and train))
+        assert loader.device is (CPU if augment and train else device)
 
 
 def test_training_on_it_ends_with_the_same_bits(device):
-    info = DATASETS["mnist-mini"]
     dataset = load_dataset("mnist-mini").subset(slice(96))
-    options = {"shuffle": True, "mean": info.mean, "std": info.std}
     weights, results = [], []
-    for loader in (Loader(dataset, 32, **options), DeviceLoader(dataset, 32, device=device, **options)):
+    for loader in (Loader(dataset, 32, shuffle=True), Loader(dataset, 32, shuffle=True, device=device)):
         model = Sequential(Flatten(), Linear(784, 10, rng=np.random.default_rng(0))).to(device)
         Trainer(model, SGD(model.named_parameters(), 0.1)).fit(loader, 2)
         weights.append(to_host(model[1].weight.data))

@@ -1,0 +1,67 @@
+"""Configurations: what they refuse, what they make, and that their JSON keys stay."""
+
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from xpcnn.data import load_dataset
+from xpcnn.optim import OPTIMIZERS
+from xpcnn.parity import TraceConfig
+from xpcnn.training.config import RunConfig, TrainingConfig
+
+SHARED = {"model", "data", "batch_size", "optimizer", "lr", "weight_decay", "seed"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "own"), [(TrainingConfig, set()), (RunConfig, {"epochs", "augment"}), (TraceConfig, {"steps", "dtype"})]
+)
+def test_the_keys_in_files_stay_and_come_back(kind, own):
+    values = asdict(kind(seed=3, lr=0.5))
+    assert values.keys() == SHARED | own
+    assert kind.from_dict(values) == kind(seed=3, lr=0.5)
+    for wrong in (values | {"more": 1}, {"seed": 3}, "text", None):
+        with pytest.raises(ValueError, match=r"expected a configuration with .*batch_size"):
+            kind.from_dict(wrong)
+
+
+@pytest.mark.parametrize("kind", [TrainingConfig, RunConfig, TraceConfig])
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"batch_size": 0}, "batch size must be at least 1 and the seed at least 0, got 0 and 0"),
+        ({"seed": -1}, "got .* and -1"),
+        ({"optimizer": "lion"}, "unknown optimizer 'lion': expected one of sgd, adam, adamw"),
+        ({"data": "imagenet"}, "unknown data set 'imagenet': expected one of mnist-mini, "),
+    ],
+)
+def test_impossible_options_are_refused(kind, options, fault):
+    with pytest.raises(ValueError, match=fault):
+        kind(**options)
+
+
+def test_only_a_run_augments_and_only_its_training_images():
+    dataset = load_dataset("mnist-mini").subset(slice(80))
+    for kind in (TrainingConfig, RunConfig, TraceConfig):
+        loader = kind().make_loader(dataset, train=True)
+        assert (loader.transform is not None) == (kind is RunConfig)
+        assert loader.shuffle
+        assert kind().make_loader(dataset, train=False).transform is None
+    assert RunConfig(augment=False).make_loader(dataset, train=True).transform is None
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_trainer_has_the_optimizer_and_its_learning_rate(name):
+    dataset = load_dataset("mnist-mini").subset(slice(80))
+    for lr in (None, 0.125):
+        config = TrainingConfig(optimizer=name, lr=lr)
+        trainer = config.make_trainer(config.make_model(dataset), 40)
+        assert type(trainer.optimizer) is OPTIMIZERS[name].kind
+        (group,) = trainer.optimizer.param_groups
+        assert max(group["lr"](step) for step in range(40)) == pytest.approx(lr or OPTIMIZERS[name].lr)
+
+
+def test_a_trace_makes_a_model_of_its_dtype():
+    dataset = load_dataset("mnist-mini").subset(slice(80))
+    model = TraceConfig(dtype="float64").make_model(dataset)
+    assert {parameter.data.dtype for parameter in model.parameters()} == {np.dtype("float64")}

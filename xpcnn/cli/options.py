@@ -1,0 +1,77 @@
+"""The options that several commands share, each defined once."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+from ..data import DATASETS
+from ..models import MODELS
+from ..optim import OPTIMIZERS
+from ..training import TrainingConfig
+
+Function = Callable[[argparse.Namespace], int]
+
+
+def add_command(commands: Any, name: str, function: Function, text: str) -> argparse.ArgumentParser:
+    """Add a command to the sub-parsers of a command line.
+
+    Args:
+        commands: the sub-parsers.
+        name: what the user types.
+        function: given the parsed arguments, does the work and returns the exit code.
+        text: one line of help.
+
+    Returns:
+        The command's parser, for its options.
+    """
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(function=function)
+    return parser
+
+
+def add_training_options(parser: argparse.ArgumentParser, usual: TrainingConfig) -> None:
+    """Add an option for each field of `TrainingConfig`; one that is not given is None.
+
+    Args:
+        usual: the defaults that the help names.
+    """
+    rates = ", ".join(f"{name} {preset.lr:g}" for name, preset in OPTIMIZERS.items())
+    parser.add_argument("--model", help=f"one of {', '.join(sorted(MODELS))} ({usual.model})")
+    parser.add_argument("--data", help=f"one of {', '.join(DATASETS)} ({usual.data})")
+    parser.add_argument("--batch-size", type=int, metavar="N", help=f"images in a step ({usual.batch_size})")
+    parser.add_argument("--optimizer", help=f"one of {', '.join(OPTIMIZERS)} ({usual.optimizer})")
+    parser.add_argument("--lr", type=float, metavar="RATE", help=f"highest learning rate ({rates})")
+    parser.add_argument("--weight-decay", type=float, metavar="X", help=f"({usual.weight_decay:g})")
+    parser.add_argument("--seed", type=int, metavar="N", help=f"of everything random ({usual.seed})")
+
+
+def given(args: argparse.Namespace, config: type[TrainingConfig]) -> dict[str, Any]:
+    """Return the fields of a configuration that the user gave as options."""
+    values = {item.name: getattr(args, item.name) for item in fields(config)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def add_data_dir(parser: argparse.ArgumentParser) -> None:
+    """Add `--data-dir`."""
+    text = "folder of the data sets ($XPCNN_DATA, else the user's cache)"
+    parser.add_argument("--data-dir", metavar="DIR", help=text)
+
+
+def add_device(parser: argparse.ArgumentParser, usual: str = "auto") -> None:
+    """Add `--device`.
+
+    Args:
+        usual: the device that is used if none is given.
+    """
+    names = ['"auto"', '"cpu"', '"cuda"'] if usual == "auto" else ['"cpu"', '"cuda"']
+    text = ", ".join(f"{name} (default)" if name == f'"{usual}"' else name for name in names)
+    parser.add_argument("--device", default=usual, help=f'{text} or "cuda:<number>"')
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """Add `--threads`, which `main` obeys."""
+    text = "CPU threads (all cores); results do not depend on it"
+    parser.add_argument("--threads", type=int, metavar="N", help=text)

@@ -1,0 +1,125 @@
+"""What training follows from, besides the data set's files: the configuration that is kept with its results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+from ..backend import CPU, Device
+from ..data import Dataset, Loader, RandomAffine, Transform
+from ..data.catalog import dataset_info
+from ..models import build_model
+from ..nn import Sequential
+from ..optim import OPTIMIZERS, CosineSchedule, build_optimizer
+from .callbacks import Callback
+from .trainer import Trainer
+
+EVALUATION_BATCH = 256  # images
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """What every kind of training follows from.
+
+    Attributes:
+        model: a name in `models.MODELS`.
+        data: a name in `data.DATASETS`.
+        batch_size: images in a step.
+        optimizer: a name in `optim.OPTIMIZERS`.
+        lr: the highest learning rate; None for the optimizer's usual one. It rises over the first twentieth of the
+            steps and then falls along a cosine to 0.
+        weight_decay: as the optimizer defines it.
+        seed: of initial weights, order and augmentation.
+
+    Raises:
+        ValueError: if a name is unknown or a number is outside its range.
+    """
+
+    model: str = "lenet5"
+    data: str = "mnist-mini"
+    batch_size: int = 64
+    optimizer: str = "adamw"
+    lr: float | None = None
+    weight_decay: float = 0.01
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.seed < 0:
+            raise ValueError(
+                f"batch size must be at least 1 and the seed at least 0, got {self.batch_size} and {self.seed}"
+            )
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"unknown optimizer {self.optimizer!r}: expected one of {', '.join(OPTIMIZERS)}")
+        dataset_info(self.data)  # refuses an unknown name
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Self:
+        """Return the configuration that `dataclasses.asdict` made a dictionary of.
+
+        Raises:
+            ValueError: if an entry is missing, unknown, or has a wrong value.
+        """
+        names = {item.name for item in fields(cls)}
+        if not isinstance(values, dict) or values.keys() != names:
+            raise ValueError(f"expected a configuration with {', '.join(sorted(names))}, got {values!r:.80}")
+        return cls(**values)
+
+    def make_model(self, dataset: Dataset) -> Sequential:
+        """Return the untrained network for a data set's images and classes, on the CPU."""
+        _, *in_shape = dataset.images.shape
+        return build_model(self.model, tuple(in_shape), len(dataset.classes), seed=self.seed)
+
+    def make_transform(self) -> Transform | None:
+        """Return what changes the training images at random, or None."""
+        return None
+
+    def make_loader(self, dataset: Dataset, *, train: bool, device: Device = CPU) -> Loader:
+        """Return the loader of a split.
+
+        Args:
+            dataset: the split.
+            train: whether it is shuffled and transformed for training, or in order for evaluation.
+            device: where training runs.
+        """
+        return Loader(
+            dataset,
+            self.batch_size if train else EVALUATION_BATCH,
+            shuffle=train,
+            seed=self.seed,
+            transform=self.make_transform() if train else None,
+            device=device,
+        )
+
+    def make_trainer(self, model: Sequential, steps: int, callbacks: Sequence[Callback] = ()) -> Trainer:
+        """Return the trainer that trains a model for `steps` steps."""
+        lr = OPTIMIZERS[self.optimizer].lr if self.lr is None else self.lr
+        schedule = CosineSchedule(lr, steps, steps // 20)
+        parameters = model.named_parameters()
+        optimizer = build_optimizer(self.optimizer, parameters, schedule, weight_decay=self.weight_decay)
+        return Trainer(model, optimizer, callbacks=callbacks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(TrainingConfig):
+    """What a training run follows from.
+
+    Attributes:
+        epochs: passes over the training images.
+        augment: whether training images are rotated, scaled and shifted a little at random.
+
+    The others are those of `TrainingConfig`.
+    """
+
+    epochs: int = 15
+    augment: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.epochs < 1:
+            raise ValueError(f"epochs must be at least 1, got {self.epochs}")
+
+    def make_transform(self) -> Transform | None:
+        # Wide strokes and small turns are what handwriting and photographs have in common.
+        options: dict[str, Any] = {"degrees": 10, "scale": (0.9, 1.1), "translate": (0.07, 0.07)}
+        return RandomAffine(**options) if self.augment else None
