@@ -73,6 +73,9 @@ def _product(a: Array, b: Array, device: Device) -> Array:
     (M, K), N = a.shape, b.shape[1]
     result = device.empty((M, N), a.dtype)
     # Counted twice: a part is one call of BLAS, so that no thread waits for another's hold of the interpreter.
-    parts = blocks(M, device.parts(2 * M * N * K, at_most=M // _LEAST_ROWS))
-    device.map(lambda rows: device.xp.matmul(a[rows], b, out=result[rows]), parts)
+    parts = device.parts(2 * M * N * K, at_most=M // _LEAST_ROWS)
+    if parts == 1:
+        device.xp.matmul(a, b, out=result)
+    else:
+        device.map(lambda rows: device.xp.matmul(a[rows], b, out=result[rows]), blocks(M, parts))
     return result

@@ -161,9 +161,9 @@ class Module(Cached):
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """Yield all parameters with their dotted names, in the order of the layers."""
-        for name, value in self._named_arrays():
-            if isinstance(value, Parameter):
-                yield name, value
+        for prefix, module in self.named_modules():
+            for name, parameter in module._members(Parameter):
+                yield f"{prefix}.{name}" if prefix else name, parameter
 
     def parameters(self) -> Iterator[Parameter]:
         """Yield all parameters."""
@@ -182,7 +182,9 @@ class Module(Cached):
 
     def _members(self, kind: type[Member]) -> Iterator[tuple[str, Member]]:
         for name, value in vars(self).items():
-            if name != "_cache":
+            if isinstance(value, kind):
+                yield name, value
+            elif isinstance(value, _CONTAINERS) and name != "_cache":
                 yield from _members_in(name, value, kind)
 
     @property
@@ -245,6 +247,9 @@ class Module(Cached):
     def count_parameters(self) -> int:
         """Return how many numbers the parameters hold."""
         return sum(parameter.data.size for parameter in self.parameters())
+
+
+_CONTAINERS = (list, tuple, dict, set, frozenset)
 
 
 def _members_in(name: str, value: Any, kind: type[Member]) -> Iterator[tuple[str, Member]]:

@@ -32,6 +32,7 @@ class Flat:
         self.data = device.xp.empty(ends[-1], dtype)
         self.grad = device.xp.zeros(ends[-1], dtype)
         self.state = {name: device.xp.zeros(ends[-1], dtype) for name in arrays}
+        self._learning: list[int] = []  # which parameters had a gradient when it was gathered
         self._data_views = [self._view(self.data, i) for i in range(len(named))]
         self._grad_views = [self._view(self.grad, i) for i in range(len(named))]
         for i, parameter in enumerate(self._parameters):
@@ -65,25 +66,25 @@ class Flat:
 
     def gather(self) -> None:
         """Copy the gradients into one array and make them views of it."""
-        views = self._grad_views
-        pending = [i for i, p in enumerate(self._parameters) if p.grad is not None and p.grad is not views[i]]
+        gradients = [parameter.grad for parameter in self._parameters]
+        self._learning = [i for i, gradient in enumerate(gradients) if gradient is not None]
+        pending = [i for i in self._learning if gradients[i] is not self._grad_views[i]]
         for run in _runs(pending):
-            gradients = [self._parameters[i].grad.reshape(-1) for i in run]  # type: ignore[union-attr]
             part = self.grad[self._slices[run[0]].start : self._slices[run[-1]].stop]
-            device_of(part).xp.concatenate(gradients, out=part)
+            flat = [gradients[i].reshape(-1) for i in run]  # type: ignore[union-attr]
+            device_of(part).xp.concatenate(flat, out=part)
             for i in run:
-                self._parameters[i].grad = views[i]
+                self._parameters[i].grad = self._grad_views[i]
 
     def spans(self) -> Iterator[tuple[slice, int]]:
-        """Count a step for the parameters that have a gradient; yield their parts of the arrays.
+        """Count a step for the parameters that had a gradient to gather; yield their parts of the arrays.
 
         Each part comes with the number of steps that its parameters have taken: one that was without a gradient for a
         while has taken fewer.
         """
-        learning = [i for i, parameter in enumerate(self._parameters) if parameter.grad is not None]
-        for i in learning:
+        for i in self._learning:
             self._states[i]["step"] += 1
-        for run in _runs(learning):
+        for run in _runs(self._learning):
             for steps, alike in groupby(run, key=lambda i: self._states[i]["step"]):
                 part = list(alike)
                 yield slice(self._slices[part[0]].start, self._slices[part[-1]].stop), steps
@@ -94,5 +95,8 @@ class Flat:
 
 def _runs(numbers: list[int]) -> Iterator[list[int]]:
     """Cut ascending numbers into runs of consecutive ones."""
+    if numbers and numbers[-1] - numbers[0] == len(numbers) - 1:  # nearly always
+        yield numbers
+        return
     for _, run in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
         yield [number for _, number in run]
