@@ -29,7 +29,7 @@ def _row_dots(x: Array, y: Array) -> Array:
     return array_namespace(x).sum(x * y, axis=1)
 
 
-def _cut(x: Array) -> Array:
+def _split_rows(x: Array) -> Array:
     """Return `x (rows, length)` as `(rows·parts, length / parts)`: up to 1024 rows, in no more parts than pay."""
     rows, length = x.shape
     parts = 1
@@ -38,7 +38,7 @@ def _cut(x: Array) -> Array:
     return x.reshape(rows * parts, -1)
 
 
-def _joined(sums: Array, rows: int) -> Array:
+def _join_rows(sums: Array, rows: int) -> Array:
     """Return the sums of whole rows, `(rows, 1)`, from those of all parts, `(rows·parts,)`."""
     return sums[:, None] if len(sums) == rows else sums.reshape(rows, -1).sum(axis=1, keepdims=True)
 
@@ -78,14 +78,14 @@ class CudaDevice(Device):
 
     def prefetch(self, batches: Iterable[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
         copies = _Copies(self)
-        coming: tuple[Any, ...] | None = None
+        pending: tuple[Any, ...] | None = None
         for first, *others in batches:
-            following = (*copies.begin(first), others)
-            if coming is not None:
-                yield copies.end(*coming)
-            coming = following
-        if coming is not None:
-            yield copies.end(*coming)
+            upcoming = (*copies.begin(first), others)
+            if pending is not None:
+                yield copies.end(*pending)
+            pending = upcoming
+        if pending is not None:
+            yield copies.end(*pending)
 
     def fused(self, function: Function) -> Function:
         if function not in self._fused:
@@ -106,10 +106,10 @@ class CudaDevice(Device):
 
     # CuPy adds up a row on one of the GPU's many processors: of few long rows most would have none.
     def row_sums(self, x: Array) -> Array:
-        return _joined(_cut(x).sum(axis=1), len(x))
+        return _join_rows(_split_rows(x).sum(axis=1), len(x))
 
     def row_dots(self, x: Array, y: Array) -> Array:
-        return _joined(self.fused(_row_dots)(_cut(x), _cut(y)), len(x))
+        return _join_rows(self.fused(_row_dots)(_split_rows(x), _split_rows(y)), len(x))
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
         return self.xp.asnumpy(x)  # type: ignore[no-any-return]
@@ -193,7 +193,7 @@ class _Copies:
         self._device, self._cuda = device, device.xp.cuda
         self._stream = self._cuda.Stream(non_blocking=True)
         self._buffers: list[np.ndarray[Any, Any]] = [np.empty(0, np.uint8)] * 2
-        self._done: list[Any] = [None, None]  # events: when each buffer's last copy is
+        self._copied: list[Any] = [None, None]  # events: when each buffer's last copy is
         self._turn = 0
 
     def begin(self, x: Array) -> tuple[Array, Any]:
@@ -202,8 +202,8 @@ class _Copies:
             return x, None
         x = batch_last(x)  # as it lies in memory, so that nothing is transposed on the way
         turn = self._turn = 1 - self._turn
-        if self._done[turn] is not None:
-            self._done[turn].synchronize()
+        if self._copied[turn] is not None:
+            self._copied[turn].synchronize()
         if self._buffers[turn].size < x.nbytes:
             self._buffers[turn] = np.frombuffer(self._cuda.alloc_pinned_memory(x.nbytes), np.uint8)
         staged = self._buffers[turn][: x.nbytes].view(x.dtype).reshape(x.shape)
@@ -212,7 +212,7 @@ class _Copies:
         # Its memory may have been another array's, which is in use until what is queued now is done.
         self._stream.wait_event(self._cuda.get_current_stream().record())
         copy.set(staged, self._stream)
-        done = self._done[turn] = self._stream.record()
+        done = self._copied[turn] = self._stream.record()
         return batch_first(copy), done
 
     def end(self, x: Array, done: Any, others: Sequence[Any]) -> tuple[Any, ...]:

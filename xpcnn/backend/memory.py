@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-_LEAST = 1 << 16  # bytes; smaller blocks the C library keeps by itself
-_SPARE = 64 << 20  # bytes that may lie idle whatever is in use
-_SLAB = 64 << 20  # bytes asked of the system at once: of its pages, only those that are written to take up memory
+_SMALLEST_BLOCK = 1 << 16  # bytes; smaller blocks the C library keeps by itself
+_MAX_IDLE = 64 << 20  # bytes that may lie idle whatever is in use
+_SLAB_SIZE = 64 << 20  # bytes asked of the system at once: of its pages, only those that are written to take up memory
 _ALIGNMENT = 64  # bytes: a line of the cache
 
 
@@ -51,13 +51,13 @@ class MemoryPool:
         size = dtype.itemsize
         for length in shape:
             size *= length
-        if size < _LEAST:
+        if size < _SMALLEST_BLOCK:
             return np.empty(shape, dtype)
         slab, start, stop = self._take(_rounded(size))
         # An array that does not own its memory, and is no view of one that does: NumPy makes every view of it, and of
         # its views, refer to it. So it lives exactly as long as anything that looks into the block.
         owner = np.frombuffer(slab.memory[start:stop], np.uint8)
-        reference = weakref.ref(owner, self._note_death)
+        reference = weakref.ref(owner, self._mark_dead)
         self._used[id(reference)] = reference, slab, start, stop
         array: np.ndarray[Any, Any] = owner[:size].view(dtype).reshape(shape)
         return array
@@ -70,7 +70,7 @@ class MemoryPool:
             fitting = size if size in self._idle else min((s for s in self._idle if s > size), default=0)
             if not fitting:
                 self._return_slabs()
-                slab = _Slab(max(size, _SLAB))
+                slab = _Slab(max(size, _SLAB_SIZE))
                 self._add(slab, 0, slab.size)
                 fitting = slab.size
             slab, start = next(reversed(self._idle[fitting]))
@@ -79,7 +79,7 @@ class MemoryPool:
                 self._add(slab, start + size, start + fitting)
             return slab, start, start + size
 
-    def _note_death(self, reference: weakref.ref[Any]) -> None:
+    def _mark_dead(self, reference: weakref.ref[Any]) -> None:
         # An array may die at any point of any thread, also in here, when the interpreter collects garbage: so its death
         # is only noted, which needs no lock.
         self._dead.append(id(reference))
@@ -103,7 +103,7 @@ class MemoryPool:
         """Give what has long been idle back to the system: no block of it fits, so the work has changed."""
         whole = [(slab, size) for size, parts in self._idle.items() for slab, _ in parts if slab.size == size]
         for slab, size in whole:
-            if self._idle_bytes <= max(_SPARE, self._used_bytes):
+            if self._idle_bytes <= max(_MAX_IDLE, self._used_bytes):
                 break
             self._remove(slab, 0, size)
 

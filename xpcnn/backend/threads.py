@@ -30,11 +30,11 @@ class Workers:
     def __init__(self, threads: int) -> None:
         self._threads = threads
         self._blas = [lib for lib in ThreadpoolController().lib_controllers if lib.user_api == "blas"]
-        self._begin()
+        self._reset()
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._begin)
+            os.register_at_fork(after_in_child=self._reset)
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         # A forked process has none of its parent's threads, and a lock that one of them held stays locked for good.
         self._pool: ThreadPoolExecutor | None = None
         self._local = threading.local()
@@ -71,12 +71,12 @@ class Workers:
             # One long piece of work a thread: many short ones lose more to the interpreter lock than they gain.
             borders = [len(tasks) * i // threads for i in range(threads + 1)]
 
-            def share(i: int) -> list[Result]:
+            def run_part(i: int) -> list[Result]:
                 return [function(task) for task in tasks[borders[i] : borders[i + 1]]]
 
-            futures = [self._submit(share, i) for i in range(1, threads)]
+            futures = [self._submit(run_part, i) for i in range(1, threads)]
             try:
-                results = self._as_worker(share, 0)
+                results = self._as_worker(run_part, 0)
             finally:
                 wait(futures)  # before an error leaves, or a task might still be writing behind the caller's back
             return results + [result for future in futures for result in future.result()]
@@ -88,31 +88,31 @@ class Workers:
         BLAS is held to one thread meanwhile.
         """
         with self.one_blas_thread():
-            if self._threads < 2 or self._is_worker or self._begun is not None:
+            if self._threads < 2 or self._is_worker or self._started is not None:
                 yield
                 return
-            begun: list[tuple[Future[Any], Callable[[], Any]]] = []
-            self._local.begun = begun
+            started: list[tuple[Future[Any], Callable[[], Any]]] = []
+            self._local.started = started
             try:
                 yield
-                for _, result in reversed(begun):  # workers take the oldest first
+                for _, result in reversed(started):  # workers take the oldest first
                     result()
             finally:
-                self._local.begun = None
+                self._local.started = None
                 # Before an error leaves, or a task might still be at work behind the caller's back.
-                wait([future for future, _ in begun if not future.cancel()])
+                wait([future for future, _ in started if not future.cancel()])
 
     def background(self, task: Callable[[], Result]) -> Callable[[], Result]:
         """Begin a task that nothing waits for yet, and return a function that gives its result.
 
         Outside of `overlapping`, and where all threads have enough to do, the task is done at once.
         """
-        begun = self._begun
+        started = self._started
         with self._lock:
             # One that waits for each that runs: more would only keep their arrays alive.
-            at_once = begun is None or self._unfinished >= 2 * (self._threads - 1)
+            at_once = started is None or self._unfinished >= 2 * (self._threads - 1)
             self._unfinished += not at_once
-        if begun is None or at_once:
+        if started is None or at_once:
             value = task()
             return lambda: value
         waiting = [task]  # popped once it runs, or the arrays it needs would live as long as its result
@@ -128,7 +128,7 @@ class Workers:
             # A task that no thread has come to yet is done here rather than waited for.
             return run() if future.cancel() else future.result()
 
-        begun.append((future, result))
+        started.append((future, result))
         return result
 
     def one_blas_thread(self) -> AbstractContextManager[None]:
@@ -158,8 +158,8 @@ class Workers:
         return getattr(self._local, "is_worker", False)
 
     @property
-    def _begun(self) -> list[tuple[Future[Any], Callable[[], Any]]] | None:
-        return getattr(self._local, "begun", None)
+    def _started(self) -> list[tuple[Future[Any], Callable[[], Any]]] | None:
+        return getattr(self._local, "started", None)
 
     def _submit(self, function: Callable[..., Result], *args: Any) -> Future[Result]:
         with self._lock:

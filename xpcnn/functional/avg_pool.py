@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ..backend import ELEMENT_WORK, Array, Device, Shape, batch_first, batch_last, blocks, device_of
-from .windows import IntOrPair, Padding, Pair, Window, offsets, over_the_edge, pair, pooling_window
+from .windows import IntOrPair, Padding, Pair, Window, ceil_mode_window, offsets, pair, pooling_window
 
 
 class _Cache(NamedTuple):
@@ -30,7 +30,7 @@ def avg_pool2d_forward(
         kernel_size: size of the window.
         stride: step between positions; None for the size of the window.
         padding: zeros put around the image; at most half the window.
-        ceil_mode: whether a last window may reach over the edge: see `windows.over_the_edge`.
+        ceil_mode: whether a last window may reach over the edge: see `windows.ceil_mode_window`.
         count_include_pad: whether the zeros of the padding count as values in the mean. What lies beyond the padding,
             where `ceil_mode` lets windows reach, never counts.
 
@@ -42,26 +42,26 @@ def avg_pool2d_forward(
     """
     if x.ndim != 4:
         raise ValueError(f"expected input (N, C, H, W), got {x.shape}")
-    shape = pooling_window(kernel_size, stride, padding, 1)
-    counted = shape.padding if count_include_pad else (0, 0, 0, 0)
+    window = pooling_window(kernel_size, stride, padding, 1)
+    counted = window.padding if count_include_pad else (0, 0, 0, 0)
     x = batch_last(x)
     device = device_of(x)
     C, H, W, N = x.shape
     if ceil_mode:
-        shape = over_the_edge(shape, H, W)
-    OH, OW = shape.output_size(H, W)
-    counts = _counts(shape, (OH, OW), (H, W), counted, device, x.dtype)
+        window = ceil_mode_window(window, H, W)
+    OH, OW = window.output_size(H, W)
+    counts = _counts(window, (OH, OW), (H, W), counted, device, x.dtype)
     y = device.empty((C, OH, OW, N), x.dtype)
 
     def pool(channels: slice) -> None:
         total = y[channels]
         total[...] = 0
-        for _, (rows, cols), (image_rows, image_cols) in offsets(shape, OH, OW, H, W):
+        for _, (rows, cols), (image_rows, image_cols) in offsets(window, OH, OW, H, W):
             total[:, rows, cols] += x[channels, image_rows, image_cols]
         total /= counts
 
-    device.map(pool, blocks(C, device.parts(_work(shape, y))))
-    return batch_first(y), _Cache(shape, counts, (H, W))
+    device.map(pool, blocks(C, device.parts(_work(window, y))))
+    return batch_first(y), _Cache(window, counts, (H, W))
 
 
 def avg_pool2d_backward(dy: Array, cache: Any) -> Array:
@@ -71,19 +71,19 @@ def avg_pool2d_backward(dy: Array, cache: Any) -> Array:
         dy: gradient of the loss by the output, `(N, C, OH, OW)`.
         cache: what the forward call returned.
     """
-    shape, counts, (H, W) = cache
+    window, counts, (H, W) = cache
     dy = batch_last(dy)
     device = device_of(dy)
     C, OH, OW, N = dy.shape
     dx = device.empty((C, H, W, N), dy.dtype)
 
-    def unpool(channels: slice) -> None:
+    def scatter(channels: slice) -> None:
         dx[channels] = 0
-        share = dy[channels] / counts
-        for _, (rows, cols), (image_rows, image_cols) in offsets(shape, OH, OW, H, W):
-            dx[channels, image_rows, image_cols] += share[:, rows, cols]
+        per_pixel = dy[channels] / counts
+        for _, (rows, cols), (image_rows, image_cols) in offsets(window, OH, OW, H, W):
+            dx[channels, image_rows, image_cols] += per_pixel[:, rows, cols]
 
-    device.map(unpool, blocks(C, device.parts(_work(shape, dy))))
+    device.map(scatter, blocks(C, device.parts(_work(window, dy))))
     return batch_first(dx)
 
 
@@ -135,7 +135,7 @@ def adaptive_avg_pool2d_backward(dy: Array, cache: Any) -> Array:
     row_gradients = device.empty((C, OH, W, N), dy.dtype)
     dx = device.empty((C, H, W, N), dy.dtype)
 
-    def unpool(channels: slice) -> None:
+    def scatter(channels: slice) -> None:
         row_gradients[channels] = 0
         for ow, cols in enumerate(_spans(W, OW)):
             row_gradients[channels, :, cols] += dy[channels, :, ow : ow + 1] / (cols.stop - cols.start)
@@ -143,7 +143,7 @@ def adaptive_avg_pool2d_backward(dy: Array, cache: Any) -> Array:
         for oh, rows in enumerate(_spans(H, OH)):
             dx[channels, rows] += row_gradients[channels, oh : oh + 1] / (rows.stop - rows.start)
 
-    device.map(unpool, blocks(C, device.parts(2 * dx.size * ELEMENT_WORK)))
+    device.map(scatter, blocks(C, device.parts(2 * dx.size * ELEMENT_WORK)))
     return batch_first(dx)
 
 

@@ -32,7 +32,7 @@ class Statistics(NamedTuple):
 class _Cache(NamedTuple):
     centred: Array  # (C, ..., N): the input less its mean as rounded
     weight: Array | None
-    rest: Array  # (C, 1): what that mean is short of the true one
+    residual: Array  # (C, 1): what that mean is short of the true one
     scale: Array  # (C, 1): 1 / standard deviation
 
 
@@ -62,22 +62,22 @@ def batch_norm_forward(
     values = x.reshape(x.shape[0], -1)
     count = values.shape[1]
     centred, y = (device.empty(values.shape, x.dtype) for _ in range(2))
-    found = device.empty((6, x.shape[0], 1), x.dtype)
-    mean, rest, variance, scale, factor, shift = (found[i] for i in range(6))
+    per_channel = device.empty((6, x.shape[0], 1), x.dtype)
+    mean, residual, variance, scale, factor, shift = (per_channel[i] for i in range(6))
 
     def normalize(rows: slice) -> None:
         part, result = centred[rows], y[rows]
         sums = device.row_sums(values[rows])
         _centre(values[rows], sums, count, part)
         moments = sums, device.row_sums(part), device.row_dots(part, part), count, eps
-        _describe(*moments, _column(weight, rows), _column(bias, rows), *(found[i][rows] for i in range(6)))
-        _apply(part, factor[rows], shift[rows], result)
+        _statistics(*moments, _column(weight, rows), _column(bias, rows), *(per_channel[i][rows] for i in range(6)))
+        _scale_and_shift(part, factor[rows], shift[rows], result)
 
-    device.map(normalize, _parts(values, device))
+    device.map(normalize, _row_blocks(values, device))
     return (
         batch_first(y.reshape(x.shape)),
         Statistics(mean[:, 0], variance[:, 0]),
-        _Cache(centred.reshape(x.shape), weight, rest, scale),
+        _Cache(centred.reshape(x.shape), weight, residual, scale),
     )
 
 
@@ -91,19 +91,19 @@ def _centre(x: Array, sums: Array, count: int, centred: Array) -> None:
 
 
 @chain
-def _describe(sums: Array, rests: Array, squares: Array, count: int, eps: float, *operands: Any) -> None:
-    weight, bias, mean, rest, variance, scale, factor, shift = operands
+def _statistics(sums: Array, residual_sums: Array, squares: Array, count: int, eps: float, *operands: Any) -> None:
+    weight, bias, mean, residual, variance, scale, factor, shift = operands
     xp = array_namespace(sums)
-    rest[...] = rests / count
-    mean[...] = sums / count + rest
-    xp.maximum(squares / count - rest * rest, 0, out=variance)
+    residual[...] = residual_sums / count
+    mean[...] = sums / count + residual
+    xp.maximum(squares / count - residual * residual, 0, out=variance)
     scale[...] = 1 / xp.sqrt(variance + eps)
     factor[...] = scale if weight is None else scale * weight
-    shift[...] = -rest * factor if bias is None else bias - rest * factor
+    shift[...] = -residual * factor if bias is None else bias - residual * factor
 
 
 @chain
-def _apply(x: Array, factor: Array, shift: Array, y: Array) -> None:
+def _scale_and_shift(x: Array, factor: Array, shift: Array, y: Array) -> None:
     array_namespace(x).multiply(x, factor, out=y)
     y += shift
 
@@ -121,43 +121,43 @@ def batch_norm_backward(
     Returns:
         `dx` or None, and `dweight (C,)` and `dbias (C,)`, both None if there was no weight.
     """
-    centred, weight, rest, scale = cache
+    centred, weight, residual, scale = cache
     dy = batch_last(dy)
     device = device_of(dy)
     values, gradients = centred.reshape(len(centred), -1), dy.reshape(len(centred), -1)
     M = values.shape[1]
     dx = device.empty(values.shape, dy.dtype)
-    found = device.empty((5, *rest.shape), dy.dtype)
-    dweight, dbias, slope, level, factor = (found[i] for i in range(5))
+    per_channel = device.empty((5, *residual.shape), dy.dtype)
+    dweight, dbias, slope, level, factor = (per_channel[i] for i in range(5))
 
     def differentiate(rows: slice) -> None:
         part = gradients[rows]
         sums = device.row_sums(part), device.row_dots(part, values[rows])
-        scales = rest[rows], scale[rows], _column(weight, rows)
-        _differentiate(*sums, *scales, -M, *(found[i][rows] for i in range(5)))
+        scales = residual[rows], scale[rows], _column(weight, rows)
+        _backward_coefficients(*sums, *scales, -M, *(per_channel[i][rows] for i in range(5)))
         if input_gradient:
-            _apply_backward(part, values[rows], slope[rows], level[rows], factor[rows], dx[rows])
+            _input_gradient(part, values[rows], slope[rows], level[rows], factor[rows], dx[rows])
 
-    device.map(differentiate, _parts(values, device))
-    by_input = batch_first(dx.reshape(dy.shape)) if input_gradient else None
-    return (by_input, None, None) if weight is None else (by_input, dweight[:, 0], dbias[:, 0])
+    device.map(differentiate, _row_blocks(values, device))
+    dx = batch_first(dx.reshape(dy.shape)) if input_gradient else None
+    return (dx, None, None) if weight is None else (dx, dweight[:, 0], dbias[:, 0])
 
 
 # dx = factor·(dy - mean(dy) - x̂·mean(dy·x̂)), gathered by powers of the centred input
 
 
 @chain
-def _differentiate(sums: Array, dots: Array, rest: Array, scale: Array, *operands: Any) -> None:
+def _backward_coefficients(sums: Array, dots: Array, residual: Array, scale: Array, *operands: Any) -> None:
     weight, divisor, dweight, dbias, slope, level, factor = operands
     dbias[...] = sums
-    dweight[...] = (dots - rest * sums) * scale
+    dweight[...] = (dots - residual * sums) * scale
     slope[...] = scale * dweight / divisor
-    level[...] = sums / divisor - slope * rest
+    level[...] = sums / divisor - slope * residual
     factor[...] = scale if weight is None else scale * weight
 
 
 @chain
-def _apply_backward(dy: Array, centred: Array, slope: Array, level: Array, factor: Array, dx: Array) -> None:
+def _input_gradient(dy: Array, centred: Array, slope: Array, level: Array, factor: Array, dx: Array) -> None:
     array_namespace(dy).multiply(centred, slope, out=dx)
     dx += dy
     dx += level
@@ -193,7 +193,7 @@ def batch_norm_fixed(
         columns = (_column(vector, rows) for vector in (mean, variance, weight, bias))
         _normalize(values[rows], *columns, eps, y[rows])
 
-    device.map(normalize, _parts(values, device))
+    device.map(normalize, _row_blocks(values, device))
     return batch_first(y.reshape(x.shape))
 
 
@@ -210,7 +210,7 @@ def _normalize(x: Array, mean: Array, variance: Array, *operands: Any) -> None:
         y += bias
 
 
-def _parts(values: Array, device: Device) -> list[slice]:
+def _row_blocks(values: Array, device: Device) -> list[slice]:
     """Return the rows to work on together: few enough to stay in cache for all passes over them."""
     in_cache = ceil(values.size * values.itemsize / device.tile_bytes)
     return blocks(len(values), max(in_cache, device.parts(values.size * ELEMENT_WORK)))

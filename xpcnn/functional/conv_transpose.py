@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ..backend import Array, batch_first, batch_last, device_of
-from .im2col import correlate, spread, weight_gradient
-from .windows import IntOrPair, Padding, Pair, Window, pair, window
+from .im2col import correlate, input_gradient, weight_gradient
+from .windows import IntOrPair, Padding, Pair, Window, make_window, pair
 
 
 class _Cache(NamedTuple):
@@ -39,7 +39,7 @@ def conv_transpose2d_forward(
         weight: `(C, O / groups, KH, KW)`, of the same dtype as `x`.
         bias: `(O,)`, or None.
         stride: step between the places where filters are painted.
-        padding: how much is cut off the sides of the result, in any form that `windows.window` takes.
+        padding: how much is cut off the sides of the result, in any form that `windows.make_window` takes.
         output_padding: rows and columns added at the bottom and right, one number or a pair: several sizes of images
             have a convolution of the same size, and this chooses among them. Below the stride or the dilation.
         groups: into how many equal parts the channels are split; part i of the output sees part i of the input only.
@@ -52,11 +52,11 @@ def conv_transpose2d_forward(
     Raises:
         ValueError: if shapes, dtypes or options do not fit together.
     """
-    shape = transposed_window(weight.shape[2:], stride, padding, output_padding, dilation)
+    window = transposed_window(weight.shape[2:], stride, padding, output_padding, dilation)
     _check(x, weight, bias, groups)
     x = batch_last(x)
-    y = spread(x, weight, shape, groups, _output_size(shape, *x.shape[1:3]), bias)
-    return batch_first(y), _Cache(x, weight, bias is not None, shape, groups)
+    y = input_gradient(x, weight, window, groups, _output_size(window, *x.shape[1:3]), bias)
+    return batch_first(y), _Cache(x, weight, bias is not None, window, groups)
 
 
 def conv_transpose2d_backward(
@@ -78,32 +78,32 @@ def conv_transpose2d_backward(
 
 def conv_transpose2d_input_gradient(dy: Array, cache: Any) -> Array:
     """Return `dx (N, C, H, W)`, the first part of `conv_transpose2d_backward`."""
-    _, weight, _, shape, groups = cache
-    return batch_first(correlate(batch_last(dy), weight, None, shape, groups))
+    _, weight, _, window, groups = cache
+    return batch_first(correlate(batch_last(dy), weight, None, window, groups))
 
 
 def conv_transpose2d_parameter_gradients(dy: Array, cache: Any) -> tuple[Array, Array | None]:
     """Return `dweight` and `dbias`, the other part of `conv_transpose2d_backward`."""
-    x, _, has_bias, shape, groups = cache
+    x, _, has_bias, window, groups = cache
     dy = batch_last(dy)
     dbias = device_of(dy).row_sums(dy.reshape(dy.shape[0], -1))[:, 0] if has_bias else None
-    return weight_gradient(dy, x, shape, groups), dbias
+    return weight_gradient(dy, x, window, groups), dbias
 
 
 def transposed_window(
     kernel: IntOrPair, stride: IntOrPair, padding: Padding, output_padding: IntOrPair, dilation: IntOrPair
 ) -> Window:
     """Return the window that slides over the output, one position for each pixel of the input."""
-    shape = window(kernel, stride, padding, dilation)
+    window = make_window(kernel, stride, padding, dilation)
     height, width = pair(output_padding, "output_padding", 0)
-    if height >= max(shape.stride[0], shape.dilation[0]) or width >= max(shape.stride[1], shape.dilation[1]):
+    if height >= max(window.stride[0], window.dilation[0]) or width >= max(window.stride[1], window.dilation[1]):
         raise ValueError(
             f"output_padding must be below the stride or the dilation, got {output_padding} "
-            f"for stride {shape.stride} and dilation {shape.dilation}"
+            f"for stride {window.stride} and dilation {window.dilation}"
         )
     # Rows added to the output are ones that the last position does not reach: padding, less.
-    top, bottom, left, right = shape.padding
-    return shape._replace(padding=(top, bottom - height, left, right - width))
+    top, bottom, left, right = window.padding
+    return window._replace(padding=(top, bottom - height, left, right - width))
 
 
 def _output_size(window: Window, H: int, W: int) -> Pair:

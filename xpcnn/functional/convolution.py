@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ..backend import Array, batch_first, batch_last, device_of
 from . import im2col, mec, winograd
-from .windows import IntOrPair, Padding, Pair, Window, turned, window
+from .windows import IntOrPair, Padding, Pair, Window, flipped, make_window
 
 
 class _Cache(NamedTuple):
@@ -39,7 +39,7 @@ def conv2d_forward(
         x: `(N, C, H, W)`.
         weight: `(O, C / groups, KH, KW)`, of the same dtype as `x`.
         bias: `(O,)`, or None.
-        stride, padding, dilation: see `windows.window`.
+        stride, padding, dilation: see `windows.make_window`.
         groups: into how many equal parts the channels are split; part i of the output sees part i of the input only.
 
     Returns:
@@ -48,11 +48,11 @@ def conv2d_forward(
     Raises:
         ValueError: if shapes, dtypes or options do not fit together.
     """
-    shape = window(weight.shape[2:], stride, padding, dilation)
-    _check(x, weight, bias, shape, groups)
+    window = make_window(weight.shape[2:], stride, padding, dilation)
+    _check(x, weight, bias, window, groups)
     x = batch_last(x)
-    y = _correlate(x, weight, bias, shape, groups)
-    return batch_first(y), _Cache(x, weight, bias is not None, shape, groups)
+    y = _correlate(x, weight, bias, window, groups)
+    return batch_first(y), _Cache(x, weight, bias is not None, window, groups)
 
 
 def conv2d_backward(dy: Array, cache: Any, *, input_gradient: bool = True) -> tuple[Array | None, Array, Array | None]:
@@ -72,16 +72,16 @@ def conv2d_backward(dy: Array, cache: Any, *, input_gradient: bool = True) -> tu
 
 def conv2d_input_gradient(dy: Array, cache: Any) -> Array:
     """Return `dx (N, C, H, W)`, the first part of `conv2d_backward`."""
-    x, weight, _, shape, groups = cache
-    return batch_first(_input_gradient(batch_last(dy), weight, shape, groups, x.shape[1:3]))
+    x, weight, _, window, groups = cache
+    return batch_first(_input_gradient(batch_last(dy), weight, window, groups, x.shape[1:3]))
 
 
 def conv2d_parameter_gradients(dy: Array, cache: Any) -> tuple[Array, Array | None]:
     """Return `dweight` and `dbias`, the other part of `conv2d_backward`."""
-    x, weight, has_bias, shape, groups = cache
+    x, weight, has_bias, window, groups = cache
     dy = batch_last(dy)
     dbias = device_of(dy).row_sums(dy.reshape(dy.shape[0], -1))[:, 0] if has_bias else None
-    return _weight_gradient(x, dy, weight, shape, groups), dbias
+    return _weight_gradient(x, dy, weight, window, groups), dbias
 
 
 def _correlate(x: Array, weight: Array, bias: Array | None, window: Window, groups: int) -> Array:
@@ -113,12 +113,14 @@ def _input_gradient(dy: Array, weight: Array, window: Window, groups: int, size:
     if window.stride == (1, 1) and groups == 1:
         (O, C), pixels, positions = weight.shape[:2], prod(size), prod(dy.shape[1:3])
         # Where pixels are many more than positions, the windows over dy would mostly meet padding.
-        small = pixels <= 1.5 * positions and mec.applies(window.turned, weight, groups, N, device)
+        small = pixels <= 1.5 * positions and mec.applies(window.flipped, weight, groups, N, device)
         # The columns of dy are written and read. Those of dx, where they are fewer, are added up too, offset by offset.
         if small or O * pixels <= 1.5 * C * positions + device.launch_bytes / (2 * N * dy.itemsize):
-            about, full = turned(weight, window)
-            return mec.correlate(dy, about, None, full) if small else im2col.correlate(dy, about, None, full, 1)
-    return im2col.spread(dy, weight, window, groups, size)
+            flipped_weight, flipped_window = flipped(weight, window)
+            if small:
+                return mec.correlate(dy, flipped_weight, None, flipped_window)
+            return im2col.correlate(dy, flipped_weight, None, flipped_window, 1)
+    return im2col.input_gradient(dy, weight, window, groups, size)
 
 
 def _check(x: Array, weight: Array, bias: Array | None, window: Window, groups: int) -> None:

@@ -25,8 +25,8 @@ class Affine(NamedTuple):
     """How the weight and bias lie over the values."""
 
     values: Shape  # the values' axes, told apart as the weight needs them
-    weight: Shape  # the weight's, of length 1 where it is shared
-    shared: tuple[int, ...]  # those axes
+    weight: Shape  # the weight's, of length 1 where it is broadcast
+    broadcast: tuple[int, ...]  # those axes
 
 
 def group_norm_forward(
@@ -102,8 +102,8 @@ def group_norm_backward(
     dweight = dbias = dx = None
     if weight is not None:
         by_axes = dy.reshape(affine.values)
-        dbias = by_axes.sum(axis=affine.shared).reshape(weight.shape)
-        dweight = (by_axes * normalized.reshape(affine.values)).sum(axis=affine.shared).reshape(weight.shape)
+        dbias = by_axes.sum(axis=affine.broadcast).reshape(weight.shape)
+        dweight = (by_axes * normalized.reshape(affine.values)).sum(axis=affine.broadcast).reshape(weight.shape)
         dy = by_axes * weight.reshape(affine.weight)
     if input_gradient:
         dy = dy.reshape(normalized.shape)
@@ -126,9 +126,9 @@ def _forward(
     normalized = device.empty(values.shape, x.dtype)
     # What rounding left of the mean is taken off too: see batch_norm_forward.
     device.xp.subtract(values, _mean(values), out=normalized)
-    rest, square = _mean(normalized), _mean(normalized * normalized)
-    scale = 1 / device.xp.sqrt(device.xp.maximum(square - rest * rest, 0) + eps)
-    normalized -= rest
+    residual, square = _mean(normalized), _mean(normalized * normalized)
+    scale = 1 / device.xp.sqrt(device.xp.maximum(square - residual * residual, 0) + eps)
+    normalized -= residual
     normalized *= scale
     y = normalized
     if weight is not None:

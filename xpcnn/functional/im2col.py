@@ -85,7 +85,9 @@ def weight_gradient(x: Array, dy: Array, window: Window, groups: int) -> Array:
     return dweight.reshape(O, C, *window.kernel)
 
 
-def spread(dy: Array, weight: Array, window: Window, groups: int, size: Pair, bias: Array | None = None) -> Array:
+def input_gradient(
+    dy: Array, weight: Array, window: Window, groups: int, size: Pair, bias: Array | None = None
+) -> Array:
     """Return `dx (C, H, W, N)`, the gradient of `correlate` by its input of `size (H, W)`.
 
     A transposed convolution starts from its `bias (C,)` where a gradient starts from 0.

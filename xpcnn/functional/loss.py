@@ -12,8 +12,8 @@ class _CrossEntropyCache(NamedTuple):
     exponentials: Array  # (classes, N), of the logits less their maximum
     total: Array  # (N,): what those of one sample add up to
     targets: Array  # (classes, N): what the probabilities should be, weighted
-    mass: Array | int  # (N,): what the targets of one sample add up to
-    number: Array | int  # what the sum of the losses is divided by
+    target_sum: Array | int  # (N,): what the targets of one sample add up to
+    divisor: Array | int  # what the sum of the losses is divided by
 
 
 def cross_entropy_forward(
@@ -47,24 +47,24 @@ def cross_entropy_forward(
     shifted, exponentials = _shift(by_class, by_class.max(axis=0))
     total = exponentials.sum(axis=0)
     targets = _one_hot(logits, labels)
-    mass = 1  # what the targets of one sample add up to
-    number = labels.shape[0]
+    target_sum = 1  # what the targets of one sample add up to
+    divisor = labels.shape[0]
     if weight is not None:
         targets = targets * weight[:, None]
-        mass = targets.sum(axis=0)
-        number = mass.sum()
+        target_sum = targets.sum(axis=0)
+        divisor = target_sum.sum()
     if label_smoothing:
-        even, rest = logits.dtype.type(label_smoothing / classes), logits.dtype.type(1 - label_smoothing)
-        targets = targets * rest + (even if weight is None else even * weight[:, None])
-        mass = 1 if weight is None else targets.sum(axis=0)
+        per_class, on_label = logits.dtype.type(label_smoothing / classes), logits.dtype.type(1 - label_smoothing)
+        targets = targets * on_label + (per_class if weight is None else per_class * weight[:, None])
+        target_sum = 1 if weight is None else targets.sum(axis=0)
     expected = _expected(shifted, targets).sum(axis=0)
-    loss = _losses(total, expected, labels, classes, mass, number).sum()
-    return loss, _CrossEntropyCache(exponentials, total, targets, mass, number)
+    loss = _losses(total, expected, labels, classes, target_sum, divisor).sum()
+    return loss, _CrossEntropyCache(exponentials, total, targets, target_sum, divisor)
 
 
 @chain
-def _shift(logits: Array, top: Array) -> tuple[Array, Array]:
-    shifted = logits - top
+def _shift(logits: Array, maximum: Array) -> tuple[Array, Array]:
+    shifted = logits - maximum
     return shifted, array_namespace(logits).exp(shifted)
 
 
@@ -75,9 +75,9 @@ def _expected(shifted: Array, targets: Array) -> Array:
 
 
 @chain
-def _losses(total: Array, expected: Array, labels: Array, classes: int, mass: Any, number: Any) -> Array:
+def _losses(total: Array, expected: Array, labels: Array, classes: int, target_sum: Any, divisor: Any) -> Array:
     xp = array_namespace(total)
-    return xp.where((labels >= 0) & (labels < classes), (mass * xp.log(total) - expected) / number, xp.nan)
+    return xp.where((labels >= 0) & (labels < classes), (target_sum * xp.log(total) - expected) / divisor, xp.nan)
 
 
 def cross_entropy_backward(cache: Any) -> Array:
@@ -86,8 +86,8 @@ def cross_entropy_backward(cache: Any) -> Array:
 
 
 @chain
-def _cross_entropy_gradient(exponentials: Array, total: Array, targets: Array, mass: Any, number: Any) -> Array:
-    return (exponentials / total * mass - targets) / number
+def _cross_entropy_gradient(exponentials: Array, total: Array, targets: Array, target_sum: Any, divisor: Any) -> Array:
+    return (exponentials / total * target_sum - targets) / divisor
 
 
 def hinge_forward(scores: Array, labels: Array, *, margin: float = 1.0) -> tuple[Array, Any]:

@@ -55,13 +55,13 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window) -> Ar
     filters = xp.ascontiguousarray(weight.transpose(0, 3, 2, 1)).reshape(O, KW * KH * C)
     bias = None if bias is None else bias.reshape(O, 1, 1, 1)
     most, row_bytes = device.small_product // filters.size, width * KH * C * x.itemsize
-    cut, parts = _cut(OH, N, most, row_bytes, device.parts(product_work(KW * KH * C, O, OH * OW * N)), device)
+    cut, parts = _tile_rows(OH, N, most, row_bytes, device.parts(product_work(KW * KH * C, O, OH * OW * N)), device)
 
     def multiply(part: slice) -> None:
         for tile in cut[part]:
             R, n = tile.shape
             rows = device.scratch((R, width, KH, C, n), x.dtype, "columns")
-            _stack(x, window, tile, rows.transpose(3, 0, 2, 1, 4))
+            _stack_rows(x, window, tile, rows.transpose(3, 0, 2, 1, 4))
             windows = xp.lib.stride_tricks.as_strided(
                 rows,
                 (R, OW, KW * KH * C, n),
@@ -86,7 +86,7 @@ def weight_gradient(x: Array, dy: Array, window: Window) -> Array:
     K, width = KH * C, window.padding[2] + W + window.padding[3]
     most = device.small_product // (K * O)
     row_bytes = (width * K + KW * K * O // N) * x.itemsize
-    cut, parts = _cut(OH, N, most, row_bytes, device.parts(product_work(K * KW, O, OH * OW * N)), device)
+    cut, parts = _tile_rows(OH, N, most, row_bytes, device.parts(product_work(K * KW, O, OH * OW * N)), device)
     # How many neighbouring windows are one product: as many as stay small, in even parts.
     images = max(tile.shape[1] for tile in cut)
     joined = next(w for w in range(OW, 0, -1) if OW % w == 0 and (w * images <= most or w == 1))
@@ -96,7 +96,7 @@ def weight_gradient(x: Array, dy: Array, window: Window) -> Array:
         for i, tile in enumerate(cut[part]):
             R, n = tile.shape
             rows = device.scratch((R, K, width * n), x.dtype, "columns")
-            _stack(x, window, tile, rows.reshape(R, KH, C, width, n).transpose(2, 0, 1, 3, 4))
+            _stack_rows(x, window, tile, rows.reshape(R, KH, C, width, n).transpose(2, 0, 1, 3, 4))
             row, k, number = rows.strides
             columns = xp.lib.stride_tricks.as_strided(
                 rows, (KW, R, OW // joined, K, joined * n), (number * n, row, number * n * joined, k, number)
@@ -114,7 +114,7 @@ def weight_gradient(x: Array, dy: Array, window: Window) -> Array:
     return xp.ascontiguousarray(total.reshape(KW, KH, C, O).transpose(3, 2, 1, 0))
 
 
-def _stack(x: Array, window: Window, tile: _Tile, rows: Array) -> None:
+def _stack_rows(x: Array, window: Window, tile: _Tile, rows: Array) -> None:
     """Fill `rows (C, R, KH, width, n)` with the rows under the windows of a tile, padding included."""
     _, H, W, _ = x.shape
     top, _, left, _ = window.padding
@@ -130,7 +130,7 @@ def _stack(x: Array, window: Window, tile: _Tile, rows: Array) -> None:
         inside[:, met, kh] = x[:, image_rows, :, tile.images]
 
 
-def _cut(
+def _tile_rows(
     OH: int, N: int, most_images: int, row_bytes: int, parts: int, device: Device
 ) -> tuple[list[_Tile], list[slice]]:
     """Return the tiles to work on, each of whole rows, and the parts, slices of tiles, that may run at the same time.

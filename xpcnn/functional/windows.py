@@ -46,7 +46,7 @@ PARTIAL_SUMS = 16 << 20  # bytes that the parts of a gradient may take to sum in
 
 
 class Window(NamedTuple):
-    """A window and how it moves; made by `window()`, which checks the values."""
+    """A window and how it moves; made by `make_window()`, which checks the values."""
 
     kernel: Pair
     stride: Pair
@@ -71,14 +71,14 @@ class Window(NamedTuple):
         return (sizes[0] - spans[0]) // self.stride[0] + 1, (sizes[1] - spans[1]) // self.stride[1] + 1
 
     @property
-    def turned(self) -> Window:
+    def flipped(self) -> Window:
         """The window over the gradient by the output that gives the gradient by the input, where this moves by 1."""
         top, bottom, left, right = self.padding
         height, width = ((size - 1) * step for size, step in zip(self.kernel, self.dilation, strict=True))
         return self._replace(padding=(height - top, height - bottom, width - left, width - right))
 
 
-def window(kernel: IntOrPair, stride: IntOrPair = 1, padding: Padding = 0, dilation: IntOrPair = 1) -> Window:
+def make_window(kernel: IntOrPair, stride: IntOrPair = 1, padding: Padding = 0, dilation: IntOrPair = 1) -> Window:
     """Return the window described in the field's usual terms.
 
     Args:
@@ -92,20 +92,20 @@ def window(kernel: IntOrPair, stride: IntOrPair = 1, padding: Padding = 0, dilat
     Raises:
         ValueError: if a number is out of range, or `"same"` is asked for with a stride.
     """
-    return _window(_plain(kernel), _plain(stride), _plain(padding), _plain(dilation))
+    return _checked_window(_as_int(kernel), _as_int(stride), _as_int(padding), _as_int(dilation))
 
 
-def _plain(value: Any) -> Any:
+def _as_int(value: Any) -> Any:
     """Return integers of any type as int, also inside a sequence; whatever else is left to be refused by name."""
     if type(value) is int:  # nearly always, and answered faster than what follows
         return value
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return tuple(_plain(item) for item in value)
+        return tuple(_as_int(item) for item in value)
     return operator.index(value) if hasattr(value, "__index__") else value
 
 
 @lru_cache(maxsize=1024)
-def _window(kernel: IntOrPair, stride: IntOrPair, padding: Padding, dilation: IntOrPair) -> Window:
+def _checked_window(kernel: IntOrPair, stride: IntOrPair, padding: Padding, dilation: IntOrPair) -> Window:
     kernel = pair(kernel, "kernel_size", 1)
     stride = pair(stride, "stride", 1)
     dilation = pair(dilation, "dilation", 1)
@@ -143,13 +143,13 @@ def add_up(sums: list[Array]) -> Array:
     return total
 
 
-def turned(weight: Array, window: Window) -> tuple[Array, Window]:
+def flipped(weight: Array, window: Window) -> tuple[Array, Window]:
     """Return the weight `(C, O, KH, KW)` and window whose correlation with `dy` is the gradient by the input.
 
-    The filters turned about, in and out exchanged; see `Window.turned`.
+    The filters flipped about, in and out exchanged; see `Window.flipped`.
     """
-    about = weight[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)
-    return device_of(weight).xp.ascontiguousarray(about), window.turned
+    rotated = weight[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)
+    return device_of(weight).xp.ascontiguousarray(rotated), window.flipped
 
 
 def reach(positions: slice, stride: int, offset: int, size: int) -> tuple[slice, slice]:
@@ -170,28 +170,28 @@ def pooling_window(kernel: IntOrPair, stride: IntOrPair | None, padding: Padding
     Raises:
         ValueError: if an option is out of range.
     """
-    shape = window(kernel, kernel if stride is None else stride, padding, dilation)
-    (KH, KW), (top, bottom, left, right) = shape.kernel, shape.padding
+    window = make_window(kernel, kernel if stride is None else stride, padding, dilation)
+    (KH, KW), (top, bottom, left, right) = window.kernel, window.padding
     if max(top, bottom) > KH // 2 or max(left, right) > KW // 2:
         raise ValueError(f"padding must be at most half the window, got {padding} for a window of {KH}×{KW}")
-    return shape
+    return window
 
 
-def over_the_edge(window: Window, H: int, W: int) -> Window:
+def ceil_mode_window(window: Window, H: int, W: int) -> Window:
     """Return the window with as much padding at the bottom and right as `ceil_mode` means for an image of `H` by `W`.
 
     The last window then reaches the last pixel, as long as it starts inside the image or in the padding before it.
     """
     (KH, KW), (top, bottom, left, right) = window.kernel, window.padding
-    bottom = _padding_to_reach_the_end(H, top, bottom, KH, window.stride[0], window.dilation[0])
-    right = _padding_to_reach_the_end(W, left, right, KW, window.stride[1], window.dilation[1])
+    bottom = _ceil_mode_padding(H, top, bottom, KH, window.stride[0], window.dilation[0])
+    right = _ceil_mode_padding(W, left, right, KW, window.stride[1], window.dilation[1])
     return window._replace(padding=(top, bottom, left, right))
 
 
 @lru_cache(maxsize=1024)
 def offsets(
     window: Window, OH: int, OW: int, H: int, W: int
-) -> list[tuple[int, tuple[slice, slice], tuple[slice, slice]]]:
+) -> tuple[tuple[int, tuple[slice, slice], tuple[slice, slice]], ...]:
     """Return each offset into the window, the positions at which it meets the image, and the pixels it meets there."""
     (KH, KW), (top, _, left, _) = window.kernel, window.padding
     found = []
@@ -200,10 +200,10 @@ def offsets(
         for kw in range(KW):
             cols, image_cols = reach(slice(0, OW), window.stride[1], kw * window.dilation[1] - left, W)
             found.append((kh * KW + kw, (rows, cols), (image_rows, image_cols)))
-    return found
+    return tuple(found)
 
 
-def _padding_to_reach_the_end(size: int, before: int, after: int, kernel: int, stride: int, dilation: int) -> int:
+def _ceil_mode_padding(size: int, before: int, after: int, kernel: int, stride: int, dilation: int) -> int:
     span = (kernel - 1) * dilation + 1
     last = ceil((size + before + after - span) / stride)
     if last * stride >= size + before:

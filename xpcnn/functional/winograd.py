@@ -19,7 +19,7 @@ import numpy as np
 
 from ..backend import Array, Device, blocks, device_of
 from .im2col import Tile, im2col, tiles
-from .windows import PARTIAL_SUMS, Window, add_up, reach, turned
+from .windows import PARTIAL_SUMS, Window, add_up, flipped, reach
 
 
 def applies(window: Window, weight: Array, groups: int, size: tuple[int, int, int], device: Device) -> bool:
@@ -46,7 +46,7 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window) -> Ar
     with device.one_blas_thread():
         filters = _transform_filters(weight, device)
     y = device.empty((O, OH, OW, N), x.dtype)
-    patches, cut, parts = _cut(window, OH, OW, N, C, O, x.itemsize, device)
+    patches, cut, parts = _tile_outputs(window, OH, OW, N, C, O, x.itemsize, device)
 
     def multiply(part: slice) -> None:
         for tile in cut[part]:
@@ -60,7 +60,7 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window) -> Ar
         matmul(outputs, products, out=results)  # O times (16, 36) @ (36, T)
         if bias is not None:
             results += bias[:, None, None]
-        _place(results, tile, y)
+        _write_outputs(results, tile, y)
 
     device.map(multiply, parts)
     return y
@@ -68,8 +68,8 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window) -> Ar
 
 def input_gradient(dy: Array, weight: Array, window: Window) -> Array:
     """Return `dx (C, H, W, N)`: the correlation of `dy` with the filters turned about, in and out exchanged."""
-    about, full = turned(weight, window)
-    return correlate(dy, about, None, full)
+    flipped_weight, flipped_window = flipped(weight, window)
+    return correlate(dy, flipped_weight, None, flipped_window)
 
 
 def weight_gradient(x: Array, dy: Array, window: Window) -> Array:
@@ -79,7 +79,7 @@ def weight_gradient(x: Array, dy: Array, window: Window) -> Array:
     C, N = x.shape[0], x.shape[3]
     O, OH, OW, _ = dy.shape
     outputs, filters, inputs = _transforms(device, x.dtype)
-    patches, cut, parts = _cut(window, OH, OW, N, C, O, x.itemsize, device)
+    patches, cut, parts = _tile_outputs(window, OH, OW, N, C, O, x.itemsize, device)
     filter_blocks = blocks(O, max(1, O * C >> 14))  # so that a product of many channels stays in cache
     # The last outputs may reach over the edge; there the gradient is 0, as padding is.
     dy_patches = Window((4, 4), (4, 4), (1, 1), (0, ceil(OH / 4) * 4 - OH, 0, ceil(OW / 4) * 4 - OW))
@@ -120,7 +120,7 @@ def _transformed(x: Array, transform: Array, patches: Window, tile: Tile, device
     return transformed
 
 
-def _place(results: Array, tile: Tile, y: Array) -> None:
+def _write_outputs(results: Array, tile: Tile, y: Array) -> None:
     """Put the 4×4 outputs of a tile, `(O, 16, T)`, where they belong in `y (O, OH, OW, N)`."""
     O, OH, OW, _ = y.shape
     results = results.reshape(O, 4, 4, *tile.shape)
@@ -131,7 +131,7 @@ def _place(results: Array, tile: Tile, y: Array) -> None:
             y[:, rows, cols, tile.images] = results[:, h, w, tile_rows, tile_cols]
 
 
-def _cut(
+def _tile_outputs(
     window: Window, OH: int, OW: int, N: int, C: int, O: int, itemsize: int, device: Device
 ) -> tuple[Window, tuple[Tile, ...], list[slice]]:
     """Return the window that lowers 6×6 patches, the tiles of 4×4 outputs, and the parts: slices of tiles."""

@@ -275,19 +275,19 @@ class Weighted(Module):
 
     def _backward(
         self,
-        by_input: Callable[..., Array],
-        by_parameters: Callable[..., tuple[Array, Array | None]],
+        input_gradient_of: Callable[..., Array],
+        parameter_gradients_of: Callable[..., tuple[Array, Array | None]],
         dy: Array,
         input_gradient: bool,
     ) -> Array | None:
         """Start the parameters' gradients, which no other layer waits for, and return the input's."""
         cache = self.saved()
         work = self.weight.data.size * dy.size // dy.shape[1]
-        gradients = device_of(dy).background(lambda: by_parameters(dy, cache), work)
+        gradients = device_of(dy).background(lambda: parameter_gradients_of(dy, cache), work)
         self.weight.add_pending(lambda: gradients()[0])
         if self.bias is not None:
             self.bias.add_pending(lambda: gradients()[1])
-        return by_input(dy, cache) if input_gradient else None
+        return input_gradient_of(dy, cache) if input_gradient else None
 
 
 def host_parameter(values: np.ndarray[Any, Any], dtype: Any) -> Parameter:

@@ -84,18 +84,18 @@ class _BatchNorm(Normalization):
 
     def _track(self, mean: Array, variance: Array, values: int) -> None:
         self.num_batches_tracked.data += 1
-        share = 1 / self.num_batches_tracked.data if self.momentum is None else self.momentum
+        momentum = 1 / self.num_batches_tracked.data if self.momentum is None else self.momentum
         averages = self.running_mean.data, self.running_var.data
-        _average(*averages, mean, variance, 1 - share, share, share * (values / (values - 1)))
+        _update_running_averages(*averages, mean, variance, 1 - momentum, momentum, momentum * (values / (values - 1)))
 
 
 @chain
-def _average(average_mean: Array, average_variance: Array, *operands: Any) -> None:
-    mean, variance, kept, share, unbiased_share = operands
-    average_mean *= kept
-    average_mean += mean * share
-    average_variance *= kept
-    average_variance += variance * unbiased_share
+def _update_running_averages(running_mean: Array, running_variance: Array, *operands: Any) -> None:
+    mean, variance, kept, momentum, unbiased_momentum = operands
+    running_mean *= kept
+    running_mean += mean * momentum
+    running_variance *= kept
+    running_variance += variance * unbiased_momentum
 
 
 class BatchNorm1d(_BatchNorm):

@@ -43,7 +43,7 @@ class MaxPool2d(Module):
         self.padding, self.dilation, self.ceil_mode = padding, dilation, ceil_mode
 
     def extra_repr(self) -> str:
-        return _describe(self, "stride", "padding", "dilation", "ceil_mode")
+        return _options_repr(self, "stride", "padding", "dilation", "ceil_mode")
 
     def forward(self, x: Array) -> Array:
         options: dict[str, Any] = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
@@ -85,7 +85,7 @@ class AvgPool2d(Module):
         self.padding, self.ceil_mode, self.count_include_pad = padding, ceil_mode, count_include_pad
 
     def extra_repr(self) -> str:
-        return _describe(self, "stride", "padding", "ceil_mode", "count_include_pad")
+        return _options_repr(self, "stride", "padding", "ceil_mode", "count_include_pad")
 
     def forward(self, x: Array) -> Array:
         options: dict[str, Any] = {"stride": self.stride, "padding": self.padding, "ceil_mode": self.ceil_mode}
@@ -131,5 +131,5 @@ class GlobalAvgPool2d(Module):
         return F.global_avg_pool2d_backward(dy, self.saved())
 
 
-def _describe(layer: MaxPool2d | AvgPool2d, *options: str) -> str:
+def _options_repr(layer: MaxPool2d | AvgPool2d, *options: str) -> str:
     return ", ".join([f"{layer.kernel_size}", *(f"{name}={getattr(layer, name)}" for name in options)])

@@ -55,15 +55,15 @@ class Adam(Optimizer):
     @staticmethod
     @chain
     def update(data: Array, grad: Array, *operands: Any) -> None:
-        mean, square, kept, penalty, beta1, rest1, beta2, rest2, root, eps, lr = operands
+        mean, square, kept, penalty, beta1, one_minus_beta1, beta2, one_minus_beta2, root, eps, lr = operands
         if kept is not None:
             data *= kept
         if penalty is not None:
             grad = grad + data * penalty
         mean *= beta1
-        mean += grad * rest1
+        mean += grad * one_minus_beta1
         square *= beta2
-        square += grad * grad * rest2
+        square += grad * grad * one_minus_beta2
         data -= mean / (array_namespace(data).sqrt(square) * root + eps) * lr
 
 

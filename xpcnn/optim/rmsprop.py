@@ -53,11 +53,11 @@ class RMSprop(Optimizer):
     @staticmethod
     @chain
     def update(data: Array, grad: Array, *operands: Any) -> None:
-        square, *velocities, weight_decay, alpha, rest, eps, momentum, lr = operands
+        square, *velocities, weight_decay, alpha, one_minus_alpha, eps, momentum, lr = operands
         if weight_decay is not None:
             grad = grad + data * weight_decay
         square *= alpha
-        square += grad * grad * rest
+        square += grad * grad * one_minus_alpha
         change = grad / (array_namespace(data).sqrt(square) + eps)
         if momentum is not None:
             (velocity,) = velocities
