@@ -111,9 +111,9 @@ def im2col(module: ModuleType, device: Device) -> list[Any]:
     x, weight, bias, dy = arrays(device, (3, 9, 9, 5), (4, 3, 3, 3), (4,), (4, 9, 9, 5))
     window = make_window(3, padding=1)
     return [
-        module.correlate(x, weight, bias, window, 1),
-        module.weight_gradient(x, dy, window, 1),
-        module.input_gradient(dy, weight, window, 1, (9, 9)),
+        module.correlate(x, weight, bias, window, 1, device),
+        module.weight_gradient(x, dy, window, 1, device),
+        module.input_gradient(dy, weight, window, 1, (9, 9), device),
     ]
 
 
@@ -122,7 +122,7 @@ def mec(module: ModuleType, device: Device) -> list[Any]:
     window = make_window(3, padding=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(device, "small_product", 10**5)  # which is 0 on some processors
-        return [module.correlate(x, weight, bias, window), module.weight_gradient(x, dy, window)]
+        return [module.correlate(x, weight, bias, window, device), module.weight_gradient(x, dy, window, device)]
 
 
 def windows(module: ModuleType, device: Device) -> list[Any]:

@@ -33,14 +33,18 @@ def test_equals_the_direct_sums(device, rng, monkeypatch, tile_bytes):
         # From products of sixteen images to products of all of them.
         monkeypatch.setattr(device, "small_product", weight.size * 16 * choose(draw_rng, 1, 2, 1000))
         with noted(window=window, x=x.shape, weight=weight.shape, small_product=device.small_product):
-            pairs = [(mec.correlate(x, weight, bias, window), im2col.correlate(x, weight, bias, window, 1))]
+            pairs = [
+                (mec.correlate(x, weight, bias, window, device), im2col.correlate(x, weight, bias, window, 1, device))
+            ]
             if window.stride[1] == 1:
-                pairs.append((mec.weight_gradient(x, dy, window), im2col.weight_gradient(x, dy, window, 1)))
+                pairs.append(
+                    (mec.weight_gradient(x, dy, window, device), im2col.weight_gradient(x, dy, window, 1, device))
+                )
                 met.add("weight")
-            flipped_weight, flipped_window = flipped(weight, window)
+            flipped_weight, flipped_window = flipped(weight, window, device)
             if window.stride == (1, 1) and mec.applies(flipped_window, flipped_weight, 1, x.shape[3], device):
-                dx = im2col.input_gradient(dy, weight, window, 1, x.shape[1:3])
-                pairs.append((mec.correlate(dy, flipped_weight, None, flipped_window), dx))
+                dx = im2col.input_gradient(dy, weight, window, 1, x.shape[1:3], device)
+                pairs.append((mec.correlate(dy, flipped_weight, None, flipped_window, device), dx))
                 met.add("input")
             for got, expected in pairs:
                 assert_close(got, device.to_host(expected), rtol=1e-10, atol=1e-11, device=device)
@@ -87,7 +91,7 @@ def test_the_same_bits_on_any_number_of_threads(rng, monkeypatch):
     before = CPU.threads
     try:
         for CPU.threads in (1, 2, 4):
-            results.append((mec.correlate(x, weight, None, window), mec.weight_gradient(x, dy, window)))
+            results.append((mec.correlate(x, weight, None, window, CPU), mec.weight_gradient(x, dy, window, CPU)))
     finally:
         CPU.threads = before
     for others in results[1:]:

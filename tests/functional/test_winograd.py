@@ -33,11 +33,14 @@ def test_equals_the_direct_sums(device, rng, monkeypatch, tile_bytes):
         x, weight, bias, dy = (device.asarray(array) for array in arrays)
         with noted(window=window, x=x.shape, weight=weight.shape):
             pairs = [
-                (winograd.correlate(x, weight, bias, window), im2col.correlate(x, weight, bias, window, 1)),
-                (winograd.weight_gradient(x, dy, window), im2col.weight_gradient(x, dy, window, 1)),
                 (
-                    winograd.input_gradient(dy, weight, window),
-                    im2col.input_gradient(dy, weight, window, 1, x.shape[1:3]),
+                    winograd.correlate(x, weight, bias, window, device),
+                    im2col.correlate(x, weight, bias, window, 1, device),
+                ),
+                (winograd.weight_gradient(x, dy, window, device), im2col.weight_gradient(x, dy, window, 1, device)),
+                (
+                    winograd.input_gradient(dy, weight, window, device),
+                    im2col.input_gradient(dy, weight, window, 1, x.shape[1:3], device),
                 ),
             ]
             for got, expected in pairs:
@@ -52,14 +55,17 @@ def test_float32_stays_within_one_part_in_a_hundred_thousand(rng):
         small = [array.astype(np.float32) for array in (x, weight, dy)]
         exact = [array.astype(np.float64) for array in small]
         for got, expected in (
-            (winograd.correlate(small[0], small[1], None, window), im2col.correlate(*exact[:2], None, window, 1)),
             (
-                winograd.input_gradient(small[2], small[1], window),
-                im2col.input_gradient(exact[2], exact[1], window, 1, (8, 8)),
+                winograd.correlate(small[0], small[1], None, window, CPU),
+                im2col.correlate(*exact[:2], None, window, 1, CPU),
             ),
             (
-                winograd.weight_gradient(small[0], small[2], window),
-                im2col.weight_gradient(exact[0], exact[2], window, 1),
+                winograd.input_gradient(small[2], small[1], window, CPU),
+                im2col.input_gradient(exact[2], exact[1], window, 1, (8, 8), CPU),
+            ),
+            (
+                winograd.weight_gradient(small[0], small[2], window, CPU),
+                im2col.weight_gradient(exact[0], exact[2], window, 1, CPU),
             ),
         ):
             assert np.abs(got - expected).max() < 1e-5 * np.abs(expected).max()
@@ -105,9 +111,9 @@ def test_the_same_bits_on_any_number_of_threads(rng):
         for CPU.threads in (1, 2, 4):
             results.append(
                 (
-                    winograd.correlate(x, weight, None, window),
-                    winograd.input_gradient(dy, weight, window),
-                    winograd.weight_gradient(x, dy, window),
+                    winograd.correlate(x, weight, None, window, CPU),
+                    winograd.input_gradient(dy, weight, window, CPU),
+                    winograd.weight_gradient(x, dy, window, CPU),
                 )
             )
     finally:

@@ -54,8 +54,8 @@ def conv_transpose2d_forward(
     """
     window = transposed_window(weight.shape[2:], stride, padding, output_padding, dilation)
     _check(x, weight, bias, groups)
-    x = batch_last(x)
-    y = input_gradient(x, weight, window, groups, _output_size(window, *x.shape[1:3]), bias)
+    x, device = batch_last(x), device_of(x)
+    y = input_gradient(x, weight, window, groups, _output_size(window, *x.shape[1:3]), device, bias)
     return batch_first(y), _Cache(x, weight, bias is not None, window, groups)
 
 
@@ -79,15 +79,15 @@ def conv_transpose2d_backward(
 def conv_transpose2d_input_gradient(dy: Array, cache: Any) -> Array:
     """Return `dx (N, C, H, W)`, the first part of `conv_transpose2d_backward`."""
     _, weight, _, window, groups = cache
-    return batch_first(correlate(batch_last(dy), weight, None, window, groups))
+    return batch_first(correlate(batch_last(dy), weight, None, window, groups, device_of(dy)))
 
 
 def conv_transpose2d_parameter_gradients(dy: Array, cache: Any) -> tuple[Array, Array | None]:
     """Return `dweight` and `dbias`, the other part of `conv_transpose2d_backward`."""
     x, _, has_bias, window, groups = cache
-    dy = batch_last(dy)
-    dbias = device_of(dy).row_sums(dy.reshape(dy.shape[0], -1))[:, 0] if has_bias else None
-    return weight_gradient(dy, x, window, groups), dbias
+    dy, device = batch_last(dy), device_of(dy)
+    dbias = device.row_sums(dy.reshape(dy.shape[0], -1))[:, 0] if has_bias else None
+    return weight_gradient(dy, x, window, groups, device), dbias
 
 
 def transposed_window(

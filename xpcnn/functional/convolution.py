@@ -10,7 +10,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any, NamedTuple
 
-from ..backend import Array, batch_first, batch_last, device_of
+from ..backend import Array, Device, batch_first, batch_last, device_of
 from . import im2col, mec, winograd
 from .windows import IntOrPair, Padding, Pair, Window, flipped, make_window
 
@@ -49,9 +49,10 @@ def conv2d_forward(
         ValueError: if shapes, dtypes or options do not fit together.
     """
     window = make_window(weight.shape[2:], stride, padding, dilation)
+    device = device_of(x)
     _check(x, weight, bias, window, groups)
     x = batch_last(x)
-    y = _correlate(x, weight, bias, window, groups)
+    y = _correlate(x, weight, bias, window, groups, device)
     return batch_first(y), _Cache(x, weight, bias is not None, window, groups)
 
 
@@ -73,58 +74,57 @@ def conv2d_backward(dy: Array, cache: Any, *, input_gradient: bool = True) -> tu
 def conv2d_input_gradient(dy: Array, cache: Any) -> Array:
     """Return `dx (N, C, H, W)`, the first part of `conv2d_backward`."""
     x, weight, _, window, groups = cache
-    return batch_first(_input_gradient(batch_last(dy), weight, window, groups, x.shape[1:3]))
+    return batch_first(_input_gradient(batch_last(dy), weight, window, groups, x.shape[1:3], device_of(dy)))
 
 
 def conv2d_parameter_gradients(dy: Array, cache: Any) -> tuple[Array, Array | None]:
     """Return `dweight` and `dbias`, the other part of `conv2d_backward`."""
     x, weight, has_bias, window, groups = cache
-    dy = batch_last(dy)
-    dbias = device_of(dy).row_sums(dy.reshape(dy.shape[0], -1))[:, 0] if has_bias else None
-    return _weight_gradient(x, dy, weight, window, groups), dbias
+    dy, device = batch_last(dy), device_of(dy)
+    dbias = device.row_sums(dy.reshape(dy.shape[0], -1))[:, 0] if has_bias else None
+    return _weight_gradient(x, dy, weight, window, groups, device), dbias
 
 
-def _correlate(x: Array, weight: Array, bias: Array | None, window: Window, groups: int) -> Array:
+def _correlate(x: Array, weight: Array, bias: Array | None, window: Window, groups: int, device: Device) -> Array:
     """Return `y (O, OH, OW, N)` from `x (C, H, W, N)`."""
-    device, N = device_of(x), x.shape[3]
+    N = x.shape[3]
     size = (*window.output_size(*x.shape[1:3]), N)
     if winograd.applies(window, weight, groups, size, device):
-        return winograd.correlate(x, weight, bias, window)
+        return winograd.correlate(x, weight, bias, window, device)
     if mec.applies(window, weight, groups, N, device):
-        return mec.correlate(x, weight, bias, window)
-    return im2col.correlate(x, weight, bias, window, groups)
+        return mec.correlate(x, weight, bias, window, device)
+    return im2col.correlate(x, weight, bias, window, groups, device)
 
 
-def _weight_gradient(x: Array, dy: Array, weight: Array, window: Window, groups: int) -> Array:
+def _weight_gradient(x: Array, dy: Array, weight: Array, window: Window, groups: int, device: Device) -> Array:
     """Return the gradient by the weight from `x (C, H, W, N)` and `dy (O, OH, OW, N)`."""
-    device, N = device_of(x), x.shape[3]
+    N = x.shape[3]
     if winograd.applies(window, weight, groups, dy.shape[1:], device):
-        return winograd.weight_gradient(x, dy, window)
+        return winograd.weight_gradient(x, dy, window, device)
     if mec.applies(window, weight, groups, N, device) and window.stride[1] == 1:
-        return mec.weight_gradient(x, dy, window)
-    return im2col.weight_gradient(x, dy, window, groups)
+        return mec.weight_gradient(x, dy, window, device)
+    return im2col.weight_gradient(x, dy, window, groups, device)
 
 
-def _input_gradient(dy: Array, weight: Array, window: Window, groups: int, size: Pair) -> Array:
+def _input_gradient(dy: Array, weight: Array, window: Window, groups: int, size: Pair, device: Device) -> Array:
     """Return `dx (C, H, W, N)` for an input of `size (H, W)` from `dy (O, OH, OW, N)`."""
-    device, N = device_of(dy), dy.shape[3]
+    N = dy.shape[3]
     if winograd.applies(window, weight, groups, dy.shape[1:], device):
-        return winograd.input_gradient(dy, weight, window)
+        return winograd.input_gradient(dy, weight, window, device)
     if window.stride == (1, 1) and groups == 1:
         (O, C), pixels, positions = weight.shape[:2], prod(size), prod(dy.shape[1:3])
         # Where pixels are many more than positions, the windows over dy would mostly meet padding.
         small = pixels <= 1.5 * positions and mec.applies(window.flipped, weight, groups, N, device)
         # The columns of dy are written and read. Those of dx, where they are fewer, are added up too, offset by offset.
         if small or O * pixels <= 1.5 * C * positions + device.launch_bytes / (2 * N * dy.itemsize):
-            flipped_weight, flipped_window = flipped(weight, window)
+            flipped_weight, flipped_window = flipped(weight, window, device)
             if small:
-                return mec.correlate(dy, flipped_weight, None, flipped_window)
-            return im2col.correlate(dy, flipped_weight, None, flipped_window, 1)
-    return im2col.input_gradient(dy, weight, window, groups, size)
+                return mec.correlate(dy, flipped_weight, None, flipped_window, device)
+            return im2col.correlate(dy, flipped_weight, None, flipped_window, 1, device)
+    return im2col.input_gradient(dy, weight, window, groups, size, device)
 
 
 def _check(x: Array, weight: Array, bias: Array | None, window: Window, groups: int) -> None:
-    device_of(x)  # refuses what is no array
     if x.ndim != 4 or weight.ndim != 4:
         raise ValueError(f"expected input (N, C, H, W) and weight (O, C/groups, KH, KW), got {x.shape}, {weight.shape}")
     O, C = weight.shape[0], weight.shape[1] * groups

@@ -10,15 +10,14 @@ from functools import lru_cache
 from math import ceil
 from typing import NamedTuple
 
-from ..backend import Array, Device, blocks, device_of
+from ..backend import Array, Device, blocks
 from .windows import PARTIAL_SUMS, Pair, Window, add_up, product_work, reach
 
 _LEAST_COLUMNS = 64  # products of fewer columns are slow
 
 
-def correlate(x: Array, weight: Array, bias: Array | None, window: Window, groups: int) -> Array:
+def correlate(x: Array, weight: Array, bias: Array | None, window: Window, groups: int, device: Device) -> Array:
     """Return `y (O, OH, OW, N)`: `x (C, H, W, N)` correlated with `weight (O, C / groups, KH, KW)`, plus `bias`."""
-    device = device_of(x)
     C, H, W, N = x.shape
     O = weight.shape[0]
     OH, OW = window.output_size(H, W)
@@ -53,9 +52,8 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window, group
     return y.reshape(O, OH, OW, N)
 
 
-def weight_gradient(x: Array, dy: Array, window: Window, groups: int) -> Array:
+def weight_gradient(x: Array, dy: Array, window: Window, groups: int, device: Device) -> Array:
     """Return the gradient of `correlate` by its weight, from `x (C, H, W, N)` and `dy (O, OH, OW, N)`."""
-    device = device_of(x)
     O, OH, OW, N = dy.shape
     C = x.shape[0] // groups
     K = C * window.kernel[0] * window.kernel[1]
@@ -86,13 +84,12 @@ def weight_gradient(x: Array, dy: Array, window: Window, groups: int) -> Array:
 
 
 def input_gradient(
-    dy: Array, weight: Array, window: Window, groups: int, size: Pair, bias: Array | None = None
+    dy: Array, weight: Array, window: Window, groups: int, size: Pair, device: Device, bias: Array | None = None
 ) -> Array:
     """Return `dx (C, H, W, N)`, the gradient of `correlate` by its input of `size (H, W)`.
 
     A transposed convolution starts from its `bias (C,)` where a gradient starts from 0.
     """
-    device = device_of(dy)
     O, OH, OW, N = dy.shape
     C, (KH, KW) = weight.shape[1], window.kernel
     dx = device.empty((groups, C, *size, N), dy.dtype)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from math import ceil
 from typing import NamedTuple
 
-from ..backend import Array, Device, blocks, device_of
+from ..backend import Array, Device, blocks
 from .windows import Window, add_up, product_work, reach
 
 _LEAST_IMAGES = 16  # products narrower than this are slow
@@ -43,9 +43,8 @@ def applies(window: Window, weight: Array, groups: int, images: int, device: Dev
     )
 
 
-def correlate(x: Array, weight: Array, bias: Array | None, window: Window) -> Array:
+def correlate(x: Array, weight: Array, bias: Array | None, window: Window, device: Device) -> Array:
     """Return `y (O, OH, OW, N)`: `x (C, H, W, N)` correlated with `weight (O, C, KH, KW)`, plus `bias (O,)`."""
-    device = device_of(x)
     xp = device.xp
     C, H, W, N = x.shape
     O, _, KH, KW = weight.shape
@@ -76,9 +75,8 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window) -> Ar
     return y
 
 
-def weight_gradient(x: Array, dy: Array, window: Window) -> Array:
+def weight_gradient(x: Array, dy: Array, window: Window, device: Device) -> Array:
     """Return the gradient of `correlate` by its weight, `(O, C, KH, KW)`; for windows that move by one column."""
-    device = device_of(x)
     xp = device.xp
     C, _, W, N = x.shape
     O, OH, OW, _ = dy.shape

@@ -23,7 +23,7 @@ from functools import lru_cache
 from math import ceil
 from typing import Any, NamedTuple, TypeAlias
 
-from ..backend import ELEMENT_WORK, Array, device_of
+from ..backend import ELEMENT_WORK, Array, Device
 
 Pair: TypeAlias = tuple[int, int]
 IntOrPair: TypeAlias = int | Sequence[int]
@@ -143,13 +143,13 @@ def add_up(sums: list[Array]) -> Array:
     return total
 
 
-def flipped(weight: Array, window: Window) -> tuple[Array, Window]:
+def flipped(weight: Array, window: Window, device: Device) -> tuple[Array, Window]:
     """Return the weight `(C, O, KH, KW)` and window whose correlation with `dy` is the gradient by the input.
 
     The filters flipped about, in and out exchanged; see `Window.flipped`.
     """
     rotated = weight[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)
-    return device_of(weight).xp.ascontiguousarray(rotated), window.flipped
+    return device.xp.ascontiguousarray(rotated), window.flipped
 
 
 def reach(positions: slice, stride: int, offset: int, size: int) -> tuple[slice, slice]:

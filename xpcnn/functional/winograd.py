@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, Device, blocks, device_of
+from ..backend import Array, Device, blocks
 from .im2col import Tile, im2col, tiles
 from .windows import PARTIAL_SUMS, Window, add_up, flipped, reach
 
@@ -35,9 +35,8 @@ def applies(window: Window, weight: Array, groups: int, size: tuple[int, int, in
     )
 
 
-def correlate(x: Array, weight: Array, bias: Array | None, window: Window) -> Array:
+def correlate(x: Array, weight: Array, bias: Array | None, window: Window, device: Device) -> Array:
     """Return `y (O, OH, OW, N)`, the correlation of `x (C, H, W, N)` with `weight (O, C, 3, 3)`, plus `bias (O,)`."""
-    device = device_of(x)
     matmul = device.xp.matmul
     C, H, W, N = x.shape
     O = weight.shape[0]
@@ -66,15 +65,14 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window) -> Ar
     return y
 
 
-def input_gradient(dy: Array, weight: Array, window: Window) -> Array:
+def input_gradient(dy: Array, weight: Array, window: Window, device: Device) -> Array:
     """Return `dx (C, H, W, N)`: the correlation of `dy` with the filters turned about, in and out exchanged."""
-    flipped_weight, flipped_window = flipped(weight, window)
-    return correlate(dy, flipped_weight, None, flipped_window)
+    flipped_weight, flipped_window = flipped(weight, window, device)
+    return correlate(dy, flipped_weight, None, flipped_window, device)
 
 
-def weight_gradient(x: Array, dy: Array, window: Window) -> Array:
+def weight_gradient(x: Array, dy: Array, window: Window, device: Device) -> Array:
     """Return the gradient of `correlate` by its weight, `(O, C, 3, 3)`."""
-    device = device_of(x)
     matmul = device.xp.matmul
     C, N = x.shape[0], x.shape[3]
     O, OH, OW, _ = dy.shape
