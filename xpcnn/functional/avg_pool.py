@@ -1,4 +1,4 @@
-"""Average pooling: under a sliding window, over a grid of given size, and over the whole image."""
+"""Average pooling: under a sliding window, to a given output size (adaptive), and over the whole image."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from .windows import IntOrPair, Padding, Pair, Window, ceil_mode_window, offsets
 
 class _Cache(NamedTuple):
     window: Window
-    counts: Array | int  # what the sums were divided by: a number, or (OH, OW, 1)
-    size: Pair
+    counts: Array | int  # number of values in each mean: one number, or (OH, OW, 1)
+    size: Pair  # (H, W)
 
 
 def avg_pool2d_forward(
@@ -27,12 +27,12 @@ def avg_pool2d_forward(
 
     Args:
         x: `(N, C, H, W)`.
-        kernel_size: size of the window.
+        kernel_size: height and width of the window, one number or a pair.
         stride: step between positions; None for the size of the window.
-        padding: zeros put around the image; at most half the window.
-        ceil_mode: whether a last window may reach over the edge: see `windows.ceil_mode_window`.
-        count_include_pad: whether the zeros of the padding count as values in the mean. What lies beyond the padding,
-            where `ceil_mode` lets windows reach, never counts.
+        padding: rows and columns of zeros around the image; at most half the window.
+        ceil_mode: whether the number of positions is rounded up: see `windows.ceil_mode_window`.
+        count_include_pad: whether the zeros of the padding count as values in the mean. The part of a window beyond
+            the padding, in `ceil_mode`, never counts.
 
     Returns:
         `y (N, C, OH, OW)` and what `avg_pool2d_backward` needs.
@@ -65,10 +65,10 @@ def avg_pool2d_forward(
 
 
 def avg_pool2d_backward(dy: Array, cache: Any) -> Array:
-    """Return `dx (N, C, H, W)`: each gradient is shared out evenly to the pixels of its window.
+    """Return `dx (N, C, H, W)`: each gradient is divided evenly among the pixels of its window.
 
     Args:
-        dy: gradient of the loss by the output, `(N, C, OH, OW)`.
+        dy: gradient w.r.t. the output, `(N, C, OH, OW)`.
         cache: what the forward call returned.
     """
     window, counts, (H, W) = cache
@@ -88,9 +88,10 @@ def avg_pool2d_backward(dy: Array, cache: Any) -> Array:
 
 
 def adaptive_avg_pool2d_forward(x: Array, output_size: IntOrPair) -> tuple[Array, Any]:
-    """Return the means over a grid of `output_size` rectangles that cover the image, overlapping where they must.
+    """Return the means over a grid of `output_size` rectangles, as PyTorch defines it.
 
-    Rectangle i of OH covers the rows from `⌊i·H / OH⌋` up to, but not including, `⌈(i + 1)·H / OH⌉`; likewise columns.
+    Rectangle i of OH covers the rows from `⌊i·H / OH⌋` up to, but not including, `⌈(i + 1)·H / OH⌉`, and likewise the
+    columns. Neighbours overlap where OH does not divide H.
 
     Args:
         x: `(N, C, H, W)`.
@@ -122,10 +123,10 @@ def adaptive_avg_pool2d_forward(x: Array, output_size: IntOrPair) -> tuple[Array
 
 
 def adaptive_avg_pool2d_backward(dy: Array, cache: Any) -> Array:
-    """Return `dx (N, C, H, W)`: each gradient is shared out evenly to the pixels of its rectangle.
+    """Return `dx (N, C, H, W)`: each gradient is divided evenly among the pixels of its rectangle.
 
     Args:
-        dy: gradient of the loss by the output, `(N, C, OH, OW)`.
+        dy: gradient w.r.t. the output, `(N, C, OH, OW)`.
         cache: what the forward call returned.
     """
     H, W = cache
@@ -161,10 +162,10 @@ def global_avg_pool2d_forward(x: Array) -> tuple[Array, Any]:
 
 
 def global_avg_pool2d_backward(dy: Array, cache: Any) -> Array:
-    """Return `dx (N, C, H, W)`: each gradient is shared out evenly to the pixels of its channel.
+    """Return `dx (N, C, H, W)`: each gradient is divided evenly among the pixels of its channel.
 
     Args:
-        dy: gradient of the loss by the output, `(N, C)`.
+        dy: gradient w.r.t. the output, `(N, C)`.
         cache: what the forward call returned.
     """
     C, H, W, N = cache
@@ -176,17 +177,18 @@ def global_avg_pool2d_backward(dy: Array, cache: Any) -> Array:
 
 
 def _work(window: Window, y: Array) -> int:
-    """Return the work of adding up what lies under each position of a window; see `Device.parts`."""
+    """Return the work of adding up the values under each position of a window; see `Device.parts`."""
     size: int = y.size
     return 2 * size * window.kernel[0] * window.kernel[1] * ELEMENT_WORK
 
 
 def _spans(size: int, count: int) -> list[slice]:
+    """Return the rows (or columns) that each rectangle of the grid covers."""
     return [slice(size * i // count, -(-size * (i + 1) // count)) for i in range(count)]
 
 
 def _counts(window: Window, positions: Pair, size: Pair, counted: Shape, device: Device, dtype: Any) -> Array | int:
-    """Return how many values each window's mean is over: a number where all are alike, else `(OH, OW, 1)`.
+    """Return the number of values in each window's mean: one number if it is always the same, else `(OH, OW, 1)`.
 
     Args:
         counted: how many rows and columns of padding count as values: top, bottom, left, right.

@@ -1,4 +1,4 @@
-"""Max pooling: the window's positions are visited one offset at a time, all images and channels at once."""
+"""Max pooling: for each element of the window in turn, all positions, images and channels at once."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from .windows import IntOrPair, Padding, Window, ceil_mode_window, offsets, pool
 
 
 class _Cache(NamedTuple):
-    argmax: Array  # (C, OH, OW, N): which offset into the window held it
+    argmax: Array  # (C, OH, OW, N): index in the window of its first maximum, kh·KW + kw
     window: Window
-    size: tuple[int, int]
+    size: tuple[int, int]  # (H, W)
 
 
 def max_pool2d_forward(
@@ -24,15 +24,15 @@ def max_pool2d_forward(
     dilation: IntOrPair = 1,
     ceil_mode: bool = False,
 ) -> tuple[Array, Any]:
-    """Return the largest value under each position of a window.
+    """Return the maximum under each position of a window.
 
     Args:
         x: `(N, C, H, W)`.
-        kernel_size: size of the window.
+        kernel_size: height and width of the window, one number or a pair.
         stride: step between positions; None for the size of the window.
-        padding: what is added around the image never wins; at most half the window.
+        padding: rows and columns around the image that never are the maximum; at most half the window.
         dilation: step between the elements of the window.
-        ceil_mode: whether a last window may reach over the edge: see `windows.ceil_mode_window`.
+        ceil_mode: whether the number of positions is rounded up: see `windows.ceil_mode_window`.
 
     Returns:
         `y (N, C, OH, OW)` and what `max_pool2d_backward` needs.
@@ -56,30 +56,30 @@ def max_pool2d_forward(
     window_offsets = offsets(window, OH, OW, H, W)
 
     def pool(channels: slice) -> None:
-        best, place = y[channels], argmax[channels]
+        maximum, index = y[channels], argmax[channels]
         candidates = [x[channels, rows, cols] for _, _, (rows, cols) in window_offsets]
         if not any(window.padding) and len(candidates) <= _MAX_FUSED_OFFSETS:
-            _maximum_over_offsets(best, place, *candidates)
+            _maximum_and_argmax(maximum, index, *candidates)
             return
-        # Until a value rises above minus infinity, the first pixel counts as the place of the maximum.
-        place[...] = 0
+        # Where all values are minus infinity, the maximum is the window's first pixel inside the image.
+        index[...] = 0
         for oh, kh in _first_offsets(OH, KH, window.stride[0], window.dilation[0], window.padding[0]):
-            place[:, oh] += kh * KW
+            index[:, oh] += kh * KW
         for ow, kw in _first_offsets(OW, KW, window.stride[1], window.dilation[1], window.padding[2]):
-            place[:, :, ow] += kw
-        best[...] = -xp.inf
+            index[:, :, ow] += kw
+        maximum[...] = -xp.inf
         for (offset, (rows, cols), _), candidate in zip(window_offsets, candidates, strict=True):
-            _update_maximum(candidate, best[:, rows, cols], place[:, rows, cols], place.dtype.type(offset))
+            _update_maximum(candidate, maximum[:, rows, cols], index[:, rows, cols], index.dtype.type(offset))
 
     device.map(pool, blocks(C, device.parts(2 * y.size * KH * KW * ELEMENT_WORK)))
     return batch_first(y), _Cache(argmax, window, (H, W))
 
 
 def max_pool2d_backward(dy: Array, cache: Any) -> Array:
-    """Return `dx (N, C, H, W)`: each gradient goes to the first maximum of its window.
+    """Return `dx (N, C, H, W)`: each gradient is added to the first maximum of its window.
 
     Args:
-        dy: gradient of the loss by the output, `(N, C, OH, OW)`.
+        dy: gradient w.r.t. the output, `(N, C, OH, OW)`.
         cache: what the forward call returned.
     """
     argmax, window, (H, W) = cache
@@ -88,7 +88,7 @@ def max_pool2d_backward(dy: Array, cache: Any) -> Array:
     C, OH, OW, N = dy.shape
     dx = device.empty((C, H, W, N), dy.dtype)
     overlapping = any((k - 1) * d >= s for k, d, s in zip(window.kernel, window.dilation, window.stride, strict=True))
-    # Side by side, windows meet each pixel once; or not at all, at the end of the image.
+    # Windows side by side write each pixel exactly once, except those beyond the last window.
     side_by_side = window.kernel == window.stride and window.dilation == (1, 1) and not any(window.padding)
     complete = side_by_side and (OH * window.kernel[0], OW * window.kernel[1]) == (H, W)
     scatter = _add_at_maximum if overlapping else _write_at_maximum
@@ -99,37 +99,37 @@ def max_pool2d_backward(dy: Array, cache: Any) -> Array:
         if not complete:
             dx[channels] = 0
         if side_by_side and len(targets) <= _MAX_FUSED_OFFSETS:
-            _scatter_to_maxima(dy[channels], argmax[channels], *targets)
+            _write_at_maxima(dy[channels], argmax[channels], *targets)
             return
         for (offset, (rows, cols), _), target in zip(window_offsets, targets, strict=True):
-            place = argmax[channels, rows, cols]
-            scatter(dy[channels, rows, cols], place, target, place.dtype.type(offset))
+            index = argmax[channels, rows, cols]
+            scatter(dy[channels, rows, cols], index, target, index.dtype.type(offset))
 
     device.map(scatter_channels, blocks(C, device.parts(2 * dy.size * len(window_offsets) * ELEMENT_WORK)))
     return batch_first(dx)
 
 
-_MAX_FUSED_OFFSETS = 9  # offsets in one chain, whose operands have to fit the 4 KB of a kernel's arguments
+_MAX_FUSED_OFFSETS = 9  # in one chain: a CUDA kernel's arguments, one array each, have to fit 4 KB
 
 
 @chain
-def _maximum_over_offsets(best: Array, argmax: Array, *candidates: Array) -> None:
-    best[...] = candidates[0]
+def _maximum_and_argmax(maximum: Array, argmax: Array, *candidates: Array) -> None:
+    maximum[...] = candidates[0]
     argmax[...] = argmax.dtype.type(0)
     for offset, candidate in enumerate(candidates[1:], 1):
-        _update_maximum(candidate, best, argmax, argmax.dtype.type(offset))
+        _update_maximum(candidate, maximum, argmax, argmax.dtype.type(offset))
 
 
 @chain
-def _update_maximum(candidate: Array, best: Array, argmax: Array, offset: Any) -> None:
+def _update_maximum(candidate: Array, maximum: Array, argmax: Array, offset: Any) -> None:
     xp = array_namespace(candidate)
-    # Offsets grow, so the largest offset at which the value rose is the place of the first maximum.
-    xp.maximum(argmax, (candidate > best) * offset, out=argmax)
-    xp.maximum(best, candidate, out=best)
+    # Offsets come in ascending order, so the largest one at which the maximum rose is that of its first occurrence.
+    xp.maximum(argmax, (candidate > maximum) * offset, out=argmax)
+    xp.maximum(maximum, candidate, out=maximum)
 
 
 @chain
-def _scatter_to_maxima(dy: Array, argmax: Array, *targets: Array) -> None:
+def _write_at_maxima(dy: Array, argmax: Array, *targets: Array) -> None:
     for offset, target in enumerate(targets):
         _write_at_maximum(dy, argmax, target, argmax.dtype.type(offset))
 
@@ -145,6 +145,6 @@ def _add_at_maximum(dy: Array, argmax: Array, dx: Array, offset: Any) -> None:
 
 
 def _first_offsets(positions: int, kernel: int, stride: int, dilation: int, before: int) -> list[tuple[int, int]]:
-    """Return along one axis the positions that begin in the padding, each with its first offset beyond that."""
-    begin = [(i, ceil((before - i * stride) / dilation)) for i in range(min(positions, ceil(before / stride)))]
-    return [(i, min(offset, kernel - 1)) for i, offset in begin]
+    """Return the positions along one axis that start in the padding, each with its first offset inside the image."""
+    firsts = [(i, ceil((before - i * stride) / dilation)) for i in range(min(positions, ceil(before / stride)))]
+    return [(i, min(offset, kernel - 1)) for i, offset in firsts]
