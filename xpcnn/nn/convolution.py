@@ -1,4 +1,4 @@
-"""Convolution layers."""
+"""Convolution and transposed convolution layers."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from .module import Weighted, host_parameter
 
 
 class Conv2d(Weighted):
-    """Two-dimensional convolution.
+    """Two-dimensional convolution; see `functional.conv2d_forward`.
 
     Args:
-        in_channels, out_channels: channels of the input and of the output.
-        kernel_size: height and width of the filters, one number or a pair.
-        stride, padding, dilation: see `functional.windows.make_window`.
-        groups: into how many equal parts the channels are split; `in_channels` gives a depthwise convolution.
-        bias: whether one number per output channel is added.
-        weight_init: draws the weight; the bias starts at 0.
-        rng: what to draw from; None for the package's default generator.
-        dtype: of the parameters, and so of the inputs.
+        in_channels, out_channels: number of channels of the input and of the output.
+        kernel_size: height and width of the filters in pixels, one number or a pair.
+        stride, padding, dilation: in pixels, or padding as `"same"` or `"valid"`; see `functional.windows.make_window`.
+        groups: into how many equal groups the channels are split; `in_channels` gives a depthwise convolution.
+        bias: whether a number per output channel is added.
+        weight_init: initialises the weight `(out_channels, in_channels / groups, KH, KW)`; the bias starts at 0.
+        rng: the generator for `weight_init`; None for the package's default one.
+        dtype: of the parameters, and therefore of the inputs.
 
     Shape: `(N, in_channels, H, W)` to `(N, out_channels, OH, OW)`.
 
@@ -70,17 +70,12 @@ class Conv2d(Weighted):
 
 
 class ConvTranspose2d(Weighted):
-    """Two-dimensional transposed convolution, which enlarges images where a convolution with its options shrinks them.
+    """Two-dimensional transposed convolution: the adjoint of a convolution, which enlarges what that shrinks.
 
-    Args:
-        in_channels, out_channels: channels of the input and of the output.
-        kernel_size: height and width of the filters, one number or a pair.
-        stride, padding, output_padding, dilation: see `functional.conv_transpose2d_forward`.
-        groups: into how many equal parts the channels are split.
-        bias: whether one number per output channel is added.
-        weight_init: draws the weight, with the output channels first; the bias starts at 0.
-        rng: what to draw from; None for the package's default generator.
-        dtype: of the parameters, and so of the inputs.
+    The weight has the shape `(in_channels, out_channels / groups, KH, KW)`, as in PyTorch.
+
+    Args: those of `Conv2d`, with `stride`, `padding`, `output_padding` and `dilation` as in
+        `functional.conv_transpose2d_forward`. `weight_init` gets the shape of `Conv2d`'s weight, output channels first.
 
     Shape: `(N, in_channels, H, W)` to `(N, out_channels, OH, OW)`.
 

@@ -11,14 +11,14 @@ from .module import Module
 
 
 class MaxPool2d(Module):
-    """The largest value under each position of a window; the first of equal ones takes the gradient.
+    """The maximum under each position of a window; the gradient goes to the first of equal values.
 
     Args:
-        kernel_size: size of the window, one number or a pair.
+        kernel_size: height and width of the window in pixels, one number or a pair.
         stride: step between positions; None for the size of the window.
-        padding: at most half the window; what is added never wins.
+        padding: rows and columns around the image that never are the maximum; at most half the window.
         dilation: step between the elements of the window.
-        ceil_mode: whether a last window may reach over the edge, so that no pixels are left over.
+        ceil_mode: whether the number of positions is rounded up, so that no pixels are left out.
 
     Shape: `(N, C, H, W)` to `(N, C, OH, OW)`.
 
@@ -59,10 +59,10 @@ class AvgPool2d(Module):
     """The mean under each position of a window.
 
     Args:
-        kernel_size: size of the window, one number or a pair.
+        kernel_size: height and width of the window in pixels, one number or a pair.
         stride: step between positions; None for the size of the window.
-        padding: zeros around the image, at most half the window.
-        ceil_mode: whether a last window may reach over the edge, so that no pixels are left over.
+        padding: rows and columns of zeros around the image, at most half the window.
+        ceil_mode: whether the number of positions is rounded up, so that no pixels are left out.
         count_include_pad: whether the zeros of the padding count as values in the mean.
 
     Shape: `(N, C, H, W)` to `(N, C, OH, OW)`.
@@ -99,6 +99,9 @@ class AvgPool2d(Module):
 
 class AdaptiveAvgPool2d(Module):
     """The means over a grid of `output_size` rectangles that cover the image, whatever its size.
+
+    Args:
+        output_size: height and width of the grid, one number or a pair.
 
     Shape: `(N, C, H, W)` to `(N, C, *output_size)`.
     """
