@@ -47,9 +47,9 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window, devic
     C, H, W, N = x.shape
     O = weight.shape[0]
     OH, OW = window.output_size(H, W)
-    outputs, _, inputs = _transforms(device, x.dtype)
+    output_transform, _, input_transform = _transforms(device, x.dtype)
     with device.one_blas_thread():
-        filters = _transform_filters(weight, device)
+        transformed_weight = _transform_weight(weight, device)
     y = device.empty((O, OH, OW, N), x.dtype)
     patches, all_tiles, parts = _tile_patches(window, OH, OW, N, C, O, x.itemsize, device)
 
@@ -58,11 +58,13 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window, devic
             multiply_tile(tile)
 
     def multiply_tile(tile: Tile) -> None:
-        points = _transformed(x, inputs, patches, tile, device, "points")
+        points = _transformed(x, input_transform, patches, tile, device, "points")
         products = device.scratch((O, 36, points.shape[2]), x.dtype, "product")
-        matmul(filters, points.transpose(1, 0, 2), out=products.transpose(1, 0, 2))  # 36 times (O, C) @ (C, T)
+        matmul(
+            transformed_weight, points.transpose(1, 0, 2), out=products.transpose(1, 0, 2)
+        )  # 36 times (O, C) @ (C, T)
         results = device.scratch((O, 16, points.shape[2]), x.dtype, "columns")
-        matmul(outputs, products, out=results)  # O times (16, 36) @ (36, T)
+        matmul(output_transform, products, out=results)  # O times (16, 36) @ (36, T)
         if bias is not None:
             results += bias[:, None, None]
         _write_outputs(results, tile, y)
@@ -82,7 +84,7 @@ def weight_gradient(x: Array, dy: Array, window: Window, device: Device) -> Arra
     matmul = device.xp.matmul
     C, N = x.shape[0], x.shape[3]
     O, OH, OW, _ = dy.shape
-    outputs, filters, inputs = _transforms(device, x.dtype)
+    output_transform, weight_transform, input_transform = _transforms(device, x.dtype)
     patches, all_tiles, parts = _tile_patches(window, OH, OW, N, C, O, x.itemsize, device)
     filter_blocks = blocks(O, max(1, O * C >> 14))  # so that the operands of a product stay in cache
     # The last patches of dy may extend beyond it: they are padded with zeros.
@@ -91,8 +93,8 @@ def weight_gradient(x: Array, dy: Array, window: Window, device: Device) -> Arra
     def accumulate(part: slice) -> Array:
         total = device.empty((36, O, C), x.dtype)
         for i, tile in enumerate(all_tiles[part]):
-            points = _transformed(x, inputs, patches, tile, device, "points")
-            dy_points = _transformed(dy, outputs.T, dy_patches, tile, device, "dy points")
+            points = _transformed(x, input_transform, patches, tile, device, "points")
+            dy_points = _transformed(dy, output_transform.T, dy_patches, tile, device, "dy points")
             for block in filter_blocks:
                 rows, dy_block = total[:, block], dy_points[block].transpose(1, 0, 2)
                 product = rows if i == 0 else device.scratch(rows.shape, x.dtype, "product")
@@ -103,16 +105,16 @@ def weight_gradient(x: Array, dy: Array, window: Window, device: Device) -> Arra
 
     total = add_up(device.map(accumulate, parts))
     with device.one_blas_thread():
-        dweight = matmul(filters.T, total.reshape(36, -1))  # (9, 36) @ (36, O·C)
+        dweight = matmul(weight_transform.T, total.reshape(36, -1))  # (9, 36) @ (36, O·C)
     return device.xp.ascontiguousarray(dweight.reshape(3, 3, O, C).transpose(2, 3, 0, 1))
 
 
-def _transform_filters(weight: Array, device: Device) -> Array:
+def _transform_weight(weight: Array, device: Device) -> Array:
     """Return `G w Gᵀ` of each filter, `(36, O, C)`."""
     O, C = weight.shape[:2]
-    _, filters, _ = _transforms(device, weight.dtype)
+    _, weight_transform, _ = _transforms(device, weight.dtype)
     transformed = device.empty((36, O * C), weight.dtype)
-    device.xp.matmul(filters, weight.reshape(O * C, 9).T, out=transformed)  # (36, 9) @ (9, O·C)
+    device.xp.matmul(weight_transform, weight.reshape(O * C, 9).T, out=transformed)  # (36, 9) @ (9, O·C)
     return transformed.reshape(36, O, C)
 
 
