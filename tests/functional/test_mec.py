@@ -11,7 +11,7 @@ from xpcnn.functional.windows import flipped, make_window
 
 
 def draw(rng):
-    """Return a window and float64 arrays x, weight, bias and dy for it, all channel-major."""
+    """Return a window and float64 arrays x, weight, bias and dy for it, all in the batch-last layout."""
     kernel, dilation = draw_pair(rng, 1, 5), (int(rng.integers(1, 3)), 1)
     padding = [int(n) for n in rng.integers(0, 4, 4)]
     window = make_window(kernel, draw_pair(rng, 1, 3), padding, dilation)

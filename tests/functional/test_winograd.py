@@ -11,7 +11,7 @@ from xpcnn.functional.windows import make_window
 
 
 def draw(rng):
-    """Return a window and float64 arrays x, weight, bias and dy for it, all channel-major."""
+    """Return a window and float64 arrays x, weight, bias and dy for it, all in the batch-last layout."""
     while True:
         C, O = (int(n) for n in rng.integers(1, 6, 2))
         H, W = (int(n) for n in rng.integers(1, 15, 2))

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
-Array: TypeAlias = Any  # numpy.ndarray or cupy.ndarray: CuPy publishes no types that would say so
+Array: TypeAlias = Any  # numpy.ndarray or cupy.ndarray; CuPy has no type annotations
 HostArray: TypeAlias = np.ndarray[Any, Any]
 Namespace: TypeAlias = Any
 Shape: TypeAlias = tuple[int, ...]
@@ -124,10 +124,11 @@ class Device:
         return function
 
     def map_elements(self, function: Callable[..., None], *operands: Any, in_pieces: bool = False) -> None:
-        """Call an elementwise `function` that writes to its operands on matching parts of them, flattened to one axis.
+        """Call an elementwise `function`, which writes to some of its operands, on matching parts of all of them.
 
         Args:
-            operands: contiguous arrays of the same size, the first operand among them; non-arrays are passed through.
+            operands: contiguous arrays of the same size, the first operand among them, whose parts may be flattened to
+                one axis; non-arrays are passed through.
             in_pieces: use small parts, so that the function's intermediate results stay in cache.
         """
         function(*operands)

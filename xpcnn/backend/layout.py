@@ -1,6 +1,6 @@
-"""The batch-last layout: activations of shape (N, C, H, W) lie in memory as contiguous (C, H, W, N).
+"""The batch-last layout: activations of shape (N, C, H, W) are stored in memory as contiguous (C, H, W, N).
 
-Channels are then rows of contiguous memory: what is done per channel runs along a row, and a product of weight and
+Channels are then rows of contiguous memory: work per channel runs along a row, and a product of weight and
 columns comes out in the layout of the output. Callers see the shape (N, C, H, W) as a transposed view.
 """
 

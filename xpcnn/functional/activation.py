@@ -160,7 +160,7 @@ def softmax_forward(x: Array, dim: int) -> tuple[Array, Any]:
         ValueError: if there is no such axis.
     """
     if not -x.ndim <= dim < x.ndim:
-        raise ValueError(f"softmax along axis {dim} of an input of {x.ndim} axes, {x.shape}")
+        raise ValueError(f"dim must be an axis of the input: axis {dim} does not exist in shape {x.shape}")
     axis = (dim - 1) % x.ndim  # in the batch-last layout
     x = batch_last(x)
     y = device_of(x).xp.exp(x - x.max(axis=axis, keepdims=True))

@@ -129,7 +129,7 @@ def batch_norm_backward(
     M = values.shape[1]
     dx = device.empty(values.shape, dy.dtype)
     per_channel = device.empty((5, *residual.shape), dy.dtype)
-    dweight, dbias, slope, offset, factor = (per_channel[i] for i in range(5))
+    dweight, dbias, slope, shift, factor = (per_channel[i] for i in range(5))
 
     def differentiate(rows: slice) -> None:
         block = gradients[rows]
@@ -137,31 +137,31 @@ def batch_norm_backward(
         scales = residual[rows], scale[rows], _column(weight, rows)
         _backward_coefficients(*sums, *scales, -M, *(per_channel[i][rows] for i in range(5)))
         if input_gradient:
-            _write_dx(block, values[rows], slope[rows], offset[rows], factor[rows], dx[rows])
+            _write_dx(block, values[rows], slope[rows], shift[rows], factor[rows], dx[rows])
 
     device.map(differentiate, _row_blocks(values, device))
     dx = batch_first(dx.reshape(dy.shape)) if input_gradient else None
     return (dx, None, None) if weight is None else (dx, dweight[:, 0], dbias[:, 0])
 
 
-# dx = factor·(dy - mean(dy) - x̂·mean(dy·x̂)) = factor·(dy + slope·centred + offset), as x̂ = (centred - residual)·scale
+# dx = factor·(dy - mean(dy) - x̂·mean(dy·x̂)) = factor·(dy + slope·centred + shift), as x̂ = (centred - residual)·scale
 
 
 @chain
 def _backward_coefficients(sums: Array, dots: Array, residual: Array, scale: Array, *operands: Any) -> None:
-    weight, minus_count, dweight, dbias, slope, offset, factor = operands
+    weight, minus_count, dweight, dbias, slope, shift, factor = operands
     dbias[...] = sums
     dweight[...] = (dots - residual * sums) * scale
     slope[...] = scale * dweight / minus_count
-    offset[...] = sums / minus_count - slope * residual
+    shift[...] = sums / minus_count - slope * residual
     factor[...] = scale if weight is None else scale * weight
 
 
 @chain
-def _write_dx(dy: Array, centred: Array, slope: Array, offset: Array, factor: Array, dx: Array) -> None:
+def _write_dx(dy: Array, centred: Array, slope: Array, shift: Array, factor: Array, dx: Array) -> None:
     array_namespace(dy).multiply(centred, slope, out=dx)
     dx += dy
-    dx += offset
+    dx += shift
     dx *= factor
 
 

@@ -119,7 +119,7 @@ def _output_size(window: Window, H: int, W: int) -> Pair:
     OH = (H - 1) * window.stride[0] + spans[0] - top - bottom
     OW = (W - 1) * window.stride[1] + spans[1] - left - right
     if min(OH, OW) < 1:
-        raise ValueError(f"padding leaves nothing of the output: images of {H}×{W} would become {OH}×{OW}")
+        raise ValueError(f"padding removes the whole output: images of {H}×{W} would become {OH}×{OW}")
     return OH, OW
 
 

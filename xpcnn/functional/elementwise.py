@@ -13,7 +13,7 @@ def elementwise_forward(x: Array, function: Callable[[Array], Array]) -> tuple[A
 
     Args:
         x: `(N, ...)`.
-        function: an elementwise function; called on parts of `x`, flattened to one axis.
+        function: an elementwise function; called on parts of `x`, which may be flattened to one axis.
     """
     x = batch_last(x)
     device = device_of(x)
@@ -32,7 +32,7 @@ def elementwise_backward(dy: Array, cache: Any, derivative: Callable[[Array, Arr
     Args:
         dy: gradient w.r.t. the output, `(N, ...)`.
         cache: what the forward call returned.
-        derivative: called on matching parts of the input and the output, flattened to one axis.
+        derivative: called on matching parts of the input and the output, which may be flattened.
     """
     dy = batch_last(dy)
     device = device_of(dy)

@@ -14,7 +14,7 @@ from .batch_norm import check_parameters
 
 
 class _Cache(NamedTuple):
-    centred: Array  # (A, K, N)
+    normalized: Array  # (A, K, N): the output without weight and bias
     scale: Array  # (A, 1, N): 1 / standard deviation
     weight: Array | None
     affine: Affine
@@ -26,7 +26,7 @@ class Affine(NamedTuple):
 
     values: Shape  # three axes to which the values are reshaped
     weight: Shape  # the same axes of the weight, of length 1 where it is broadcast
-    broadcast: tuple[int, ...]  # the axes along which it is
+    broadcast: tuple[int, ...]  # which axes these are
 
 
 def group_norm_forward(

@@ -27,8 +27,8 @@ _FAR = 38  # where the density is too small for any floating point number
 def normal_cdf(x: Array) -> Array:
     """Return Φ(x), the cumulative distribution function of the standard normal distribution.
 
-    The error is below 2e-7 for float32 and 1e-15 for float64. In the far lower tail, where the value itself is tiny,
-    five and twelve of its digits are correct.
+    The error is below 2e-7 for float32 and 1e-15 for float64. In the far lower tail, where Φ itself is tiny, its
+    first five and twelve digits are correct.
     """
     xp = array_namespace(x)
     distance = xp.minimum(xp.absolute(x), _FAR)

@@ -1,4 +1,4 @@
-"""Sliding windows: their options, output sizes, and where each offset into a window meets the image.
+"""Sliding windows: their options, output sizes, and the pixels that each of their elements covers.
 
 The letters used bare in the kernels:
 
@@ -101,7 +101,7 @@ def make_window(kernel: IntOrPair, stride: IntOrPair = 1, padding: Padding = 0, 
 
 
 def _as_int(value: Any) -> Any:
-    """Return integers of any type as int, also inside a sequence; anything else as it is, for `pair` to refuse."""
+    """Return integers of any type as int, also inside a sequence; anything else unchanged, for `pair` to reject."""
     if type(value) is int:  # the common case, and the fastest to tell
         return value
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -164,9 +164,9 @@ def flipped(weight: Array, window: Window, device: Device) -> tuple[Array, Windo
 
 
 def reach(positions: slice, stride: int, offset: int, size: int) -> tuple[slice, slice]:
-    """Return the positions at which one element of the window lies inside the image, and the pixels it meets there.
+    """Return the positions at which an element of the window is inside the image, and the pixels it covers there.
 
-    Along one axis, where the element meets pixel `position·stride + offset` of `size`.
+    This is along one axis, of `size` pixels. At each position the element covers the pixel `position·stride + offset`.
 
     Returns:
         a slice into `positions`, and one into the image, of the same length.
@@ -214,10 +214,10 @@ def ceil_mode_window(window: Window, H: int, W: int) -> Window:
 def offsets(
     window: Window, OH: int, OW: int, H: int, W: int
 ) -> tuple[tuple[int, tuple[slice, slice], tuple[slice, slice]], ...]:
-    """Return, for each element of the window, its index `kh·KW + kw` and where it meets the image.
+    """Return for each element of the window: its index, the positions at which it is inside the image, and the pixels.
 
-    That is two pairs of slices: the (rows, columns) of the output at which it meets a pixel, and of these pixels; see
-    `reach`.
+    The index is `kh·KW + kw`. The positions are slices of the output's rows and columns, the pixels slices of the
+    image's; see `reach`.
     """
     (KH, KW), (top, _, left, _) = window.kernel, window.padding
     result = []

@@ -17,9 +17,9 @@ class Activation(Module):
             def derivative(self, x, y):
                 return (1 - abs(y)) ** 2
 
-    Both are called with matching parts of a batch, flattened to one axis, on the batch's device; functions such as
-    `exp` come from `xp = xpcnn.backend.array_namespace(x)`. On a GPU each operation is a kernel of its own, unless a
-    function decorated with `xpcnn.backend.chain` fuses them.
+    Both are called with matching parts of a batch, which may be flattened to one axis, on the batch's device; functions
+    such as `exp` come from `xp = xpcnn.backend.array_namespace(x)`. On a GPU each operation is a kernel of its own,
+    unless a function decorated with `xpcnn.backend.chain` fuses them.
     """
 
     arithmetic = "elementwise"

@@ -126,7 +126,7 @@ def normal(std: float) -> Initializer:
 def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
     """Return the fan-in and the fan-out."""
     if len(shape) < 2:
-        raise ValueError(f"a weight to initialise has at least two axes, got {shape}")
+        raise ValueError(f"a weight must have at least two axes to be initialised, got {shape}")
     return prod(shape[1:]), shape[0] * prod(shape[2:])
 
 

@@ -41,7 +41,7 @@ class Linear(Weighted):
     ) -> None:
         super().__init__()
         if min(in_features, out_features) < 1:
-            raise ValueError(f"the sizes must be at least 1, got {in_features} and {out_features}")
+            raise ValueError(f"in_features and out_features must be at least 1, got {in_features} and {out_features}")
         self.in_features, self.out_features = in_features, out_features
         self.weight = host_parameter(weight_init((out_features, in_features), rng or default_generator()), dtype)
         self.bias = host_parameter(np.zeros(out_features), dtype) if bias else None

@@ -17,7 +17,7 @@ class Loss(Cached):
     """Base class of losses: a mean over the batch to minimise, and its gradient.
 
     A subclass defines `forward`, which calls `save_for_backward`, and `backward`, which calls `saved`; `xpcnn.nn` shows
-    one. Targets may lie on the host, whichever device the output is on.
+    one. Targets may be on the host, whichever device the output is on.
 
     Attributes:
         metrics: what a trainer reports beside the loss, by name: functions of output and target that return the sum

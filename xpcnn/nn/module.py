@@ -109,7 +109,7 @@ class Cached:
 
 
 class Module(Cached):
-    """A layer, or a network of layers: a forward pass, and the backward pass written beside it.
+    """Base class of layers and networks: a forward pass and its backward pass.
 
     A subclass defines `forward` and `backward`; `xpcnn.nn` shows an example. Parameters, buffers and modules are found
     if they are attributes, or items of attributes that are lists, tuples or dictionaries. In evaluation nothing is
