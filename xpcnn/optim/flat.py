@@ -1,4 +1,4 @@
-"""Parameters side by side in one array, with their gradients and state laid out alike."""
+"""Parameters packed into one array, and their gradients and optimizer state in the same way."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 from ..backend import Array, Device, device_of
 from ..nn.module import Parameter
 
-State = dict[str, dict[str, Any]]  # of each parameter by name: the steps it has taken, and its arrays
+State = dict[str, dict[str, Any]]  # by parameter name: the number of steps it has taken, and its arrays
 
 
 class Flat:
-    """The parameters of one group, device and dtype.
+    """The parameters of one group that have the same device and dtype.
 
     Attributes:
-        data, grad: of all parameters, `(total,)`.
-        state: further arrays `(total,)` by name.
+        data, grad: of all these parameters, `(total,)`, where total is their number of elements.
+        state: the optimizer's arrays by name, `(total,)` each.
     """
 
     def __init__(self, named: dict[str, Parameter], state: State, arrays: tuple[str, ...]) -> None:
@@ -46,11 +46,11 @@ class Flat:
 
     @classmethod
     def layout(cls, named: dict[str, Parameter], state: State, arrays: tuple[str, ...]) -> list[Flat]:
-        """Lay parameters out, those of one device and dtype together.
+        """Pack parameters, those of the same device and dtype together.
 
         Args:
             named: the parameters by name; their `data` become views.
-            state: what is known of each, by name; kept up to date from now on.
+            state: their state by name, which is loaded and from now on kept up to date.
             arrays: the names of the arrays that the optimizer keeps for each parameter.
         """
         kinds: dict[tuple[Device, Any], dict[str, Parameter]] = {}
@@ -59,13 +59,13 @@ class Flat:
         return [cls(kind, state, arrays) for kind in kinds.values()]
 
     def is_current(self, arrays: tuple[str, ...]) -> bool:
-        """Return whether the parameters still are the views that they were made, and the state has these arrays."""
+        """Return whether the parameters' data still are the views made here, and the state has these arrays."""
         return tuple(self.state) == arrays and all(
             parameter.data is view for parameter, view in zip(self._parameters, self._data_views, strict=True)
         )
 
     def gather(self) -> None:
-        """Copy the gradients into one array and make them views of it."""
+        """Copy the gradients to `grad` and make them views of it."""
         gradients = [parameter.grad for parameter in self._parameters]
         self._learning = [i for i, gradient in enumerate(gradients) if gradient is not None]
         pending = [i for i in self._learning if gradients[i] is not self._grad_views[i]]
@@ -77,10 +77,10 @@ class Flat:
                 self._parameters[i].grad = self._grad_views[i]
 
     def spans(self) -> Iterator[tuple[slice, int]]:
-        """Count a step for the parameters that had a gradient to gather; yield their parts of the arrays.
+        """Count a step for each parameter that had a gradient to gather; yield their slices of the arrays.
 
-        Each part comes with the number of steps that its parameters have taken: one that was without a gradient for a
-        while has taken fewer.
+        Each slice comes with the number of steps that its parameters have taken, which is lower for parameters that had
+        no gradient in some steps.
         """
         for i in self._learning:
             self._states[i]["step"] += 1
@@ -94,8 +94,8 @@ class Flat:
 
 
 def _runs(numbers: list[int]) -> Iterator[list[int]]:
-    """Cut ascending numbers into runs of consecutive ones."""
-    if numbers and numbers[-1] - numbers[0] == len(numbers) - 1:  # nearly always
+    """Split ascending numbers into runs of consecutive ones."""
+    if numbers and numbers[-1] - numbers[0] == len(numbers) - 1:  # the usual case: one run
         yield numbers
         return
     for _, run in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
