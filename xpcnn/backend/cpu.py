@@ -86,7 +86,8 @@ class CpuDevice(Device):
     def parts(self, work: int, at_most: int | None = None) -> int:
         if work < self.part_work:
             return 1
-        count = min(max(self.fewest_parts, work // self.part_work), self.most_parts)
+        # More parts must be long ones: shorter ones made a step of conv 32-64 3 % slower on two threads.
+        count = min(max(self.fewest_parts, work // (4 * self.part_work)), self.most_parts)
         if at_most is not None:
             count = min(count, at_most)
         return 1 << max(1, count).bit_length() - 1  # a power of two divides evenly among most numbers of threads
