@@ -1,0 +1,99 @@
+"""Fetching one file from an address that may answer anything, for ever, or not at all."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from .errors import DataError
+
+TIMEOUT = 30.0  # seconds without an answer or a byte
+GRACE, SLOWEST = 60.0, 16 << 10  # seconds in all: a minute, and then as long as this many bytes a second take
+REDIRECTIONS = 5
+_CHUNK = 1 << 16
+
+
+def fetch(address: str, path: Path, limit: int) -> None:
+    """Fetch a file.
+
+    Args:
+        address: its URL. What it redirects to is followed a few times, and only by http and https.
+        path: where it goes; there may be part of it after an error.
+        limit: the most bytes that it may have. It bounds the time too: see `GRACE`.
+
+    Raises:
+        DataError: if it is larger, takes too long, or does not come.
+        OSError: as `urlopen` raises it, or if the file cannot be written.
+    """
+    seconds = GRACE + limit / SLOWEST
+    stop = threading.Event()
+    faults: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            _fetch(address, path, limit, stop)
+        except BaseException as error:
+            faults.append(error)
+
+    # In a thread of its own, as no timeout of the library bounds it all: a server may send a header a byte at a time,
+    # and looking up its name may hang. An abandoned thread ends with its next byte, or with the process.
+    worker = threading.Thread(target=run, name="xpcnn-download", daemon=True)
+    worker.start()
+    try:
+        worker.join(seconds)
+    finally:
+        stop.set()
+    if worker.is_alive():
+        raise DataError(f"took longer than {seconds:.0f} seconds")
+    for fault in faults:
+        raise fault
+
+
+def _fetch(address: str, path: Path, limit: int, stop: threading.Event) -> None:
+    # Imported here: most runs find their data on the disk.
+    from http.client import HTTPException
+    from urllib.error import HTTPError
+
+    from tqdm import tqdm
+
+    try:
+        with _open(address) as answer, path.open("wb") as file:
+            size = getattr(answer, "length", None)  # unknown to other protocols than HTTP
+            if size is not None and size > limit:
+                raise DataError(f"the file has {size} bytes, expected at most {limit}")
+            # read1 returns what came; read would wait for a whole chunk of any slow trickle.
+            read = getattr(answer, "read1", answer.read)
+            with tqdm.wrapattr(file, "write", total=size, desc=path.name) as counted:
+                received = 0
+                while not stop.is_set() and (chunk := read(_CHUNK)):
+                    received += len(chunk)
+                    if received > limit:
+                        raise DataError(f"the file has more than the {limit} bytes expected at most")
+                    counted.write(chunk)
+        if size and received < size:
+            raise DataError(f"the connection broke after {received} of {size} bytes")
+    except HTTPError as error:
+        # Its message may have several lines.
+        raise DataError(" ".join(str(error).split())) from error
+    except (HTTPException, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"the connection broke ({error!r})") from error
+
+
+def _open(address: str) -> Any:
+    from urllib.error import URLError
+    from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+    class Redirects(HTTPRedirectHandler):
+        max_redirections = REDIRECTIONS
+
+        def redirect_request(
+            self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+        ) -> Request | None:
+            if not newurl.lower().startswith(("http://", "https://")):
+                raise URLError(f"redirected to {newurl:.80}, which is neither http nor https")
+            return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+    return build_opener(Redirects).open(address, timeout=TIMEOUT)
