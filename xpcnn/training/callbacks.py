@@ -1,6 +1,6 @@
-"""What may be done at set points of a training run.
+"""Callbacks: called at fixed points of a training run.
 
-A callback is told plain values and holds no reference to a trainer, so a hand-written loop calls the same methods:
+They receive plain values and keep no reference to a trainer, so a hand-written loop calls the same methods:
 
     for callback in callbacks:
         callback.on_epoch_end({"epoch": 1, "train_loss": 0.3})
@@ -22,10 +22,10 @@ Record: TypeAlias = dict[str, float]  # "epoch", "step", "train_loss", "train_ac
 
 
 class Callback:
-    """Does nothing at any point; a subclass overrides the methods it has a use for."""
+    """Base class; its methods do nothing. A subclass overrides those it needs."""
 
     def on_epoch_start(self, epoch: int, epochs: int, batches: int | None) -> None:
-        """Called before the first batch of an epoch; `epoch` counts from 1, `batches` is None if nobody knows."""
+        """Called before the first batch of an epoch; `epoch` counts from 1; `batches` is None if unknown."""
 
     def on_step(self, metrics: Metrics) -> None:
         """Called after each step with the epoch's metrics; reading their values waits for the device."""
@@ -34,17 +34,17 @@ class Callback:
         """Called after each epoch and its evaluation."""
 
     def on_interrupt(self) -> None:
-        """Called when training was asked to stop early; the model is as the last step left it."""
+        """Called when training was asked to stop early; the model is in the state after the last step."""
 
     def on_stop(self) -> None:
-        """Called once when training ends, in whichever way."""
+        """Called once when training ends, for whatever reason."""
 
 
 class ProgressBar(Callback):
     """A bar on stderr while an epoch runs: loss, accuracy, images per second, time left.
 
     Args:
-        interval: seconds between two looks at the loss, each of which waits for the device.
+        interval: seconds between updates of the loss, each of which waits for the device.
     """
 
     def __init__(self, interval: float = 0.5) -> None:
@@ -57,10 +57,10 @@ class ProgressBar(Callback):
         self._looked = 0.0
 
     def on_epoch_start(self, epoch: int, epochs: int, batches: int | None) -> None:
-        form = "{desc} {percentage:3.0f}%|{bar:24}| {n}/{total} [{elapsed}<{remaining}{postfix}]"
+        layout = "{desc} {percentage:3.0f}%|{bar:24}| {n}/{total} [{elapsed}<{remaining}{postfix}]"
         if batches is None:
-            form = "{desc} {n} [{elapsed}{postfix}]"
-        self._bar = self._tqdm(total=batches, desc=f"epoch {epoch}/{epochs}", bar_format=form, leave=False)
+            layout = "{desc} {n} [{elapsed}{postfix}]"
+        self._bar = self._tqdm(total=batches, desc=f"epoch {epoch}/{epochs}", bar_format=layout, leave=False)
         self._samples, self._started = 0, time.perf_counter()
 
     def on_step(self, metrics: Metrics) -> None:
@@ -71,7 +71,7 @@ class ProgressBar(Callback):
         if now - self._looked >= self._interval:
             self._looked = now
             rate = self._samples / (now - self._started)
-            values = [f"{name} {_form(name).format(value)}" for name, value in metrics.averages().items()]
+            values = [f"{name} {_number_format(name).format(value)}" for name, value in metrics.averages().items()]
             self._bar.set_postfix_str(", ".join([*values, f"{rate:,.0f} images/s"]))
         self._bar.update()
 
@@ -92,7 +92,7 @@ class Table(Callback):
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
-        self._columns: list[tuple[str, str, str]] = []  # key, heading and form
+        self._columns: list[tuple[str, str, str]] = []  # key, heading, format
 
     def on_epoch_end(self, record: Record) -> None:
         stream = self._stream or sys.stdout
@@ -101,14 +101,14 @@ class Table(Callback):
             measured = [f"{part}_{name}" for part in ("train", "test") for name in names]
             self._columns = [
                 ("epoch", "epoch", "{:.0f}"),
-                *((key, key.replace("_", " "), _form(key)) for key in measured),
+                *((key, key.replace("_", " "), _number_format(key)) for key in measured),
                 ("images_per_second", "images/s", "{:,.0f}"),
                 ("seconds", "seconds", "{:.1f}"),
             ]
             print("  ".join(heading for _, heading, _ in self._columns), file=stream)
         cells = [
-            (form.format(record[key]) if key in record else "-").rjust(len(heading))
-            for key, heading, form in self._columns
+            (spec.format(record[key]) if key in record else "-").rjust(len(heading))
+            for key, heading, spec in self._columns
         ]
         print("  ".join(cells), file=stream, flush=True)
 
@@ -127,7 +127,7 @@ class History(Callback):
 
 
 class Checkpointer(Callback):
-    """Calls a function that saves the run after every epoch and on interruption, but never after a loss of nan."""
+    """Calls `save` after every epoch and on interruption, but never after a loss that is not finite."""
 
     def __init__(self, save: Callable[[], None]) -> None:
         self._save = save
@@ -139,7 +139,7 @@ class Checkpointer(Callback):
         self._save()
 
 
-def _form(metric: str) -> str:
+def _number_format(metric: str) -> str:
     return "{:.2%}" if metric.endswith("accuracy") else "{:.4f}"
 
 

@@ -23,12 +23,12 @@ class CheckpointError(ValueError):
 
 @dataclass
 class Checkpoint:
-    """What is needed to use a model, or to go on training it.
+    """The state of a model, and of its training.
 
     Attributes:
         model: `Module.state_dict()`.
-        optimizer: `Optimizer.state_dict()`; empty where training is over for good.
-        info: whatever else is to be kept, as JSON can hold it.
+        optimizer: `Optimizer.state_dict()`; empty if training cannot be resumed.
+        info: further values that JSON can represent.
     """
 
     model: Mapping[str, Array]
@@ -36,12 +36,12 @@ class Checkpoint:
     info: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the checkpoint; an older file at that place stays whole until the new one is complete."""
+        """Write the checkpoint. An existing file is replaced only when the new one is complete."""
         from safetensors.numpy import save
 
         arrays = {f"model.{name}": array for name, array in self.model.items()}
         arrays |= {f"optimizer.{name}": array for name, array in self.optimizer.items()}
-        # Not ascontiguousarray, which would give a count of batches, an array of no axes, one axis.
+        # Not ascontiguousarray, which would turn 0-d arrays into 1-d ones.
         host = {name: np.asarray(to_host(array), order="C") for name, array in arrays.items()}
         header = {"format": _FORMAT, "version": str(_VERSION), "info": json.dumps(self.info)}
         path = Path(path)

@@ -1,4 +1,4 @@
-"""What training follows from, besides the data set's files: the configuration that is kept with its results."""
+"""Configurations: all that determines a training run, besides the data set's files."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ EVALUATION_BATCH = 256  # images
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """What every kind of training follows from.
+    """The configuration of training.
 
     Attributes:
         model: a name in `models.MODELS`.
         data: a name in `data.DATASETS`.
         batch_size: images in a step.
         optimizer: a name in `optim.OPTIMIZERS`.
-        lr: the highest learning rate; None for the optimizer's usual one. It rises over the first twentieth of the
+        lr: the highest learning rate; None for the optimizer's default. It rises over the first twentieth of the
             steps and then falls along a cosine to 0.
         weight_decay: as the optimizer defines it.
         seed: of initial weights, order and augmentation.
@@ -71,7 +71,7 @@ class TrainingConfig:
         return build_model(self.model, tuple(in_shape), len(dataset.classes), seed=self.seed)
 
     def make_transform(self) -> Transform | None:
-        """Return what changes the training images at random, or None."""
+        """Return the augmentation of training images, or None."""
         return None
 
     def make_loader(self, dataset: Dataset, *, train: bool, device: Device = CPU) -> Loader:
@@ -102,13 +102,13 @@ class TrainingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(TrainingConfig):
-    """What a training run follows from.
+    """The configuration of `xpcnn train`.
 
     Attributes:
         epochs: passes over the training images.
         augment: whether training images are rotated, scaled and shifted a little at random.
 
-    The others are those of `TrainingConfig`.
+    For the other attributes see `TrainingConfig`.
     """
 
     epochs: int = 15
@@ -120,6 +120,6 @@ class RunConfig(TrainingConfig):
             raise ValueError(f"epochs must be at least 1, got {self.epochs}")
 
     def make_transform(self) -> Transform | None:
-        # Wide strokes and small turns are what handwriting and photographs have in common.
+        # Small rotations, scalings and shifts suit both handwriting and photographs.
         options: dict[str, Any] = {"degrees": 10, "scale": (0.9, 1.1), "translate": (0.07, 0.07)}
         return RandomAffine(**options) if self.augment else None

@@ -1,17 +1,17 @@
-"""Folders for results: always new ones, so that nothing is overwritten."""
+"""Folders for results, always new so that nothing is overwritten."""
 
 from pathlib import Path
 
 
 def make_folder(path: Path, advice: str) -> None:
-    """Make a new folder, and those above it.
+    """Make a new folder, with its parents.
 
     Args:
         path: where.
-        advice: what to do if something is there already; the end of the message.
+        advice: what to do if it exists already; the end of the message.
 
     Raises:
-        ValueError: if something is there already, or the folder cannot be made.
+        ValueError: if it exists already, or cannot be made.
     """
     try:
         path.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Loss and other averages over an epoch, kept on the device and read from it only when somebody looks."""
+"""Loss and metrics averaged over an epoch. They stay on the device until they are read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class NonFiniteLossError(ArithmeticError):
     """The loss became infinite or not a number.
 
     Attributes:
-        batch: how many batches the metrics had seen before the one at fault.
+        batch: how many batches came before the one with this loss.
         value: the loss.
     """
 
@@ -24,11 +24,11 @@ class NonFiniteLossError(ArithmeticError):
 
 
 class Metrics:
-    """Averages over the samples seen since the metrics were made: of the loss, and of whatever else is measured.
+    """Averages over samples: of the loss and of other functions of outputs and targets.
 
     Args:
-        functions: by name, functions of outputs and targets that return the sum over the batch of something measured
-            for each sample, as a 0-d array; such as a loss's `metrics`. None for the accuracy of a classifier.
+        functions: by name, functions of outputs and targets that return a sum over the batch as a 0-d array, such as
+            `Loss.metrics`. None for the accuracy of a classifier.
 
     Attributes:
         losses: mean loss of each batch read so far.
@@ -44,7 +44,7 @@ class Metrics:
         self._pending: list[tuple[Array, ...]] = []
 
     def update(self, loss: Array, outputs: Array, targets: Array) -> None:
-        """Take up one batch, without waiting for the device.
+        """Add one batch, without waiting for the device.
 
         Args:
             loss: 0-d, the mean over the batch.
@@ -55,7 +55,7 @@ class Metrics:
         self.sizes.append(len(targets))
 
     def read(self) -> None:
-        """Fetch from the device what is not yet on the host.
+        """Copy values that are still on the device to the host.
 
         Raises:
             NonFiniteLossError: if a loss is infinite or not a number.
@@ -75,27 +75,27 @@ class Metrics:
 
     @property
     def samples(self) -> int:
-        """How many samples were taken up."""
+        """The number of samples."""
         return sum(self.sizes)
 
     @property
     def loss(self) -> float:
-        """The mean loss per sample; nan if there was none."""
+        """The mean loss per sample; nan without samples."""
         self.read()
         return float(np.average(self.losses, weights=self.sizes)) if self.sizes else float("nan")
 
     def averages(self) -> dict[str, float]:
-        """Return the loss and each function's average over the samples by name; nan if there was none."""
+        """Return the loss and each function's average over the samples by name; nan without samples."""
         loss, samples = self.loss, self.samples or float("nan")
         return {"loss": loss} | {name: total / samples for name, total in self.sums.items()}
 
     @property
     def accuracy(self) -> float:
-        """The fraction of samples classified correctly, from 0 to 1, where that is measured; nan if there was none."""
+        """The fraction of samples classified correctly, from 0 to 1, if accuracy is measured; nan without samples."""
         return self.averages()["accuracy"]
 
     @property
     def correct(self) -> int:
-        """How many samples were classified correctly, where that is measured."""
+        """How many samples were classified correctly, if accuracy is measured."""
         self.read()
         return round(self.sums["accuracy"])

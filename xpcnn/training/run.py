@@ -26,17 +26,17 @@ class Run:
 
     Args:
         path: the folder: a new one, or with `resume` that of an earlier run.
-        config: what the run follows from.
+        config: the configuration.
         data_dir: see `load_dataset`.
         device: where to train.
-        callbacks: told of each step and epoch, before those that keep the folder up to date.
-        resume: go on from the folder's checkpoint.
+        callbacks: called before those that update the folder.
+        resume: continue from the folder's checkpoint.
 
     Attributes:
         path: the folder, holding `config.json`, `history.jsonl`, `checkpoint.safetensors` and pictures.
-        config: what the run follows from.
+        config: the configuration.
         loader: the loader of the training images.
-        trainer: ready to go on where the folder's checkpoint stops, or to begin.
+        trainer: at the start of training, or in the state of the folder's checkpoint.
         test: the loader of the test images.
         history: the records of all epochs.
 
@@ -69,14 +69,14 @@ class Run:
         model.to(device)
         self.trainer = trainer
         if not resume:
-            make_folder(path, "choose another output, or go on with it by --resume")
+            make_folder(path, "choose another --output, or continue it with --resume")
             text = json.dumps(asdict(config), indent=2) + "\n"
             (path / CONFIG).write_text(text, encoding="utf-8")
         self.history = History(path / "history.jsonl")
         trainer.callbacks += [self.history, Checkpointer(self.save)]
 
     def fit(self) -> None:
-        """Train to the end, or until `trainer.stop()`; the folder is kept up to date throughout."""
+        """Train to the end, or until `trainer.stop()`; the folder is updated after each epoch."""
         self.trainer.fit(self.loader, self.config.epochs, self.test)
 
     def save(self) -> None:
@@ -88,7 +88,7 @@ def read_config(path: Path) -> RunConfig:
     """Return the configuration of a run's folder.
 
     Raises:
-        ValueError: if it is no run's folder, or its configuration is damaged.
+        ValueError: if the folder is not that of a run, or its configuration is damaged.
     """
     try:
         return RunConfig.from_dict(json.loads((path / CONFIG).read_text(encoding="utf-8")))

@@ -22,10 +22,10 @@ Batch: TypeAlias = tuple[Array, Array]
 
 @runtime_checkable
 class Epochs(Protocol):
-    """Batches that can be had again from any place, as a `Loader` gives them."""
+    """Batches of any epoch, from any batch on, as a `Loader` gives them."""
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Return the batches of an epoch, from number `start` on."""
+        """Return the batches of epoch `epoch` (0 is the first), from batch `start` on."""
         ...
 
 
@@ -43,18 +43,18 @@ class Trainer:
         model: called with a batch's inputs; training runs on the device its parameters are on.
         optimizer: over the model's parameters.
         loss: of outputs and targets; None for cross-entropy.
-        callbacks: told of each step and epoch, in order.
-        metrics: what to measure beside the loss, as `Metrics` takes it; None for what the loss has.
+        callbacks: called in this order at each step and epoch.
+        metrics: what to measure besides the loss, as in `Metrics`; None for the metrics of the loss.
         before_step: called with the optimizer between the backward pass and the step: the place to clip gradients, to
-            sum them over processes or to undo a scaling of the loss. If it returns False, the step is left out and the
-            gradients stay for the next batch to add to.
+            sum them over processes or to undo loss scaling. If it returns False, the step is skipped and the next
+            batch adds to the gradients.
 
     Attributes:
         epoch: how many epochs are complete.
-        batch: how many batches of the epoch under way are done.
-        metrics: of the epoch under way, or of the last one.
+        batch: how many batches of the current epoch are done.
+        metrics: those of the current epoch, or of the last one.
 
-    Gradients summed over four batches, then clipped:
+    Example: gradients summed over four batches, then clipped.
 
         def before_step(optimizer):
             before_step.calls = getattr(before_step, "calls", 0) + 1
@@ -84,12 +84,12 @@ class Trainer:
         self._stop_requested = False
 
     def fit(self, batches: Batches, epochs: int, test: Batches | None = None) -> list[Record]:
-        """Train until `epochs` epochs are complete, and return a record for each one trained here.
+        """Train until `epochs` epochs are complete, and return the record of each epoch trained by this call.
 
         Args:
             batches: a `Loader`, or anything to iterate over once for each epoch, such as a list of pairs of inputs and
                 targets; they may lie on the host.
-            epochs: in all, those before a resumed run included.
+            epochs: in total, including those before the run was resumed.
             test: batches to evaluate on after each epoch.
 
         Raises:
@@ -97,7 +97,7 @@ class Trainer:
             ValueError: if there are no batches, or one does not fit the model.
         """
         self._stop_requested = False
-        # A loss that overflows is told of once, below, with the step; not by NumPy for each layer it passes.
+        # An overflow is reported once, below, with its step, rather than by NumPy in each layer.
         with np.errstate(over="ignore", invalid="ignore"):
             return self._fit(batches, epochs, test)
 
@@ -130,7 +130,7 @@ class Trainer:
         return records
 
     def _train_epoch(self, batches: Iterator[Batch], length: int | None) -> bool:
-        """Train on the batches of an epoch, and return whether it is complete, or was stopped before."""
+        """Train on the batches of an epoch; return False if it was stopped before its end."""
         for inputs, targets in self.model.device.prefetch(_checked(batches)):
             self._train_step(inputs, targets)
             self.batch += 1
@@ -138,11 +138,15 @@ class Trainer:
             if self._stop_requested:
                 return self.batch == length
         if not self.batch:
-            raise ValueError("there are no batches: an iterator can be used up; pass a list or a Loader")
+            raise ValueError("there are no batches: an iterator yields them only once; pass a list or a Loader")
         return True
 
     def train_step(self, inputs: Array, targets: Array) -> None:
-        """Change the model by one batch, which may lie on the host."""
+        """Train on one batch, which may be on the host.
+
+        Raises:
+            ValueError: if the batch does not fit the model, or holds values that are not finite.
+        """
         check_batch(inputs, targets)
         self._train_step(self.model.device.asarray(inputs), targets)
 
@@ -160,7 +164,7 @@ class Trainer:
         self.metrics.update(loss, outputs, targets)
 
     def stop(self) -> None:
-        """Ask a running `fit` to return after the step under way; may be called from a signal handler."""
+        """Make a running `fit` return after the current step; may be called from a signal handler."""
         self._stop_requested = True
 
     @property
@@ -169,21 +173,25 @@ class Trainer:
         return self._stop_requested
 
     def checkpoint(self, info: dict[str, Any] | None = None) -> Checkpoint:
-        """Return all that is needed to go on from here with the same bits, on any device."""
+        """Return a checkpoint from which training resumes with the same bits as without interruption.
+
+        Args:
+            info: further entries for `Checkpoint.info`.
+        """
         progress = {"epoch": self.epoch, "batch": self.batch, "step": self.optimizer.steps}
         return Checkpoint(self.model.state_dict(), self.optimizer.state_dict(), {**(info or {}), "progress": progress})
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Take up the state of a checkpoint, so that `fit` goes on with the batch after its last.
+        """Load a checkpoint, so that `fit` continues with the next batch.
 
         Raises:
-            CheckpointError: if it holds no training progress.
+            CheckpointError: if it has no training progress.
             ValueError: if it belongs to another model or optimizer.
         """
         try:
             epoch, batch, step = (int(checkpoint.info["progress"][key]) for key in ("epoch", "batch", "step"))
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"the checkpoint holds no training progress to resume: {error!r}") from error
+            raise CheckpointError(f"the checkpoint has no training progress to resume: {error!r}") from error
         self.model.load_state_dict(checkpoint.model)
         self.optimizer.load_state_dict({"steps": np.array(step), **checkpoint.optimizer})
         self.epoch, self.batch = epoch, batch
@@ -218,11 +226,11 @@ class Trainer:
 def evaluate(
     model: Module, batches: Batches, loss: Loss | None = None, metrics: Mapping[str, Metric] | None = None
 ) -> Metrics:
-    """Return loss and metrics of a model in evaluation mode; its mode is restored afterwards.
+    """Return the loss and metrics of a model, computed in evaluation mode; its mode is restored afterwards.
 
     Args:
-        model, loss, metrics: as `Trainer` takes them.
-        batches: see `Trainer.fit`; of a `Loader` the first epoch.
+        model, loss, metrics: see `Trainer`.
+        batches: see `Trainer.fit`; of a `Loader`, its first epoch.
     """
     loss = CrossEntropyLoss() if loss is None else loss
     training = model.training
@@ -244,15 +252,15 @@ def _epoch(batches: Batches, epoch: int, start: int) -> Iterator[Batch]:
 
 
 def _checked(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Pass on batches that lie on the host still, where they can be looked at."""
+    """Yield the batches, checked; on the host checking costs no synchronisation."""
     for inputs, targets in batches:
         check_batch(inputs, targets)
         yield inputs, targets
 
 
 def check_batch(inputs: Array, targets: Array) -> None:
-    """Raise ValueError for a batch on the host that no model can learn from."""
+    """Raise ValueError if a batch has unequal lengths, or is on the host and has values that are not finite."""
     if len(inputs) != len(targets):
         raise ValueError(f"expected as many targets as inputs, got {len(targets)} for {len(inputs)}")
     if device_of(inputs).on_host and not np.isfinite(inputs).all():
-        raise ValueError(f"the inputs hold {np.count_nonzero(~np.isfinite(inputs))} values that are nan or infinite")
+        raise ValueError(f"the inputs have {np.count_nonzero(~np.isfinite(inputs))} values that are nan or infinite")
