@@ -83,10 +83,13 @@ def unpack(archive: Path, sizes: Mapping[str, int], limit: int) -> None:
     import tarfile
     import zlib
 
+    def stream(unpacked: gzip.GzipFile) -> IO[bytes]:
+        return cast(IO[bytes], _Limited(unpacked.read, limit))  # `read` is all that tarfile needs of a stream
+
     missing = dict(sizes)
     try:
         # As a stream: only what was asked for is ever in memory, and nothing is read twice.
-        with gzip.GzipFile(archive) as unpacked, tarfile.open(fileobj=_limited(unpacked, limit), mode="r|") as members:
+        with gzip.GzipFile(archive) as unpacked, tarfile.open(fileobj=stream(unpacked), mode="r|") as members:
             for member in members:
                 name = Path(member.name).name
                 # A sparse member may be of any size at no cost of its own.
@@ -105,10 +108,6 @@ def unpack(archive: Path, sizes: Mapping[str, int], limit: int) -> None:
         raise DataError(f"truncated or corrupt archive ({error})") from error
     if missing:
         raise DataError(f"the archive lacks {', '.join(sorted(missing))}")
-
-
-def _limited(file: IO[bytes], limit: int) -> IO[bytes]:
-    return cast(IO[bytes], _Limited(file.read, limit))  # `read` is all that a stream of tarfile's needs
 
 
 class _Limited:

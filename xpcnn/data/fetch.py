@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any
 
 from .errors import DataError
 
 TIMEOUT = 30.0  # seconds without an answer or a byte
 GRACE, SLOWEST = 60.0, 16 << 10  # seconds in all: a minute, and then as long as this many bytes a second take
-REDIRECTIONS = 5
 _CHUNK = 1 << 16
 
 
@@ -18,7 +16,7 @@ def fetch(address: str, path: Path, limit: int) -> None:
     """Fetch a file.
 
     Args:
-        address: its URL. What it redirects to is followed a few times, and only by http and https.
+        address: its URL.
         path: where it goes; there may be part of it after an error.
         limit: the most bytes that it may have. It bounds the time too: see `GRACE`.
 
@@ -46,19 +44,20 @@ def fetch(address: str, path: Path, limit: int) -> None:
         stop.set()
     if worker.is_alive():
         raise DataError(f"took longer than {seconds:.0f} seconds")
-    for fault in faults:
-        raise fault
+    if faults:
+        raise faults.pop()  # out of the list: with it the traceback would be a circle, and keep the connection open
 
 
 def _fetch(address: str, path: Path, limit: int, stop: threading.Event) -> None:
     # Imported here: most runs find their data on the disk.
     from http.client import HTTPException
     from urllib.error import HTTPError
+    from urllib.request import urlopen
 
     from tqdm import tqdm
 
     try:
-        with _open(address) as answer, path.open("wb") as file:
+        with urlopen(address, timeout=TIMEOUT) as answer, path.open("wb") as file:
             size = getattr(answer, "length", None)  # unknown to other protocols than HTTP
             if size is not None and size > limit:
                 raise DataError(f"the file has {size} bytes, expected at most {limit}")
@@ -74,26 +73,9 @@ def _fetch(address: str, path: Path, limit: int, stop: threading.Event) -> None:
         if size and received < size:
             raise DataError(f"the connection broke after {received} of {size} bytes")
     except HTTPError as error:
-        # Its message may have several lines.
-        raise DataError(" ".join(str(error).split())) from error
+        with error:  # it holds the connection
+            raise DataError(" ".join(str(error).split())) from error  # a redirection loop is told in several lines
     except (HTTPException, ValueError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"the connection broke ({error!r})") from error
-
-
-def _open(address: str) -> Any:
-    from urllib.error import URLError
-    from urllib.request import HTTPRedirectHandler, Request, build_opener
-
-    class Redirects(HTTPRedirectHandler):
-        max_redirections = REDIRECTIONS
-
-        def redirect_request(
-            self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
-        ) -> Request | None:
-            if not newurl.lower().startswith(("http://", "https://")):
-                raise URLError(f"redirected to {newurl:.80}, which is neither http nor https")
-            return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-    return build_opener(Redirects).open(address, timeout=TIMEOUT)
