@@ -64,11 +64,12 @@ def rgb(path):
     return np.asarray(picture)
 
 
-@pytest.mark.parametrize("name", ["x.png", "x.tif", "x.pgm"])
-def test_sixteen_bits_are_scaled_not_clipped(save, name):
-    path = save(RAMP.astype(np.uint16) * 257, name)
-    np.testing.assert_array_equal(grey(path), RAMP)
-    np.testing.assert_array_equal(rgb(path), np.dstack([RAMP] * 3))
+def test_sixteen_bits_are_scaled_not_clipped(save, tmp_path):
+    values = RAMP.astype(np.uint16) * 257
+    (tmp_path / "x.pgm").write_bytes(b"P5 4 2 65535\n" + values.astype(">u2").tobytes())
+    for path in (save(values, "x.png"), save(values, "x.tif"), tmp_path / "x.pgm"):
+        np.testing.assert_array_equal(grey(path), RAMP)
+        np.testing.assert_array_equal(rgb(path), np.dstack([RAMP] * 3))
 
 
 def test_the_white_of_a_tiff_follows_from_its_bits_and_meaning(tmp_path):
@@ -143,6 +144,7 @@ def test_pictures_are_turned_upright(save, name, orientation):
     path = save(np.ascontiguousarray(stored), name, "RGB" if name == "x.webp" else None, exif=exif, **options)
     np.testing.assert_allclose(grey(path)[8::16, 8::16], RAMP, atol=3)
     assert read_picture(path, 1)[0].size == (64, 32)
+    assert ("turned upright by its EXIF orientation" in read_picture(path, 1)[1]) == (orientation > 1)
 
 
 def ink_on_nothing(value, mode):

@@ -95,7 +95,9 @@ def _decode(picture: Any, head: bytes, mode: str) -> tuple[Any, list[str]]:
         limits = f"at most {LARGEST >> 20} MiB and {LONGEST:,} pixels a side"
         raise DataError(f"{picture.width}×{picture.height} pixels take {needed >> 20:,} MiB, expected {limits}")
     frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)  # MPO: a photograph and its previews
+    turn = _TURNS.get(picture.getexif().get(_EXIF_ORIENTATION))
     split = _split_deep(picture) if picture.mode in _DEEP else _split_colours(picture, head)
+    read = f"read {picture.width}×{picture.height} as {'grey' if mode == 'L' else 'RGB'}"
     picture.load()
     width, height = picture.size
     factor = math.isqrt((width * height - 1) // KEPT) + 1
@@ -112,11 +114,10 @@ def _decode(picture: Any, head: bytes, mode: str) -> tuple[Any, list[str]]:
             ground = Image.new("L", colours.size, paper).convert(colours.mode)
             colours = Image.composite(colours, ground, alpha)
         result.paste(colours.convert(mode).reduce(factor), (0, i * rows // factor))
-    # Pillow turns a TIFF itself, and then leaves no orientation.
-    if turn := _TURNS.get(picture.getexif().get(_EXIF_ORIENTATION)):
-        result = result.transpose(Image.Transpose[turn])
+    if turn is not None:
+        if picture.format != "TIFF":  # which Pillow has turned already
+            result = result.transpose(Image.Transpose[turn])
         done.append("turned upright by its EXIF orientation")
-    read = f"read {picture.width}×{picture.height} as {'grey' if mode == 'L' else 'RGB'}"
     return result, [read if frames == 1 else f"{read}, the first of {frames} pictures", *done]
 
 
