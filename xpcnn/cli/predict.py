@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..data import DATASETS, load_dataset
+from ..data.errors import one_line
 from ..data.formats.images import read_image
 from ..training import evaluate, load_trained, predict
 from .options import add_command, add_data_dir, add_device, add_threads
@@ -20,7 +21,7 @@ def add_commands(commands: Any) -> None:
     measuring.add_argument("--data", help="another data set of the same shape")
     classifying = add_command(commands, "predict", _predict, "classify pictures")
     classifying.add_argument("run", metavar="RUN", help="folder of a run, or a checkpoint file")
-    classifying.add_argument("images", metavar="IMAGE", nargs="+", help="PNG, JPEG or other picture, of any size")
+    classifying.add_argument("images", metavar="IMAGE", nargs="+", help="PNG, JPEG, TIFF or other picture, of any size")
     for parser in (measuring, classifying):
         add_data_dir(parser)
         add_device(parser)
@@ -53,5 +54,5 @@ def _predict(args: argparse.Namespace) -> int:
     probabilities = predict(model, np.stack([image for image, _ in pictures]), mean=info.mean, std=info.std)
     for path, (_, done), row in zip(args.images, pictures, probabilities, strict=True):
         best = int(row.argmax())
-        print(f"{path}: {info.classes[best]} ({row[best]:.1%})  [{'; '.join(done)}]")
+        print(f"{one_line(path)}: {info.classes[best]} ({row[best]:.1%})  [{'; '.join(done)}]")
     return 0

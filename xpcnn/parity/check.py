@@ -56,7 +56,8 @@ def check(
         ValueError: if TF32 was asked for and the device does not have it.
     """
     trace, device = Trace.load(path), backend.device(device)
-    with device.allow_tf32() if tf32 else nullcontext():
+    # NaN and values beyond the range are reported as differences.
+    with device.allow_tf32() if tf32 else nullcontext(), np.errstate(over="ignore", invalid="ignore"):
         return _report(trace, device, data_dir)
 
 
