@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 
 SLOW = 5.0  # seconds
 MEMORY = 2 << 30  # bytes beyond what the process has at the start
-TURN = 200  # executions of a target before the next one's turn
+TURN, DRAWN = 1000, 200  # executions of a target, by damage and by hypothesis, before the next one's turn
 COMMANDS = "command lines"
 
 
@@ -66,7 +66,7 @@ def drawn(strategy: st.SearchStrategy[Any], start: int, run: Callable[[Any], Non
 
     @seed(start)
     @settings(
-        max_examples=TURN,
+        max_examples=DRAWN,
         deadline=None,
         database=None,
         phases=[Phase.generate],

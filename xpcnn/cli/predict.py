@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,7 +52,8 @@ def _predict(args: argparse.Namespace) -> int:
     info = DATASETS[config.data]
     # All files are read first: a bad one is to be said before any result.
     try:
-        pictures = [read_image(path, info.shape, drawing=info.drawing) for path in args.images]
+        with _quiet_libraries():
+            pictures = [read_image(path, info.shape, drawing=info.drawing) for path in args.images]
     except ImportError as error:
         raise ImportError(f"reading pictures needs Pillow: pip install pillow ({error})") from error
     probabilities = predict(model, np.stack([image for image, _ in pictures]), mean=info.mean, std=info.std)
@@ -56,3 +61,20 @@ def _predict(args: argparse.Namespace) -> int:
         best = int(row.argmax())
         print(f"{one_line(path)}: {info.classes[best]} ({row[best]:.1%})  [{'; '.join(done)}]")
     return 0
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Drop what compiled libraries write to stderr by themselves, as libtiff does for each fault of a file."""
+    with Path(os.devnull).open("wb") as nowhere:
+        try:
+            stderr = os.dup(2)
+        except OSError:  # closed by the user
+            yield
+            return
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
