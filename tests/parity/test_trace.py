@@ -237,6 +237,7 @@ DAMAGE = {
         edit(lambda info: info["steps"][1].update(file="step-0001.safetensors")),
         r"steps\[1\].file: expected step-0002.safetensors",
     ),
+    "no file": (edit(lambda info: info["steps"][1].pop("file")), r"steps\[1\]: file is absent"),
     "a wrong type": (
         edit(lambda info: info["steps"][2].update(loss="2.3")),
         r"trace.json: steps\[2\].loss: expected a number, got '2.3'",

@@ -24,10 +24,22 @@ def count(value: Any) -> bool:
     return type(value) is int and 0 <= value < _LARGEST
 
 
+def text_or_null(value: Any) -> bool:
+    """A text, if there is one."""
+    return value is None or text(value)
+
+
 _CALL = {"name": text, "kind": text, "arithmetic": text, "x": text, "y": text, "gradients": {"": text}}
 _LOSS_CALL = dict.fromkeys(("kind", "output", "target", "value", "gradient"), text)
 _DRIFT = dict.fromkeys(("forward", "backward", "correct"), number)
-_STEP = {"loss": number, "correct": count, "sizes": {"": number}, "drift": {"": _DRIFT}, "data": text}
+_STEP = {
+    "loss": number,
+    "correct": count,
+    "sizes": {"": number},
+    "drift": {"": _DRIFT},
+    "data": text,
+    "file": text_or_null,
+}
 _STORED = {"calls": [_CALL], "loss_call": _LOSS_CALL, "after": {"": text}}
 _INFO = {
     "config": {},
@@ -46,9 +58,9 @@ def misfit(info: Any) -> str:
     for i, step in enumerate(info["steps"]):
         # Other names could lead out of the folder.
         expected = f"step-{i + 1:04}.safetensors"
-        if step.get("file", expected) not in (None, expected):
+        if step["file"] not in (None, expected):
             return f"steps[{i}].file: expected {expected} or null, got {step['file']!r:.60}"
-        if step.get("file") and (fault := _misfit(step, _STORED, f"steps[{i}]")):
+        if step["file"] and (fault := _misfit(step, _STORED, f"steps[{i}]")):
             return fault
     return ""
 
