@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from xpcnn.data.errors import DataError, one_line
-from xpcnn.data.files import open_file, read_file
+from xpcnn.data.files import open_file
 from xpcnn.data.formats.cifar import RECORD, read_cifar
 from xpcnn.data.formats.idx import read_idx
 
@@ -19,9 +19,6 @@ def test_files_and_links_to_them_are_read(tmp_path):
     for name in ("file", "link"):
         with open_file(tmp_path / name) as file:
             assert file.read() == b"abc"
-    assert read_file(tmp_path / "file", 3) == b"abc"
-    with pytest.raises(OSError, match="larger than the 2 bytes"):
-        read_file(tmp_path / "file", 2)
 
 
 @needs_fifos

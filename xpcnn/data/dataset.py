@@ -91,7 +91,7 @@ def load_dataset(
     else:
         folder = data_folder(data_dir) / info.folder
         published = info.files[split]
-        # Whatever bears the name of a file counts as there, be it a FIFO or a broken link: reading says what is wrong.
+        # A FIFO or a broken link of that name is not replaced by a download: reading it says what is wrong.
         absent = {file: known.size for file, known in published.items() if not os.path.lexists(folder / file)}
         if absent and not download:
             raise DataError(f"{name}: {', '.join(absent)} not found in {folder}, and downloading is off")

@@ -1,4 +1,4 @@
-"""Fetching one file from an address that may answer anything, for ever, or not at all."""
+"""Fetching one file from a server that may send too much, too slowly, or nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from .errors import DataError
 
 TIMEOUT = 30.0  # seconds without an answer or a byte
-GRACE, SLOWEST = 60.0, 16 << 10  # seconds in all: a minute, and then as long as this many bytes a second take
+GRACE, SLOWEST = 60.0, 16 << 10  # a download may take GRACE seconds, and 1 second for each SLOWEST bytes
 _CHUNK = 1 << 16
 
 
@@ -34,8 +34,8 @@ def fetch(address: str, path: Path, limit: int) -> None:
         except BaseException as error:
             faults.append(error)
 
-    # In a thread of its own, as no timeout of the library bounds it all: a server may send a header a byte at a time,
-    # and looking up its name may hang. An abandoned thread ends with its next byte, or with the process.
+    # In a thread: urllib's timeout bounds each read, but not all of them together, nor the search for the server's
+    # address. A thread that took too long is left alone; it ends with its next byte, or with the process.
     worker = threading.Thread(target=run, name="xpcnn-download", daemon=True)
     worker.start()
     try:

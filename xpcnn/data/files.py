@@ -18,14 +18,14 @@ _KINDS = {
 def open_file(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a regular file, or a link to one, for reading bytes.
 
-    Anything else is refused at once: a FIFO would be waited for, a device may never end.
+    Anything else is refused: opening a FIFO waits for its writer, and a device may have no end.
 
     Raises:
-        OSError: if there is no such file, it is none, or it cannot be opened; `strerror` says why in a few words.
+        OSError: if it does not exist, is not a regular file, or cannot be opened; `strerror` says why in a few words.
     """
     try:
         _refuse_others(Path(path).stat().st_mode, path)
-        # Between the two looks the file may become a FIFO: without O_NONBLOCK opening one waits for its writer.
+        # O_NONBLOCK: the file may have been replaced by a FIFO since the check.
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         descriptor = os.open(path, flags)
     except ValueError as error:  # a name with a null character
@@ -36,19 +36,6 @@ def open_file(path: str | os.PathLike[str]) -> BinaryIO:
     except BaseException:
         os.close(descriptor)
         raise
-
-
-def read_file(path: str | os.PathLike[str], limit: int) -> bytes:
-    """Return the content of a regular file of at most `limit` bytes.
-
-    Raises:
-        OSError: as `open_file` does, or if the file is larger.
-    """
-    with open_file(path) as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:
-        raise OSError(errno.EFBIG, f"larger than the {limit:,} bytes that it may have", str(path))
-    return content
 
 
 def _refuse_others(mode: int, path: str | os.PathLike[str]) -> None:

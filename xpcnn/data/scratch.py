@@ -1,4 +1,4 @@
-"""Temporary folders beside what they are for; those that a killed process left behind are removed."""
+"""Temporary folders for downloads; those that a killed process left behind are removed."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import IO
 
 _PREFIX, _LOCK = ".download-", ".lock"
-_OLD = 24 * 3600.0  # seconds after which a folder is abandoned whose lock cannot tell
+_OLD = 24 * 3600.0  # seconds
 
 
 def scratch_folder(folder: Path) -> AbstractContextManager[Path]:
-    """Make a temporary folder inside of another, and so on its disk: a file moves out of it in one step.
+    """Make a temporary folder in another folder, so that files move out of it in one step.
 
-    A lock on a file in it tells that its process lives; the system releases it when the process ends, however it does.
-    Folders of this kind that nobody holds are removed. Where there are no such locks (Windows, some network disks),
-    and for folders of versions before, age tells: a day.
+    The process locks a file in it; the system releases the lock when the process ends, however it ends. Temporary
+    folders whose lock is free are removed first. Where there are no such locks (Windows, some network disks), and for
+    folders of older versions, which have none, those older than a day are removed.
 
     Returns:
-        a context manager that gives the folder and removes it in the end.
+        a context manager whose value is the folder, which it removes at its end.
 
     Raises:
         OSError: if it cannot be made.
@@ -53,7 +53,7 @@ def _held(path: Path, lock: IO[bytes]) -> Iterator[Path]:
 
 def _abandoned(path: Path) -> bool:
     if not (path / _LOCK).exists() or os.name == "nt":
-        return time.time() - path.stat().st_mtime > _OLD  # without a lock: one just being made, or an old version's
+        return time.time() - path.stat().st_mtime > _OLD  # no lock: just being made, or of an older version
     with (path / _LOCK).open("rb") as lock:
         return _lock(lock)
 
