@@ -8,8 +8,10 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from fuzz.targets import Target
 from hypothesis import strategies as st
+from picture_files import png_file, tiff_file
+
+from fuzz.targets import Target
 
 _NUMBERS = st.one_of(
     st.integers(-3, 70),
@@ -51,6 +53,42 @@ def idx_files(draw: st.DrawFn) -> bytes:
     sizes = draw(st.lists(st.one_of(st.integers(0, 3), st.sampled_from([2**16, 2**31, 2**32 - 1])), max_size=70))
     header = struct.pack(f">BBBB{len(sizes)}I", 0, 0, code, len(sizes), *sizes)
     return header + draw(st.binary(max_size=40))
+
+
+_SIDES = st.one_of(st.integers(0, 9), st.sampled_from([65_535, 65_536, 2**31 - 1, 2**32 - 1]))
+_BITS = st.sampled_from([1, 2, 4, 8, 12, 16, 32, 64])
+
+
+@st.composite
+def png_files(draw: st.DrawFn) -> bytes:
+    """PNG files of any header, with right checksums."""
+    chunks = st.tuples(st.sampled_from([b"tRNS", b"PLTE", b"eXIf", b"gAMA", b"acTL", b"iCCP", b"tEXt"]), st.binary())
+    size, bits, colour = draw(st.tuples(_SIDES, _SIDES)), draw(_BITS), draw(st.integers(0, 7))
+    rows = draw(st.one_of(st.just(bytes(4096)), st.binary()))
+    return png_file(size, bits, colour, rows, draw(st.lists(chunks, max_size=2)), draw(st.integers(0, 2)))
+
+
+@st.composite
+def tiff_files(draw: st.DrawFn) -> bytes:
+    """TIFF files of any tags."""
+    tags = {256: draw(_SIDES), 257: draw(_SIDES), 258: draw(_BITS)}
+    for tag, values in {
+        259: [1, 2, 4, 5, 7, 8, 32_773],  # compression
+        262: [0, 1, 2, 3, 5, 6, 8],  # photometric
+        266: [1, 2],  # fill order
+        273: [0, 8, 2**31],  # place of the strip
+        274: [*range(10)],  # orientation
+        277: [0, 1, 2, 3, 4, 5],  # samples
+        278: [0, 1, 9],  # rows
+        279: [0, 1, 64, 2**31],  # bytes of the strip
+        284: [1, 2],  # planes
+        317: [1, 2, 3],  # predictor
+        338: [0, 1, 2],  # extra samples
+        339: [0, 1, 2, 3, 4, 6],  # sample format
+    }.items():
+        if draw(st.booleans()):
+            tags[tag] = draw(st.sampled_from(values))
+    return tiff_file(draw(st.one_of(st.just(bytes(range(256)) * 4), st.binary())), tags)
 
 
 @st.composite
@@ -99,6 +137,8 @@ def structures(targets: dict[str, Target]) -> dict[str, st.SearchStrategy[bytes]
     arrays = {name: safetensors_files(targets[name].seeds[0]) for name in targets if name.startswith("trace, ")}
     return {
         "idx": idx_files(),
+        "png": png_files(),
+        "tiff": tiff_files(),
         "config.json": st.one_of(changed_json(config), JSON.map(lambda value: json.dumps(value).encode())),
         "history.jsonl": lines.map(b"\n".join),
         "trace.json": changed_json(json.loads(trace.seeds[0])).map(sign),

@@ -34,7 +34,7 @@ NAMES = [
 ]
 UNCHECKED = pytest.mark.xfail(reason="checkpoints and configurations are not checked in full yet (items 8, 9)")
 STRUCTURED = [
-    *("idx", "trace, initial.safetensors", "trace, step-0001.safetensors"),
+    *("idx", "png", "tiff", "trace, initial.safetensors", "trace, step-0001.safetensors"),
     *(
         pytest.param(name, marks=UNCHECKED)
         for name in ("config.json", "history.jsonl", "checkpoint", "trained network", "trace.json")

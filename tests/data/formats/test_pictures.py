@@ -4,10 +4,10 @@ import os
 import struct
 import subprocess
 import sys
-import zlib
 
 import numpy as np
 import pytest
+from picture_files import png_file, tiff_file
 
 from xpcnn.data import DataError
 from xpcnn.data.formats import pictures
@@ -16,7 +16,7 @@ from xpcnn.data.formats.pictures import read_picture
 Image = pytest.importorskip("PIL.Image", reason="reading pictures needs Pillow, of the viz extra")
 
 RAMP = np.array([[0, 64, 128, 255], [32, 96, 160, 224]], np.uint8)  # no symmetry: no turn leaves it as it is
-TIFF_BITS, TIFF_SAMPLE_FORMAT, ORIENTATION = 258, 339, 274
+ORIENTATION = 274
 
 
 @pytest.fixture
@@ -30,25 +30,15 @@ def save(tmp_path):
 
 
 def png(path, size, bits, colour, rows, transparent=None):
-    """Write a PNG file of any number of bits."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", *size, bits, colour, 0, 0, 0))
-    content += chunk(b"tRNS", transparent) if transparent else b""
-    path.write_bytes(content + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+    path.write_bytes(png_file(size, bits, colour, rows, [(b"tRNS", transparent)] if transparent else []))
     return path
 
 
-def tiff(path, rows, bits, photometric=1, sample_format=1):
-    """Write an uncompressed grey TIFF of one strip."""
-    data = rows.tobytes()
-    tags = {256: rows.shape[1], 257: rows.shape[0], TIFF_BITS: bits, 259: 1, 262: photometric, 273: 8, 277: 1}
-    tags |= {278: rows.shape[0], 279: len(data), TIFF_SAMPLE_FORMAT: sample_format}
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
-    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
-    path.write_bytes(b"II*\0" + struct.pack("<I", 8 + len(data)) + data + directory)
+def tiff(path, rows, bits, photometric=1, sample_format=1, width=None):
+    """Write an uncompressed grey TIFF."""
+    height, width = len(rows), width or rows.shape[1]
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 277: 1, 278: height, 339: sample_format}
+    path.write_bytes(tiff_file(rows.tobytes(), tags))
     return path
 
 
@@ -77,9 +67,7 @@ def test_the_white_of_a_tiff_follows_from_its_bits_and_meaning(tmp_path):
     for rows, photometric, expected in ((values, 1, RAMP), (values, 0, 255 - RAMP)):
         np.testing.assert_array_equal(grey(tiff(tmp_path / "x.tif", rows, 16, photometric)), expected)
     twelve = np.array([[0x00, 0x0F, 0xFF]], np.uint8)  # two pixels: 0 and 4095
-    path = tiff(tmp_path / "x.tif", twelve, 12)
-    content = path.read_bytes().replace(struct.pack("<HHII", 256, 4, 1, 3), struct.pack("<HHII", 256, 4, 1, 2))
-    path.write_bytes(content)
+    path = tiff(tmp_path / "x.tif", twelve, 12, width=2)
     assert grey(path).tolist() == [[0, 255]]
 
 
@@ -229,10 +217,7 @@ def test_a_long_picture_is_refused(save):
 
 def test_a_small_file_of_very_many_pixels_takes_little_memory(tmp_path):
     side = 13_300
-    rows = zlib.compressobj(1)
-    line = b"\0" + b"\xff" * (side // 8 + 1)
-    data = b"".join(rows.compress(line) for _ in range(side)) + rows.flush()
-    path = png(tmp_path / "bits.png", (side, side), 1, 0, zlib.decompress(data))
+    path = png(tmp_path / "bits.png", (side, side), 1, 0, (b"\0" + b"\xff" * (side // 8 + 1)) * side)
     code = """if True:
         import resource, sys
         from xpcnn.data.formats.images import read_image
