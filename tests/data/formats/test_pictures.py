@@ -93,6 +93,11 @@ def test_pixels_of_unknown_range_are_refused(tmp_path, pixels, bits, sample_form
         read_picture(path, 1)
 
 
+def test_colours_that_not_every_pillow_converts_are_refused(save):
+    with pytest.raises(DataError, match=r"x\.tif: cannot be read as a picture \(pixels of Pillow's mode LAB"):
+        read_picture(save(Image.new("LAB", (2, 2)), "x.tif"), 3)
+
+
 def test_colours_are_those_that_a_viewer_shows(save, tmp_path):
     primaries = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255], [0, 0, 0]]], np.uint8)
     expected = [[76, 150, 29, 255, 0]]  # ITU-R 601

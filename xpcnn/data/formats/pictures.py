@@ -26,6 +26,18 @@ KEPT = 1 << 24  # pixels of the result: a larger picture is scaled down by a who
 _STRIP = 1 << 20  # pixels converted at once
 
 _BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}  # of a pixel once decoded; 4 in other modes
+_SHALLOW = (
+    "1",
+    "L",
+    "LA",
+    "P",
+    "PA",
+    "RGB",
+    "RGBA",
+    "RGBX",
+    "CMYK",
+    "YCbCr",
+)  # modes that every version of Pillow converts
 _DEEP = ("I;16", "I;16B", "I;16L", "I", "F")  # modes that Pillow converts to 8 bits by clipping
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_SAMPLE_FORMAT = 258, 262, 339
 _SIGNED = 2  # a sample format
@@ -123,6 +135,8 @@ def _decode(picture: Any, head: bytes, mode: str) -> tuple[Any, list[str]]:
 
 def _split_colours(picture: Any, head: bytes) -> _Split:
     """Return what splits strips of 8-bit grey or colours, with transparency in whatever form."""
+    if picture.mode not in _SHALLOW:
+        raise DataError(f"pixels of Pillow's mode {picture.mode}, which is not supported")
     if picture.format == "TIFF" and _SIGNED in picture.tag_v2.get(_TIFF_SAMPLE_FORMAT, ()):
         raise DataError("signed pixels, of which it is not known what is white")
     key = picture.info.get("transparency")
@@ -133,7 +147,7 @@ def _split_colours(picture: Any, head: bytes) -> _Split:
             raise DataError("a transparent colour of 16 bits, which is not supported")
         if picture.mode == "L":
             picture.info["transparency"] = key * 255 // ((1 << bits) - 1)
-    if key is None and picture.mode not in ("LA", "La", "PA", "RGBA", "RGBa"):
+    if key is None and picture.mode not in ("LA", "PA", "RGBA"):
         grey = picture.mode in ("1", "L")
         return lambda strip: (strip.convert("L" if grey else "RGB"), None)
 
