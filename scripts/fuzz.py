@@ -3,6 +3,9 @@
 Runs the targets of `tests/fuzz` (needs `python -m pip install ".[test]"`) with fresh seeds, and counts executions. What
 is not an answer or a documented error of one line is a finding: its content is kept in a folder, and `--again FILE`
 reads it once more. An execution that takes longer than 5 seconds or more than 2 GiB of memory is a finding, too.
+libtiff writes lines of its own to stderr.
+
+Measured 2026-11-21 on two cores of an AMD EPYC (Zen 4) with other work beside: 217,200 executions in 9 minutes.
 """
 
 from __future__ import annotations

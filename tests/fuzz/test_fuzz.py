@@ -32,7 +32,7 @@ NAMES = [
     *("checkpoint", "trained network", "config.json", "history.jsonl"),
     *("trace.json", "trace, initial.safetensors", "trace, step-0001.safetensors"),
 ]
-UNCHECKED = pytest.mark.xfail(reason="checkpoints and configurations are not checked in full yet (items 8, 9)")
+UNCHECKED = pytest.mark.xfail(reason="checkpoints and configurations do not check everything they read yet")
 STRUCTURED = [
     *("idx", "png", "tiff", "trace, initial.safetensors", "trace, step-0001.safetensors"),
     *(
@@ -64,7 +64,7 @@ def test_well_formed_files_that_say_anything(readers, name):
     read()
 
 
-@pytest.mark.xfail(reason="--limit=-- is not refused by argparse (item 12)", strict=False)
+@pytest.mark.xfail(reason="--limit=-- fails in argparse", strict=False)
 def test_command_lines(tmp_path):
     @SHORT
     @given(COMMAND_LINES)
