@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from .. import __version__
 from ..backend import CPU, DeviceUnavailableError
+from ..data.errors import one_line
 from ..training import TrainingDivergedError
 from . import devices, parity, predict, train
 
@@ -28,17 +29,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("xpcnn: interrupted", file=sys.stderr)
         return 130
     except TrainingDivergedError as error:
-        print(f"xpcnn: error: {error}", file=sys.stderr)
+        print(f"xpcnn: error: {one_line(error)}", file=sys.stderr)
         return 1
     except (ValueError, OSError, ImportError, DeviceUnavailableError) as error:
-        print(f"xpcnn: error: {error}", file=sys.stderr)
+        print(f"xpcnn: error: {one_line(error)}", file=sys.stderr)
         return 2
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         # One line, as for all bad input, instead of argparse's usage text before it.
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
 
 
 def _parser() -> argparse.ArgumentParser:

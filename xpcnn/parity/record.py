@@ -60,17 +60,21 @@ class Trace:
         folder = Folder(Path(path))
         info = folder.read_info(FORMAT, VERSION)
         try:
-            config = TraceConfig(**info["config"])
-            names = [step["file"] for step in info["steps"] if step["file"]]
-            layers, count = info["layers"], len(info["steps"])
-        except (KeyError, TypeError, ValueError) as error:
+            config = TraceConfig.from_dict(info["config"])
+        except (TypeError, ValueError) as error:
             raise TraceError(f"{path} is damaged: trace.json does not describe a run ({error})") from error
-        if count != config.steps or not layers:
-            raise TraceError(f"{path} is damaged: trace.json has {count} of {config.steps} steps, {len(layers)} layers")
+        steps = info["steps"]
+        if len(steps) != config.steps:
+            raise TraceError(f"{path} is damaged: trace.json has {len(steps)} of {config.steps} steps")
+        if any(step["drift"].keys() != {*precisions(config)} for step in steps):
+            raise TraceError(f"{path} is damaged: trace.json has no drift for {' and '.join(precisions(config))}")
+        names = [step["file"] for step in steps if step["file"]]
         folder.verify(["initial.safetensors", *names], info)
         arrays = folder.read_arrays("initial.safetensors")
         initial = {key[6:]: array for key, array in arrays.items() if key.startswith("state.")}
         batches = [read_array(folder.path, arrays, f"batch.{step}") for step in range(1, config.steps + 1)]
+        if any(batch.dtype.kind not in "iu" or batch.ndim != 1 or len(batch) == 0 for batch in batches):
+            raise TraceError(f"{path} is damaged: initial.safetensors has no indices of samples")
         return cls(folder.path, config, info, initial, batches)
 
     def steps(self) -> Iterator[dict[str, Any]]:
