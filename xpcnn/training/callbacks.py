@@ -14,9 +14,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO, TypeAlias
+from typing import Any, Literal, TextIO, TypeAlias
 
+from .files import write_atomically
 from .metrics import Metrics
+from .streams import TolerantStream, say
 
 Record: TypeAlias = dict[str, float]  # "epoch", "step", "train_loss", "train_accuracy", "learning_rate", "seconds", …
 
@@ -60,7 +62,9 @@ class ProgressBar(Callback):
         form = "{desc} {percentage:3.0f}%|{bar:24}| {n}/{total} [{elapsed}<{remaining}{postfix}]"
         if batches is None:
             form = "{desc} {n} [{elapsed}{postfix}]"
-        self._bar = self._tqdm(total=batches, desc=f"epoch {epoch}/{epochs}", bar_format=form, leave=False)
+        stream = TolerantStream(sys.stderr)
+        title = f"epoch {epoch}/{epochs}"
+        self._bar = self._tqdm(total=batches, desc=title, bar_format=form, leave=False, file=stream)
         self._samples, self._started = 0, time.perf_counter()
 
     def on_step(self, metrics: Metrics) -> None:
@@ -85,7 +89,7 @@ class ProgressBar(Callback):
 
 
 class Table(Callback):
-    """One line per epoch, under a heading, printed to stdout or another stream.
+    """One line per epoch, under a heading, printed to stdout or another stream, and dropped if that takes nothing more.
 
     The columns are the metrics of the first record, for training and test.
     """
@@ -105,16 +109,16 @@ class Table(Callback):
                 ("images_per_second", "images/s", "{:,.0f}"),
                 ("seconds", "seconds", "{:.1f}"),
             ]
-            print("  ".join(heading for _, heading, _ in self._columns), file=stream)
+            say("  ".join(heading for _, heading, _ in self._columns), stream)
         cells = [
             (form.format(record[key]) if key in record else "-").rjust(len(heading))
             for key, heading, form in self._columns
         ]
-        print("  ".join(cells), file=stream, flush=True)
+        say("  ".join(cells), stream)
 
 
 class History(Callback):
-    """Appends each epoch's record to a JSON Lines file, and keeps all of them in `records`."""
+    """Keeps each epoch's record in `records` and, all of them, in a JSON Lines file that is whole at any moment."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -122,40 +126,108 @@ class History(Callback):
 
     def on_epoch_end(self, record: Record) -> None:
         self.records.append(record)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        write_history(self.path, self.records)
+
+
+OnSaveError: TypeAlias = Literal["stop", "continue"]
 
 
 class Checkpointer(Callback):
-    """Calls a function that saves the run after every epoch and on interruption, but never after a loss of nan."""
+    """Calls a function that saves the run: at the start, every few minutes, after every epoch and on interruption.
 
-    def __init__(self, save: Callable[[], None]) -> None:
-        self._save = save
+    It belongs before the callbacks that print, so that an epoch that somebody read of is saved.
+
+    Args:
+        save: writes the checkpoint.
+        minutes: between two checkpoints within an epoch; 0 for one after each step.
+        on_error: what follows from an OSError in `save`, such as a full disk: `"stop"` raises it, `"continue"` says it
+            on stderr and trains on, to try again when the next checkpoint is due.
+
+    Attributes:
+        failure: the error of the last attempt, if it failed and training went on.
+    """
+
+    def __init__(self, save: Callable[[], None], minutes: float = 5.0, on_error: OnSaveError = "stop") -> None:
+        if not 0 <= minutes < float("inf"):
+            raise ValueError(f"expected minutes between checkpoints of at least 0, got {minutes!r}")
+        if on_error not in ("stop", "continue"):
+            raise ValueError(f'expected on_error "stop" or "continue", got {on_error!r}')
+        self._save_run, self._seconds, self._on_error = save, 60 * minutes, on_error
+        self.failure: OSError | None = None
+        self._tried: float | None = None  # when a checkpoint was last begun
+        self._changed = True  # whether anything happened since
+
+    def on_epoch_start(self, epoch: int, epochs: int, batches: int | None) -> None:
+        if self._tried is None:
+            self._save()
+
+    def on_step(self, metrics: Metrics) -> None:
+        self._changed = True
+        if self._tried is None or time.monotonic() - self._tried >= self._seconds:
+            self._save()
 
     def on_epoch_end(self, record: Record) -> None:
+        self._changed = True
         self._save()
 
     def on_interrupt(self) -> None:
-        self._save()
+        if self._changed:
+            self._save()
+
+    def _save(self) -> None:
+        try:
+            self._save_run()
+            self.failure, self._changed = None, False
+        except OSError as error:
+            if self._on_error == "stop":
+                raise
+            self.failure = error
+            say(f"xpcnn: warning: {error}; training goes on", sys.stderr)
+        finally:
+            self._tried = time.monotonic()
 
 
 def _form(metric: str) -> str:
     return "{:.2%}" if metric.endswith("accuracy") else "{:.4f}"
 
 
-def read_history(path: str | os.PathLike[str]) -> list[Record]:
-    """Return the records of a JSON Lines file that `History` wrote.
+def write_history(path: str | os.PathLike[str], records: list[Record]) -> None:
+    """Write records as a JSON Lines file, in one piece.
 
     Raises:
-        ValueError: if a line is not a JSON object.
+        OSError: if it cannot be written; an older file is as it was.
     """
+    write_atomically(path, "".join(json.dumps(record) + "\n" for record in records).encode())
+
+
+def read_history(path: str | os.PathLike[str]) -> list[Record]:
+    """Return the records of a JSON Lines file that `write_history` wrote.
+
+    Raises:
+        ValueError: if a line is not a JSON object of numbers; the message names the file, the line and the key.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except ValueError as error:
+        raise ValueError(f"{path}: not a text file ({error})") from error
     records: list[Record] = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(text.splitlines(), 1):
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
+            records.append(checked_record(json.loads(line)))
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}, line {number}: not a JSON record ({error})") from error
-        if not isinstance(record, dict):
-            raise ValueError(f"{path}, line {number}: expected a JSON object, got {line[:40]!r}")
-        records.append(record)
     return records
+
+
+def checked_record(record: Any) -> Record:
+    """Return a record that was read from a file.
+
+    Raises:
+        ValueError: if it is not a dictionary of numbers with an epoch.
+    """
+    if not isinstance(record, dict) or "epoch" not in record:
+        raise ValueError(f'expected a JSON object with "epoch", got {record!r:.40}')
+    for key, value in record.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"expected {key} to be a number, got {value!r:.40}")
+    return record

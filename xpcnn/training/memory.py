@@ -1,0 +1,35 @@
+"""What is said when memory runs out: which layer asked for it, and for how many samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from ..nn import Module
+
+
+@contextmanager
+def naming_the_layer(model: Module, batch_size: int) -> Iterator[None]:
+    """Give a MemoryError in the block, CuPy's included, a message with the layer and the size of the batch.
+
+    The layer is found in the traceback, so that a step costs nothing more for it.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        detail = f": {error}" if str(error) else ""
+        where = _layer(model, error.__traceback__)
+        raise MemoryError(f"out of memory{where} with a batch of {batch_size:,}{detail}") from error
+
+
+def _layer(model: Module, traceback: TracebackType | None) -> str:
+    """Return the innermost module of a model that was computing, as " in layer conv1 (Conv2d)"; "" if none was."""
+    names = {id(module): name for name, module in model.named_modules() if name}
+    found = ""
+    while traceback is not None:
+        module = traceback.tb_frame.f_locals.get("self")
+        if id(module) in names:
+            found = f" in layer {names[id(module)]} ({type(module).__name__})"
+        traceback = traceback.tb_next
+    return found
