@@ -1,13 +1,26 @@
-"""What many tests need and none should write twice."""
+"""Helpers that many test files use."""
 
+import importlib.util
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from xpcnn import backend
 from xpcnn.testing import assert_close
 
-__all__ = ["assert_close", "to_device"]
+__all__ = ["assert_close", "load_script", "to_device"]
 
 
 def to_device(device: backend.Device, *arrays: Any, dtype: Any = None) -> list[Any]:
     """Return the arrays on a device; a None, such as an absent bias, stays None."""
     return [None if array is None else device.asarray(array, dtype) for array in arrays]
+
+
+def load_script(name: str) -> ModuleType:
+    """Import a file of `scripts/`, which is not a package."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

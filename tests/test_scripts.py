@@ -1,23 +1,14 @@
-"""What no other test runs of the scripts: the picture of the benchmark."""
+"""The benchmark's picture; other scripts are run by the tests of the source documents."""
 
-import importlib.util
 import xml.etree.ElementTree as ElementTree
-from pathlib import Path
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from helpers import load_script
 
 
 def test_the_picture_of_the_benchmark_shows_each_ratio():
     rows = [{"network": "A & B", "batch": 4, "ratio": 0.5}, {"network": "C", "batch": 64, "ratio": 1.5}]
     machine = {"processor": "P", "threads": 2, "date": "2026-01-01"}
-    picture = load("benchmark_picture").draw({"training": rows, "machine": machine})
+    picture = load_script("benchmark_picture").draw({"training": rows, "machine": machine})
     root = ElementTree.fromstring(picture)
     texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
     assert {"A & B, batch 4", "0.50", "C, batch 64", "1.50", "P, 2 threads, 2026-01-01"} <= set(texts)

@@ -238,7 +238,7 @@ def test_work_is_cut_by_its_size_alone():
 
 
 def test_more_than_four_threads_can_help_a_layer(rng):
-    x, weight = rng.normal(size=(64, 8, 32, 32)).astype("f"), rng.normal(size=(32, 8, 5, 5)).astype("f")
+    x, weight = rng.normal(size=(64, 8, 32, 32)).astype("f"), rng.normal(size=(96, 8, 5, 5)).astype("f")
     workers, before = set(), CPU.threads
     CPU.threads = 8
     meeting = threading.Barrier(8)

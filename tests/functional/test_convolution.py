@@ -254,7 +254,7 @@ def test_memory_does_not_grow_with_the_batch(monkeypatch):
             monkeypatch.setattr(CPU, "_local", threading.local())
             # And each block is asked for by itself, as a slab counts as taken whole.
             monkeypatch.setattr(CPU, "_memory", memory.MemoryPool())
-            monkeypatch.setattr(memory, "_SLAB", 1)
+            monkeypatch.setattr(memory, "_SLAB_SIZE", 1)
             CPU.threads = 2
             assert memory_beyond_results(batch) < bound
     finally:

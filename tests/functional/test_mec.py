@@ -1,4 +1,4 @@
-"""Convolution lowered along one axis against the direct one: the same sums, in tiles of every shape."""
+"""Convolution lowered along one axis against the direct one: the same sums, in tiles of every window."""
 
 import numpy as np
 import pytest
@@ -7,20 +7,20 @@ from inputs import choose, draw_pair, draw_size, noted
 
 from xpcnn.backend import CPU
 from xpcnn.functional import conv2d_backward, conv2d_forward, im2col, mec
-from xpcnn.functional.windows import turned, window
+from xpcnn.functional.windows import flipped, make_window
 
 
 def draw(rng):
-    """Return a window and float64 arrays x, weight, bias and dy for it, all channel-major."""
+    """Return a window and float64 arrays x, weight, bias and dy for it, all in the batch-last layout."""
     kernel, dilation = draw_pair(rng, 1, 5), (int(rng.integers(1, 3)), 1)
     padding = [int(n) for n in rng.integers(0, 4, 4)]
-    shape = window(kernel, draw_pair(rng, 1, 3), padding, dilation)
+    window = make_window(kernel, draw_pair(rng, 1, 3), padding, dilation)
     H, W = draw_size(rng, kernel, tuple(padding), dilation)
     C, O = (int(n) for n in rng.integers(1, 6, 2))
-    OH, OW = shape.output_size(H, W)
+    OH, OW = window.output_size(H, W)
     N = choose(rng, 16, 33, 150)
     sizes = (C, H, W, N), (O, C, *kernel), (O,), (O, OH, OW, N)
-    return shape, [rng.standard_normal(size) for size in sizes]
+    return window, [rng.standard_normal(size) for size in sizes]
 
 
 @pytest.mark.parametrize("tile_bytes", [1, 1 << 14, 1 << 20])
@@ -28,19 +28,23 @@ def test_equals_the_direct_sums(device, rng, monkeypatch, tile_bytes):
     monkeypatch.setattr(device, "tile_bytes", tile_bytes)
     met = set()
     for draw_rng in rng.spawn(40 if device.name == "cpu" else 20):
-        shape, arrays = draw(draw_rng)
+        window, arrays = draw(draw_rng)
         x, weight, bias, dy = (device.asarray(array) for array in arrays)
         # From products of sixteen images to products of all of them.
         monkeypatch.setattr(device, "small_product", weight.size * 16 * choose(draw_rng, 1, 2, 1000))
-        with noted(shape=shape, x=x.shape, weight=weight.shape, small_product=device.small_product):
-            pairs = [(mec.correlate(x, weight, bias, shape), im2col.correlate(x, weight, bias, shape, 1))]
-            if shape.stride[1] == 1:
-                pairs.append((mec.weight_gradient(x, dy, shape), im2col.weight_gradient(x, dy, shape, 1)))
+        with noted(window=window, x=x.shape, weight=weight.shape, small_product=device.small_product):
+            pairs = [
+                (mec.correlate(x, weight, bias, window, device), im2col.correlate(x, weight, bias, window, 1, device))
+            ]
+            if window.stride[1] == 1:
+                pairs.append(
+                    (mec.weight_gradient(x, dy, window, device), im2col.weight_gradient(x, dy, window, 1, device))
+                )
                 met.add("weight")
-            about, full = turned(weight, shape)
-            if shape.stride == (1, 1) and mec.applies(full, about, 1, x.shape[3], device):
-                dx = im2col.spread(dy, weight, shape, 1, x.shape[1:3])
-                pairs.append((mec.correlate(dy, about, None, full), dx))
+            flipped_weight, flipped_window = flipped(weight, window, device)
+            if window.stride == (1, 1) and mec.applies(flipped_window, flipped_weight, 1, x.shape[3], device):
+                dx = im2col.input_gradient(dy, weight, window, 1, x.shape[1:3], device)
+                pairs.append((mec.correlate(dy, flipped_weight, None, flipped_window, device), dx))
                 met.add("input")
             for got, expected in pairs:
                 assert_close(got, device.to_host(expected), rtol=1e-10, atol=1e-11, device=device)
@@ -79,7 +83,7 @@ def test_it_is_taken_where_it_applies_and_nowhere_else(rng, monkeypatch, options
 
 
 def test_the_same_bits_on_any_number_of_threads(rng, monkeypatch):
-    shape = window(3, padding=1)
+    window = make_window(3, padding=1)
     x, dy = (rng.standard_normal((16, 20, 20, 40)).astype(np.float32) for _ in range(2))
     weight = rng.standard_normal((16, 16, 3, 3)).astype(np.float32)
     monkeypatch.setattr(CPU, "small_product", 10**6)
@@ -87,7 +91,7 @@ def test_the_same_bits_on_any_number_of_threads(rng, monkeypatch):
     before = CPU.threads
     try:
         for CPU.threads in (1, 2, 4):
-            results.append((mec.correlate(x, weight, None, shape), mec.weight_gradient(x, dy, shape)))
+            results.append((mec.correlate(x, weight, None, window, CPU), mec.weight_gradient(x, dy, window, CPU)))
     finally:
         CPU.threads = before
     for others in results[1:]:

@@ -9,7 +9,7 @@ from helpers import assert_close
 from inputs import choose, draw_pair, draw_size, noted, refused
 
 from xpcnn.functional.im2col import Tile, col2im, im2col, tiles
-from xpcnn.functional.windows import Window, reach, window
+from xpcnn.functional.windows import Window, make_window, reach
 
 
 def draw_window(rng):
@@ -30,7 +30,7 @@ def draw_window(rng):
     ],
 )
 def test_every_form_of_padding(padding, sides):
-    made = window((2, 4), 1, padding, (3, 3))
+    made = make_window((2, 4), 1, padding, (3, 3))
     assert made == Window((2, 4), (1, 1), (3, 3), sides)
     assert padding != "same" or made.output_size(11, 7) == (11, 7)
 
@@ -51,12 +51,12 @@ def test_every_form_of_padding(padding, sides):
 )
 def test_bad_options_are_named(options, words):
     with refused(*words, error=(ValueError, TypeError)):
-        window(**{"kernel": 3} | options)
+        make_window(**{"kernel": 3} | options)
 
 
 def test_numpy_integers_are_integers():
     size = np.int64(3)
-    assert window(size, (size, 1)) == window(3, (3, 1))
+    assert make_window(size, (size, 1)) == make_window(3, (3, 1))
 
 
 def test_output_size_counts_the_positions(rng):
@@ -64,7 +64,7 @@ def test_output_size_counts_the_positions(rng):
         kernel, stride, padding, dilation, (H, W) = draw_window(draw_rng)
         with noted(kernel=kernel, stride=stride, padding=padding, dilation=dilation, H=H, W=W):
             left, right, top, bottom = padding
-            assert window(kernel, stride, padding, dilation).output_size(H, W) == (
+            assert make_window(kernel, stride, padding, dilation).output_size(H, W) == (
                 reference.output_size(H, kernel[0], stride[0], top, bottom, dilation[0]),
                 reference.output_size(W, kernel[1], stride[1], left, right, dilation[1]),
             )
@@ -115,9 +115,9 @@ def a_tile(rng, OH, OW, N):
 def test_im2col_and_col2im_move_each_value_to_its_place(device, rng):
     for draw_rng in rng.spawn(40):
         kernel, stride, padding, dilation, (H, W) = draw_window(draw_rng)
-        shape = window(kernel, stride, padding, dilation)
+        window = make_window(kernel, stride, padding, dilation)
         C, N = 2, choose(draw_rng, 1, 5)
-        tile = a_tile(draw_rng, *shape.output_size(H, W), N)
+        tile = a_tile(draw_rng, *window.output_size(H, W), N)
         x = draw_rng.normal(size=(C, H, W, N))
         columns = np.zeros((C, *kernel, *tile.shape))
         back = np.zeros(x.shape)
@@ -129,11 +129,11 @@ def test_im2col_and_col2im_move_each_value_to_its_place(device, rng):
                     columns[:, kh, kw, row, col] = x[:, h, w, tile.images]
                     back[:, h, w, tile.images] += weights[:, kh, kw, row, col]
         flat = (C * kernel[0] * kernel[1], -1)
-        with noted(window=shape, H=H, W=W, tile=tile):
-            lowered = im2col(device.asarray(x), shape, tile, device)
+        with noted(window=window, H=H, W=W, tile=tile):
+            lowered = im2col(device.asarray(x), window, tile, device)
             assert_close(lowered, columns.reshape(flat), 0, 0, device=device)
             dx = device.asarray(np.zeros(x.shape))
-            col2im(device.asarray(weights.reshape(flat)), shape, tile, dx)
+            col2im(device.asarray(weights.reshape(flat)), window, tile, dx)
             assert_close(dx, back, 1e-12, 1e-14, device=device)
 
 
@@ -145,8 +145,8 @@ def test_im2col_copies_no_image_where_no_padding_is_met(device, monkeypatch):
         type(device), "scratch", lambda self, s, d, slot: slots.append(slot) or scratch(self, s, d, slot)
     )
     x = device.asarray(np.zeros((1, 6, 6, 2)))
-    shape = window(3, 1, (1, 0))
+    window = make_window(3, 1, (1, 0))
     for rows, expected in ((slice(1, 5), ["columns"]), (slice(0, 5), ["product", "columns"])):
         slots.clear()
-        im2col(x, shape, Tile(rows, slice(0, 4), slice(0, 2)), device)
+        im2col(x, window, Tile(rows, slice(0, 4), slice(0, 2)), device)
         assert slots == expected

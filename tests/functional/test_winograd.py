@@ -7,37 +7,40 @@ from inputs import noted
 
 from xpcnn.backend import CPU
 from xpcnn.functional import conv2d_backward, conv2d_forward, im2col, winograd
-from xpcnn.functional.windows import window
+from xpcnn.functional.windows import make_window
 
 
 def draw(rng):
-    """Return a window and float64 arrays x, weight, bias and dy for it, all channel-major."""
+    """Return a window and float64 arrays x, weight, bias and dy for it, all in the batch-last layout."""
     while True:
         C, O = (int(n) for n in rng.integers(1, 6, 2))
         H, W = (int(n) for n in rng.integers(1, 15, 2))
-        shape = window(3, padding=[int(n) for n in rng.integers(0, 3, 4)])
+        window = make_window(3, padding=[int(n) for n in rng.integers(0, 3, 4)])
         try:
-            OH, OW = shape.output_size(H, W)
+            OH, OW = window.output_size(H, W)
         except ValueError:
             continue
         N = int(rng.choice([1, 3, 33, 150]))
         sizes = (C, H, W, N), (O, C, 3, 3), (O,), (O, OH, OW, N)
-        return shape, [rng.standard_normal(size) for size in sizes]
+        return window, [rng.standard_normal(size) for size in sizes]
 
 
 @pytest.mark.parametrize("tile_bytes", [1, 1 << 20])
 def test_equals_the_direct_sums(device, rng, monkeypatch, tile_bytes):
     monkeypatch.setattr(device, "tile_bytes", tile_bytes)
     for draw_rng in rng.spawn(30 if device.name == "cpu" else 8):
-        shape, arrays = draw(draw_rng)
+        window, arrays = draw(draw_rng)
         x, weight, bias, dy = (device.asarray(array) for array in arrays)
-        with noted(shape=shape, x=x.shape, weight=weight.shape):
+        with noted(window=window, x=x.shape, weight=weight.shape):
             pairs = [
-                (winograd.correlate(x, weight, bias, shape), im2col.correlate(x, weight, bias, shape, 1)),
-                (winograd.weight_gradient(x, dy, shape), im2col.weight_gradient(x, dy, shape, 1)),
                 (
-                    winograd.input_gradient(dy, weight, shape),
-                    im2col.spread(dy, weight, shape, 1, x.shape[1:3]),
+                    winograd.correlate(x, weight, bias, window, device),
+                    im2col.correlate(x, weight, bias, window, 1, device),
+                ),
+                (winograd.weight_gradient(x, dy, window, device), im2col.weight_gradient(x, dy, window, 1, device)),
+                (
+                    winograd.input_gradient(dy, weight, window, device),
+                    im2col.input_gradient(dy, weight, window, 1, x.shape[1:3], device),
                 ),
             ]
             for got, expected in pairs:
@@ -46,20 +49,23 @@ def test_equals_the_direct_sums(device, rng, monkeypatch, tile_bytes):
 
 def test_float32_stays_within_one_part_in_a_hundred_thousand(rng):
     for channels in (16, 64, 256):
-        shape = window(3, padding=1)
+        window = make_window(3, padding=1)
         x, dy = (rng.standard_normal((channels, 8, 8, 32)) for _ in range(2))
         weight = rng.standard_normal((channels, channels, 3, 3)) / np.sqrt(9 * channels)
         small = [array.astype(np.float32) for array in (x, weight, dy)]
         exact = [array.astype(np.float64) for array in small]
         for got, expected in (
-            (winograd.correlate(small[0], small[1], None, shape), im2col.correlate(*exact[:2], None, shape, 1)),
             (
-                winograd.input_gradient(small[2], small[1], shape),
-                im2col.spread(exact[2], exact[1], shape, 1, (8, 8)),
+                winograd.correlate(small[0], small[1], None, window, CPU),
+                im2col.correlate(*exact[:2], None, window, 1, CPU),
             ),
             (
-                winograd.weight_gradient(small[0], small[2], shape),
-                im2col.weight_gradient(exact[0], exact[2], shape, 1),
+                winograd.input_gradient(small[2], small[1], window, CPU),
+                im2col.input_gradient(exact[2], exact[1], window, 1, (8, 8), CPU),
+            ),
+            (
+                winograd.weight_gradient(small[0], small[2], window, CPU),
+                im2col.weight_gradient(exact[0], exact[2], window, 1, CPU),
             ),
         ):
             assert np.abs(got - expected).max() < 1e-5 * np.abs(expected).max()
@@ -97,7 +103,7 @@ def test_it_is_taken_where_it_applies_and_nowhere_else(rng, monkeypatch, options
 
 
 def test_the_same_bits_on_any_number_of_threads(rng):
-    shape, before = window(3, padding=1), CPU.threads
+    window, before = make_window(3, padding=1), CPU.threads
     x, dy = (rng.standard_normal((16, 20, 20, 40)).astype(np.float32) for _ in range(2))
     weight = rng.standard_normal((16, 16, 3, 3)).astype(np.float32)
     results = []
@@ -105,9 +111,9 @@ def test_the_same_bits_on_any_number_of_threads(rng):
         for CPU.threads in (1, 2, 4):
             results.append(
                 (
-                    winograd.correlate(x, weight, None, shape),
-                    winograd.input_gradient(dy, weight, shape),
-                    winograd.weight_gradient(x, dy, shape),
+                    winograd.correlate(x, weight, None, window, CPU),
+                    winograd.input_gradient(dy, weight, window, CPU),
+                    winograd.weight_gradient(x, dy, window, CPU),
                 )
             )
     finally:

@@ -1,19 +1,6 @@
-"""What the tests of the source documents' rows share: the measure of error they print, and the scripts."""
-
-import importlib.util
-from pathlib import Path
+"""Numeric gradients and the measure of error that the source documents print."""
 
 import numpy as np
-
-SCRIPTS = Path(__file__).parents[2] / "scripts"
-
-
-def script(name):
-    """Import a file of the scripts' folder, which is no package, as a module."""
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def relative_error(actual, expected):

@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 import reference
-from documents import gradient_errors, module_gradient_errors, relative_error, script
-from helpers import assert_close
+from documents import gradient_errors, module_gradient_errors, relative_error
+from helpers import assert_close, load_script
 
 from xpcnn import functional as F
 from xpcnn.data import DATASETS, Dataset
@@ -99,7 +99,7 @@ def test_image_filters(device, photograph):
     halves[2, 120:] = 50
     halves[0, :, 100:] = 255  # an upright edge, and in red: no concern of the second filter
     images = np.stack([photograph, halves])
-    maps = device.to_host(script("image_filters").filtered(images, device))
+    maps = device.to_host(load_script("image_filters").filtered(images, device))
 
     red, green, blue = images.astype(float).transpose(1, 0, 2, 3)
     np.testing.assert_allclose(maps[:, 0], 0.3 * red + 0.6 * green + 0.1 * blue, rtol=1e-12)
@@ -124,7 +124,7 @@ def test_image_filters_picture(tmp_path, monkeypatch, capsys, photograph):
     files = [tmp_path / "one.png", tmp_path / "two.png"]
     for file, image in zip(files, (photograph, photograph[:, ::-1]), strict=True):
         Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).save(file)
-    image_filters = script("image_filters")
+    image_filters = load_script("image_filters")
     figures = []
     draw = image_filters.viz.filtered_images
     monkeypatch.setattr(image_filters.viz, "filtered_images", lambda *args: figures.append(draw(*args)) or figures[0])
@@ -220,7 +220,7 @@ def test_solver(device, rng, capsys):
     viz = pytest.importorskip("xpcnn.viz")
     pytest.importorskip("matplotlib", reason="pictures need the viz extra")
     training, validation = stripes(rng, 600), stripes(rng, 100)
-    model, losses, records = script("three_layer_cifar10").solve(training, validation, device=device)
+    model, losses, records = load_script("three_layer_cifar10").solve(training, validation, device=device)
     assert model.device is device
     shapes = {name: parameter.data.shape for name, parameter in model.named_parameters()}
     assert shapes["conv1.weight"] == (32, 3, 7, 7)
@@ -268,7 +268,7 @@ def test_spatial_batchnorm(device, rng):
 @pytest.mark.parametrize("device", ["cpu", "cuda"], indirect=True)  # the make-believe device takes minutes
 def test_ninety_percent(device, rng, tmp_path):
     """The script's own machinery on made-up images; the accuracy on CIFAR-10's is stated in the script."""
-    recipe = script("train_cifar10")
+    recipe = load_script("train_cifar10")
     options = {"epochs": 4, "batch_size": 25, "widths": (8, 12, 16)}
     trainer, loader = recipe.make_trainer(stripes(rng, 200), **options)
     whitened = trainer.model["whiten"](next(iter(recipe.Loader(loader.dataset, 200)))[0])

@@ -5,8 +5,7 @@ import sys
 import numpy as np
 import pytest
 import reference
-from documents import script
-from helpers import assert_close
+from helpers import assert_close, load_script
 
 from xpcnn import functional as F
 from xpcnn.nn import Conv2d, CrossEntropyLoss, Flatten, Linear, Sequential, init
@@ -43,7 +42,7 @@ def test_conv_kinds(device, rng, channels, filters, size, kernel, stride, paddin
 
 @pytest.mark.parametrize(("stride", "padding"), [(1, 0), (1, 1), (2, 1)])
 def test_three_methods(device, rng, stride, padding):
-    methods = script("three_methods")
+    methods = load_script("three_methods")
     arrays = [rng.normal(size=shape) for shape in [(2, 3, 7, 6), (4, 3, 3, 2), (4,)]]
     by_loops = methods.by_loops(*arrays, stride, padding)
     by_im2col = methods.by_im2col(*map(device.asarray, arrays), stride, padding)
@@ -54,14 +53,14 @@ def test_three_methods(device, rng, stride, padding):
 
 def test_three_methods_compiled(rng):
     pytest.importorskip("numba", reason="compiles the loops; the script says so where it is missing")
-    methods = script("three_methods")
+    methods = load_script("three_methods")
     arrays = [rng.normal(size=shape) for shape in [(2, 3, 7, 6), (4, 3, 3, 2), (4,)]]
     compiled = methods.by_compiled_loops()
     assert_close(compiled(*arrays, 2, 1), methods.by_loops(*arrays, 2, 1), 1e-12, 1e-13)
 
 
 def test_three_methods_table(monkeypatch, capsys):
-    methods = script("three_methods")
+    methods = load_script("three_methods")
     monkeypatch.setattr(sys, "argv", ["three_methods", "--channels", "2", "--batch-size", "1"])
     monkeypatch.setattr(methods, "by_compiled_loops", lambda: None)
     methods.main()

@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from documents import script
-from helpers import assert_close
+from helpers import assert_close, load_script
 
 from xpcnn.data import Loader, load_dataset
 from xpcnn.models import numpy_cnn
@@ -18,7 +17,7 @@ from xpcnn import viz
 @pytest.fixture(scope="module")
 def trained():
     """The script's network after its training on the embedded images, with its losses."""
-    numpy_cnn_mnist = script("numpy_cnn_mnist")
+    numpy_cnn_mnist = load_script("numpy_cnn_mnist")
     model, mean, losses = numpy_cnn_mnist.train(load_dataset("mnist-mini"), "cpu")
     last = numpy_cnn().eval()
     last.load_state_dict(model.state_dict())
@@ -52,7 +51,7 @@ def test_numpy_cnn_optimizer(device, rng):
     """`v = momentum·v + lr/(1 + decay·t)·g`, `w -= v`, with t from 0."""
     w, velocity = rng.normal(size=(3, 4)), 0
     parameter = Parameter(device.asarray(w.copy()))
-    optimizer = script("numpy_cnn_mnist").KerasSGD([parameter], lr=0.01, momentum=0.9, decay=0.5)
+    optimizer = load_script("numpy_cnn_mnist").KerasSGD([parameter], lr=0.01, momentum=0.9, decay=0.5)
     for t in range(4):
         gradient = rng.normal(size=w.shape)
         parameter.grad = device.asarray(gradient)

@@ -83,7 +83,7 @@ def test_any_iterable_of_batches_will_do(rng):
     assert len(listed.fit(batches, 2)) == len(unsized.fit(Again(), 2)) == 2
     assert seen == [3, 3, None, None]
     np.testing.assert_array_equal(listed.model[0].weight.data, unsized.model[0].weight.data)
-    with refused("there are no batches", "used up", "list or a Loader"):
+    with refused("there are no batches", "only once", "list or a Loader"):
         regression("cpu", rng).fit(iter(batches), 2)
 
 

@@ -1,4 +1,4 @@
-"""Devices and their array modules: the only package that knows which processor an array lives on."""
+"""Devices and their array modules: the only package that knows whether an array is on the CPU or a GPU."""
 
 from .cpu import CPU
 from .device import (

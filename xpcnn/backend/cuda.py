@@ -1,4 +1,4 @@
-"""CUDA GPUs, by CuPy. No other file imports it."""
+"""CUDA GPUs, through CuPy. No other file imports it."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def _row_dots(x: Array, y: Array) -> Array:
     return array_namespace(x).sum(x * y, axis=1)
 
 
-def _cut(x: Array) -> Array:
-    """Return `x (rows, length)` as `(rows·parts, length / parts)`: up to 1024 rows, in no more parts than pay."""
+def _split_rows(x: Array) -> Array:
+    """Return `x (rows, length)` as `(rows·parts, length / parts)`, with up to about 1024 rows and no short parts."""
     rows, length = x.shape
     parts = 1
     while rows * parts < 1024 and length // parts > 1 << 15 and length % (2 * parts) == 0:
@@ -38,8 +38,8 @@ def _cut(x: Array) -> Array:
     return x.reshape(rows * parts, -1)
 
 
-def _joined(sums: Array, rows: int) -> Array:
-    """Return the sums of whole rows, `(rows, 1)`, from those of all parts, `(rows·parts,)`."""
+def _join_rows(sums: Array, rows: int) -> Array:
+    """Return the sums of whole rows, `(rows, 1)`, from the sums of their parts, `(rows·parts,)`."""
     return sums[:, None] if len(sums) == rows else sums.reshape(rows, -1).sum(axis=1, keepdims=True)
 
 
@@ -52,9 +52,9 @@ class CudaDevice(Device):
         self._index = index
         self._fused: dict[Callable[..., Any], Any] = {}
         _, memory = xp.cuda.Device(index).mem_info
-        # The fewer tiles the better: a product that is but a part of an array CuPy computes elsewhere, then copies.
+        # Few tiles: CuPy computes a product that goes to a part of an array in a temporary, and copies it.
         self.tile_bytes = memory // 64
-        # A GPU of any size reads all of its memory about 35 times a second; Python starts an operation in 10 µs.
+        # GPUs of all sizes read their whole memory about 35 times a second; Python launches a kernel in 10 µs.
         self.launch_bytes = memory // 3000
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -78,23 +78,23 @@ class CudaDevice(Device):
 
     def prefetch(self, batches: Iterable[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
         copies = _Copies(self)
-        coming: tuple[Any, ...] | None = None
+        pending: tuple[Any, ...] | None = None
         for first, *others in batches:
-            following = (*copies.begin(first), others)
-            if coming is not None:
-                yield copies.end(*coming)
-            coming = following
-        if coming is not None:
-            yield copies.end(*coming)
+            upcoming = (*copies.begin(first), others)
+            if pending is not None:
+                yield copies.end(*pending)
+            pending = upcoming
+        if pending is not None:
+            yield copies.end(*pending)
 
     def fused(self, function: Function) -> Function:
         if function not in self._fused:
-            # Under its own name `tanh` would clash with CUDA's.
+            # The prefix avoids a clash with CUDA's own functions, such as tanh.
             self._fused[function] = self.xp.fuse(kernel_name=f"xpcnn_{function.__name__}")(self._traceable(function))
         return self._fused[function]  # type: ignore[no-any-return]
 
     def _traceable(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the function as CuPy can call it, once, with objects that note what is done to them."""
+        """Return the function such that CuPy can trace it: with stand-ins for arrays, which are registered here."""
 
         def traced(*operands: Any) -> Any:
             for operand in operands:
@@ -104,12 +104,12 @@ class CudaDevice(Device):
 
         return traced
 
-    # CuPy adds up a row on one of the GPU's many processors: of few long rows most would have none.
+    # CuPy sums each row on one of the GPU's many processors, so few long rows would leave most of them idle.
     def row_sums(self, x: Array) -> Array:
-        return _joined(_cut(x).sum(axis=1), len(x))
+        return _join_rows(_split_rows(x).sum(axis=1), len(x))
 
     def row_dots(self, x: Array, y: Array) -> Array:
-        return _joined(self.fused(_row_dots)(_cut(x), _cut(y)), len(x))
+        return _join_rows(self.fused(_row_dots)(_split_rows(x), _split_rows(y)), len(x))
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
         return self.xp.asnumpy(x)  # type: ignore[no-any-return]
@@ -126,7 +126,7 @@ class CudaDevice(Device):
     def allow_tf32(self) -> Iterator[None]:
         with self.xp.cuda.Device(self._index):
             before = self.xp._core.get_compute_type(np.float32)
-            # Asked for on an older GPU CuPy only warns, and computes in float32.
+            # On an older GPU, CuPy would only warn and compute in float32.
             if int(self.xp.cuda.Device().compute_capability) < 80:
                 raise ValueError(f"TF32 was asked for, but {self.name} ({self.description}) does not have it")
             self.xp._core.set_compute_type(np.float32, _TF32)
@@ -138,10 +138,10 @@ class CudaDevice(Device):
 
 @functools.cache
 def cuda_device(index: int) -> CudaDevice:
-    """Return GPU `index` after a small product ran on it: an import alone proves neither cuBLAS nor a driver.
+    """Return GPU `index` after running a small product on it, as CuPy imports without cuBLAS or a driver.
 
     Raises:
-        DeviceUnavailableError: if it does not answer, with the reason and what to install.
+        DeviceUnavailableError: if it does not answer; the message has the reason and what to install.
     """
     try:
         import cupy
@@ -161,13 +161,13 @@ def cuda_device(index: int) -> CudaDevice:
     except Exception as error:  # CuPy raises its own types for a missing driver, cuBLAS or NVRTC
         raise DeviceUnavailableError(f"cuda:{index} does not answer ({_first_line(error)}). {_INSTALL}") from error
     device = CudaDevice(cupy, index)
-    # Asking an array for its device takes a while, and is of use only where there are several.
+    # Asking CuPy for an array's device is slow, and only needed if there are several.
     register(cupy.ndarray, lambda array: device if count == 1 else _device_of(array))
     return device
 
 
 def device_count() -> int:
-    """Return how many GPUs CUDA sees; only called after one has answered."""
+    """Return the number of GPUs that CUDA sees; call it only after one has answered."""
     import cupy
 
     return int(cupy.cuda.runtime.getDeviceCount())
@@ -177,7 +177,7 @@ def _device_of(array: Array) -> Device:
     return cuda_device(array.device.id)
 
 
-register("cupy.ndarray", _device_of)  # someone else may make one before we have a reason to import CuPy
+register("cupy.ndarray", _device_of)  # by name: a user may make such arrays before this package imports CuPy
 
 _INSTALL = 'To use an NVIDIA GPU: pip install "cupy-cuda13x[ctk]", or cupy-cuda12x, matching the driver.'
 
@@ -187,36 +187,36 @@ def _first_line(error: BaseException) -> str:
 
 
 class _Copies:
-    """Copies from the host on a stream of their own, by way of two buffers in turn in memory that is not paged out."""
+    """Copies from the host to the GPU on a separate stream, through two pinned buffers that take turns."""
 
     def __init__(self, device: CudaDevice) -> None:
         self._device, self._cuda = device, device.xp.cuda
         self._stream = self._cuda.Stream(non_blocking=True)
         self._buffers: list[np.ndarray[Any, Any]] = [np.empty(0, np.uint8)] * 2
-        self._done: list[Any] = [None, None]  # events: when each buffer's last copy is
+        self._copied: list[Any] = [None, None]  # events: the end of each buffer's last copy
         self._turn = 0
 
     def begin(self, x: Array) -> tuple[Array, Any]:
-        """Begin to copy `x`; return what it will be, and the event that says when."""
+        """Start to copy `x`; return its copy, and the event at which it is complete."""
         if device_or_none(x) is self._device:
             return x, None
-        x = batch_last(x)  # as it lies in memory, so that nothing is transposed on the way
+        x = batch_last(x)  # the layout in memory, so that nothing is transposed
         turn = self._turn = 1 - self._turn
-        if self._done[turn] is not None:
-            self._done[turn].synchronize()
+        if self._copied[turn] is not None:
+            self._copied[turn].synchronize()
         if self._buffers[turn].size < x.nbytes:
             self._buffers[turn] = np.frombuffer(self._cuda.alloc_pinned_memory(x.nbytes), np.uint8)
         staged = self._buffers[turn][: x.nbytes].view(x.dtype).reshape(x.shape)
         staged[...] = x
         copy = self._device.empty(x.shape, x.dtype)
-        # Its memory may have been another array's, which is in use until what is queued now is done.
+        # Its memory may be reused from an array that kernels queued earlier still read.
         self._stream.wait_event(self._cuda.get_current_stream().record())
         copy.set(staged, self._stream)
-        done = self._done[turn] = self._stream.record()
+        done = self._copied[turn] = self._stream.record()
         return batch_first(copy), done
 
     def end(self, x: Array, done: Any, others: Sequence[Any]) -> tuple[Any, ...]:
-        """Let all that is queued from now on wait for a copy."""
+        """Let the kernels queued from now on wait for a copy; return the batch."""
         if done is not None:
             self._cuda.get_current_stream().wait_event(done)
         return x, *others

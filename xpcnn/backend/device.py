@@ -1,8 +1,8 @@
-"""What a device is, and which device an array lies on.
+"""The base class of devices, and the device of an array.
 
-Everything above the backend is written once against an array module `xp`, found from the array at hand with
-`array_namespace(x)`. What may differ between processors without touching the mathematics (where memory comes from, how
-work is split, how large a tile is) is asked of the array's `Device`.
+Code outside the backend is written once for an array module `xp` (NumPy or CuPy), found with `array_namespace(x)`.
+What differs between processors apart from the mathematics (where memory comes from, how work is split, how large a tile
+is) is asked of the array's `Device`.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
-Array: TypeAlias = Any  # numpy.ndarray or cupy.ndarray: CuPy publishes no types that would say so
+Array: TypeAlias = Any  # numpy.ndarray or cupy.ndarray; CuPy has no type annotations
 HostArray: TypeAlias = np.ndarray[Any, Any]
 Namespace: TypeAlias = Any
 Shape: TypeAlias = tuple[int, ...]
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-ELEMENT_WORK = 16  # multiply-adds that take as long as reading or writing one number
+ELEMENT_WORK = 16  # how many multiply-adds take as long as reading or writing one number
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class DeviceUnavailableError(RuntimeError):
-    """A device was asked for by name and does not answer; the message says why and how to install it."""
+    """A device that was named does not answer; the message says why, and what to install."""
 
 
 class Device:
-    """One processor and the array module that computes on it; found by name with `xpcnn.device`.
+    """A processor and the array module that computes on it; found by name with `xpcnn.device`.
 
-    There is one object for each device, also after `copy` and `pickle`.
+    There is one object per device, also after `copy` and `pickle`.
 
     Attributes:
         name: `"cpu"`, `"cuda:0"`, …
         xp: the array module: NumPy or CuPy.
-        tile_bytes: size of the columns that a convolution lowers at a time.
+        tile_bytes: size of the column matrix that a convolution makes at a time.
         launch_bytes: bytes the device can write during one kernel launch.
         small_product: largest m·n·k served by BLAS's small-matrix kernels; 0 if there are none.
-        winograd_channels: channels from which on Winograd's convolution is faster.
+        winograd_channels: the fewest channels for which Winograd's convolution is faster.
     """
 
     name: str
@@ -58,30 +58,35 @@ class Device:
         return self
 
     def use(self) -> None:
-        """Let the calling thread compute on this GPU: CuPy works on one at a time, and refuses arrays of another."""
+        """Make this GPU the calling thread's current one: CuPy computes on that, and refuses arrays of another."""
 
     def asarray(self, x: Any, dtype: Any = None) -> Array:
-        """Return `x` as an array on this device, copied only if it lies elsewhere or has another dtype."""
+        """Return `x` as an array on this device, copied only if it is elsewhere or of another dtype.
+
+        Args:
+            x: an array of any device, or what NumPy makes an array of.
+            dtype: None for that of `x`.
+        """
         if device_or_none(x) not in (None, self):
             x = to_host(x)
         return self.xp.asarray(x, dtype=dtype)
 
     def prefetch(self, batches: Iterable[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
-        """Yield the batches with their first array on this device; a GPU copies the next one while one trains.
+        """Yield batches with their first array on this device; a GPU copies the next batch while this one is used.
 
         Args:
-            batches: tuples that begin with an array `(N, ...)`, on the host or on this device already.
+            batches: tuples whose first item is an array `(N, ...)`, on the host or already on this device.
         """
         return ((self.asarray(first), *others) for first, *others in batches)
 
     @property
     def on_host(self) -> bool:
-        """Whether its arrays lie in the host's memory, so that reading a value waits for nothing."""
+        """Whether its arrays are in the host's memory, where reading a value does not wait for a device."""
         return False
 
     @property
     def description(self) -> str:
-        """What computes here, for a person to read."""
+        """The processor or library that computes here, for people to read."""
         raise NotImplementedError
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
@@ -89,46 +94,47 @@ class Device:
         raise NotImplementedError
 
     def synchronize(self) -> None:
-        """Wait until all work given to this device is done."""
+        """Wait until all work queued on this device is done."""
 
     def empty(self, shape: Shape, dtype: Any) -> Array:
-        """Return an uninitialised C-contiguous array for a result."""
+        """Return an uninitialised C-contiguous array, for a result."""
         return self.xp.empty(shape, dtype)
 
     def scratch(self, shape: Shape, dtype: Any, slot: str) -> Array:
-        """Return uninitialised working memory, valid until the same thread asks for the same slot again."""
+        """Return uninitialised scratch memory, valid until the same thread asks for the same slot again."""
         return self.xp.empty(shape, dtype)
 
     def parts(self, work: int, at_most: int | None = None) -> int:
-        """Return into how many parts to cut some work, for several threads to share: the one question for scheduling.
+        """Return the number of parts to split some work into, so that several threads can compute them.
 
-        The answer follows from the work alone, never from the number of threads, as sums over parts depend on it.
+        It depends on the work alone, never on the number of threads, so that sums over parts have the same bits.
 
         Args:
-            work: in multiply-adds; an element that is copied or computed by itself counts as `ELEMENT_WORK` of them.
-            at_most: the largest answer wanted, such as one that leaves each part enough rows.
+            work: in multiply-adds; reading or writing one number counts as `ELEMENT_WORK` of them.
+            at_most: the largest number wanted, such as one that leaves enough rows for each part.
         """
         return 1
 
     def map(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Result]:
-        """Return `[function(task) for task in tasks]`; the calls may run at the same time."""
+        """Return `[function(task) for task in tasks]`; the calls may run in parallel."""
         return [function(task) for task in tasks]
 
     def fused(self, function: Function) -> Function:
-        """Return what computes a `chain` here."""
+        """Return what computes a `chain` on this device: one kernel on a GPU, else the function itself."""
         return function
 
     def map_elements(self, function: Callable[..., None], *operands: Any, in_pieces: bool = False) -> None:
-        """Call `function` on matching parts of contiguous arrays of one size, for elementwise work in place.
+        """Call an elementwise `function`, which writes to some of its operands, on matching parts of all of them.
 
         Args:
-            operands: the first one an array; non-arrays are passed through.
-            in_pieces: take short parts, so that the function's intermediate results stay in cache.
+            operands: contiguous arrays of the same size, the first operand among them, whose parts may be flattened to
+                one axis; non-arrays are passed through.
+            in_pieces: use small parts, so that the function's intermediate results stay in cache.
         """
         function(*operands)
 
     def overlapping(self) -> AbstractContextManager[None]:
-        """Let `background` tasks run concurrently with the block; BLAS uses one thread, and all are done at its end."""
+        """Run `background` tasks concurrently with the block, with one BLAS thread; at its end all of them are done."""
         return nullcontext()
 
     def background(self, task: Callable[[], Result], work: int) -> Callable[[], Result]:
@@ -145,22 +151,22 @@ class Device:
         return x.sum(axis=1, keepdims=True)
 
     def row_dots(self, x: Array, y: Array) -> Array:
-        """Return the sum of the products of each two rows of `x` and `y (rows, length)`, as `(rows, 1)`."""
+        """Return the dot product of each row of `x (rows, length)` with the same row of `y`, as `(rows, 1)`."""
         products = self.scratch(x.shape, x.dtype, "dots")
         self.xp.multiply(x, y, out=products)
         return products.sum(axis=1, keepdims=True)
 
     @property
     def tf32(self) -> bool:
-        """Whether float32 products are computed with TF32's 11 significant bits; no, unless a GPU is told to."""
+        """Whether float32 products are computed in TF32, with 11 significant bits; False unless allowed."""
         return False
 
     @contextmanager
     def allow_tf32(self) -> Iterator[None]:
-        """Let float32 products inside the block run in TF32, on a GPU that has it (compute capability 8.0 and up).
+        """Compute float32 products inside the block in TF32, on a GPU that has it (compute capability 8.0 or higher).
 
-        About eight times as fast as float32 on paper, and a thousand times as coarse. CuPy keeps this one choice for
-        the whole process; the environment variable `CUPY_TF32=1` makes it at the start.
+        Nominally eight times as fast as float32, with rounding errors a thousand times as large. CuPy has one setting
+        for the whole process; the environment variable `CUPY_TF32=1` sets it from the start.
 
         Raises:
             ValueError: if the device has no TF32.
@@ -169,12 +175,12 @@ class Device:
         yield
 
     def one_blas_thread(self) -> AbstractContextManager[None]:
-        """Run matrix products on the calling thread only, so that their bits do not depend on the number of cores."""
+        """Run matrix products in the block on the calling thread only: their bits do not depend on the cores."""
         return nullcontext()
 
 
 def blocks(length: int, count: int) -> list[slice]:
-    """Cut `range(length)` into `count` parts as even as possible, or fewer if it is shorter than that."""
+    """Split `range(length)` into `count` slices of nearly equal length, or into `length` slices if that is fewer."""
     count = min(length, count)
     return [slice(length * i // count, length * (i + 1) // count) for i in range(count)]
 
@@ -185,10 +191,10 @@ _DEVICE_OF_NAME: dict[str, DeviceOfArray] = {}
 
 
 def register(array_type: type | str, device_of_array: DeviceOfArray) -> None:
-    """Make an array type known.
+    """Register an array type, so that `device_of` knows it.
 
     Args:
-        array_type: the class, or its name with its module, `"cupy.ndarray"`, where importing that takes long.
+        array_type: the class, or its qualified name such as `"cupy.ndarray"`, if importing it should be avoided.
         device_of_array: returns the device of such an array.
     """
     if isinstance(array_type, str):
@@ -198,7 +204,7 @@ def register(array_type: type | str, device_of_array: DeviceOfArray) -> None:
 
 
 def device_or_none(x: object) -> Device | None:
-    """Return the device an array lies on, or None if `x` is not an array."""
+    """Return the device of an array, or None if `x` is not an array."""
     find = _DEVICE_OF_TYPE.get(type(x))
     if find is not None:
         return find(x)
@@ -211,33 +217,38 @@ def device_or_none(x: object) -> Device | None:
 
 
 def device_of(x: Array) -> Device:
-    """Return the device an array lies on.
+    """Return the device of an array.
 
     Raises:
         TypeError: if `x` is not an array.
     """
-    device = device_or_none(x)
+    find = _DEVICE_OF_TYPE.get(type(x))  # asked some sixty times in a training step
+    device = device_or_none(x) if find is None else find(x)
     if device is None:
         raise TypeError(f"expected an array, got {type(x).__name__}")
     return device
 
 
 def array_namespace(x: Array) -> Namespace:
-    """Return the array module that computes on `x`: the one way to ask."""
+    """Return the array module of `x`, NumPy or CuPy.
+
+    Raises:
+        TypeError: if `x` is not an array.
+    """
     return device_of(x).xp
 
 
 def chain(function: Function) -> Function:
-    """Make a function of elementwise operations a single kernel on a GPU; elsewhere it is called as it is.
+    """Fuse a function of elementwise operations into one kernel on a GPU; on the CPU it is called unchanged.
 
-    A GPU's time for such operations is that of reading and writing their operands, and of starting each: five
-    operations in one kernel take little more than one.
+    Elementwise kernels spend their time on launches and on reading and writing memory, so five operations in one kernel
+    take little longer than one.
 
     Args:
-        function: of a module, not made anew for each call. Called with arrays, the first operand among them, that
-            broadcast to one shape, and with numbers or None. It may compute with operators other than `abs`, with
-            elementwise functions of `array_namespace(x)`, with dtypes and `x[...] = `; not with shapes, parts of
-            arrays or their values. What it writes to has the full shape. It returns an array, a tuple of them, or None.
+        function: defined once, at module level. It is called with arrays (the first operand is one) that broadcast to
+            one shape, and with numbers or None. It may use operators other than `abs`, elementwise functions of
+            `array_namespace(x)`, dtypes, and `x[...] = `; but no shapes, parts of arrays or values of elements. Arrays
+            that it writes to have the full shape. It returns an array, a tuple of arrays, or None.
     """
 
     @functools.wraps(function)
@@ -250,5 +261,5 @@ def chain(function: Function) -> Function:
 
 
 def to_host(x: Array) -> np.ndarray[Any, Any]:
-    """Return any device's array as a NumPy array; waits for the device, so only where a person is shown a number."""
+    """Return an array of any device as a NumPy array. This waits for the device, so avoid it inside a training step."""
     return device_of(x).to_host(x)

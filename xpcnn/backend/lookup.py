@@ -1,4 +1,4 @@
-"""Devices by name, and which of them answer."""
+"""Look up devices by name, and list those that answer."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def device(name: str | Device = "auto") -> Device:
     """Return a device by name.
 
     Args:
-        name: `"cpu"`, `"cuda"` (the first GPU), `"cuda:1"`, or `"auto"`: the first GPU that answers, else the CPU, with
-            one line on stderr saying why. A `Device` is returned as it is. Where there are several GPUs, CuPy computes
-            on the one asked for last: see `Device.use`.
+        name: `"cpu"`, `"cuda"` (the first GPU), `"cuda:1"`, or `"auto"`: the first GPU if it answers, else the CPU,
+            with one line on stderr that says why. A `Device` is returned as it is. With several GPUs, the one asked for
+            last is CuPy's current one: see `Device.use`.
 
     Raises:
-        DeviceUnavailableError: if a GPU is named that does not answer.
+        DeviceUnavailableError: if the GPU does not answer.
         ValueError: if the name is none of these.
     """
     found = name if isinstance(name, Device) else _device_named(name)
@@ -28,7 +28,7 @@ def device(name: str | Device = "auto") -> Device:
 
 
 def available_devices() -> tuple[list[Device], str]:
-    """Return the devices that answer, the CPU first, and why no (further) GPU is among them."""
+    """Return the devices that answer, the CPU first, and the reason if a GPU does not, or an empty string."""
     devices: list[Device] = [CPU]
     try:
         devices.append(cuda_device(0))

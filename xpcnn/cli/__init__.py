@@ -4,11 +4,11 @@ Exit codes, for all commands:
 
 - 0: done; the devices agree
 - 1: training diverged (`train`); the devices differ (`parity`)
-- 2: bad input, or `parity` had nothing to compare, divergence while recording included
-- 3: all else: no memory, no room on the disk, a bug
+- 2: bad input, or `parity` had nothing to compare, also because training diverged while recording
+- 3: everything else: out of memory, disk full, a bug
 - 130, 143, 129: stopped by Ctrl-C, SIGTERM, SIGHUP
 
-Whatever goes wrong is said in one line. With XPCNN_TRACEBACK=1 in the environment Python's traceback comes before it.
+Every error is one line. With XPCNN_TRACEBACK=1 in the environment, Python's traceback is printed before it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from .. import __version__
 from ..backend import CPU, DeviceUnavailableError
@@ -28,44 +28,62 @@ from ..training import SaveError, TrainingDivergedError
 from ..training.streams import TolerantStream
 from . import devices, parity, predict, train
 
-DIVERGED, BAD_INPUT, FAILED, INTERRUPTED = 1, 2, 3, 130
+DIVERGED, BAD_INPUT, FAILED = 1, 2, 3
 
 _EXIT_CODES = """\
 exit codes: 0 done, or the devices agree; 1 training diverged, or the devices differ; 2 bad input, or nothing
-could be compared; 3 all else (no memory, disk full, a bug); 130, 143, 129 stopped by Ctrl-C, SIGTERM, SIGHUP.
-XPCNN_TRACEBACK=1 in the environment shows where an error came from."""
+could be compared; 3 everything else (out of memory, disk full, a bug); 130, 143, 129 stopped by Ctrl-C, SIGTERM,
+SIGHUP. XPCNN_TRACEBACK=1 in the environment shows where an error came from."""
 
-# What an OSError means by these is not in the user's input.
-_FAILURES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+# Errors of the system, not of the user's input.
+_FAILURES = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EROFS", "EMFILE", "ENFILE", "ENOMEM")
+    if hasattr(errno, name)  # not every system has all of them
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
-    with _tolerant_streams():
-        args = _parser().parse_args(argv)
+    """Run the command line and return its exit code.
+
+    Raises:
+        KeyboardInterrupt: by Ctrl-C, except while `train` has a run to save.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    with _tolerant_streams() as stdout:
+        parser = _parser()
+        for argument in arguments:
+            if argument.startswith("--") and argument.endswith("=--"):  # argparse fails with a traceback
+                parser.error(f"argument {argument[:-3]}: expected one argument")
+        args = parser.parse_args(arguments)
         try:
             if (threads := getattr(args, "threads", None)) is not None:
                 CPU.threads = threads
             code: int = args.function(args)
-            return code
-        except KeyboardInterrupt:
-            print("xpcnn: interrupted", file=sys.stderr)
-            return INTERRUPTED
         except Exception as error:
             if os.environ.get("XPCNN_TRACEBACK"):
                 traceback.print_exc()
             code, message = _judge(error)
             print(f"xpcnn: error: {' '.join(message.split())}", file=sys.stderr)
-            return code
+        stdout.flush()
+        if isinstance(stdout.error, OSError) and not isinstance(stdout.error, BrokenPipeError):
+            print(f"xpcnn: warning: stdout cannot be written: {stdout.error.strerror}", file=sys.stderr)
+            if code == 0 and args.command != "train":  # whose result is in files
+                code = FAILED
+        return code
 
 
 def _judge(error: Exception) -> tuple[int, str]:
-    """Return the exit code for an error, and what is said of it."""
+    """Return the exit code and the message for an error."""
     if isinstance(error, TrainingDivergedError):
         return DIVERGED, str(error)
     if isinstance(error, MemoryError):
-        return FAILED, f"{error or 'out of memory'}; a smaller --batch-size or network takes less"
-    if isinstance(error, SaveError) or (isinstance(error, OSError) and error.errno in _FAILURES):
+        text = str(error)
+        start = "" if text.startswith("out of memory") else "out of memory: " if text else "out of memory"
+        return FAILED, f"{start}{text}; try a smaller --batch-size or network"
+    if any(isinstance(e, OSError) and e.errno in _FAILURES for e in (error, error.__cause__)):
+        return FAILED, str(error)
+    if isinstance(error, SaveError):
         return FAILED, str(error)
     if isinstance(error, ValueError | OSError | ImportError | DeviceUnavailableError):
         return BAD_INPUT, str(error)
@@ -74,29 +92,28 @@ def _judge(error: Exception) -> tuple[int, str]:
 
 
 @contextlib.contextmanager
-def _tolerant_streams() -> Iterator[None]:
-    """Let the block print to stdout and stderr whatever their state: closed, full, or a pipe that nobody reads."""
+def _tolerant_streams() -> Iterator[TolerantStream]:
+    """Make stdout and stderr tolerant in the block, and yield stdout."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            # Else the next file that is opened would get this number, and whatever is printed would end up in it.
+            # The stream is closed. Without this the next file to be opened would get its number, and any output.
             os.open(os.devnull, os.O_RDWR)
-    streams: list[Any] = [TolerantStream(sys.stdout), TolerantStream(sys.stderr)]
+    stdout, stderr = TolerantStream(sys.stdout), TolerantStream(sys.stderr)
     try:
-        with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
-            yield
+        with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+            yield stdout
     finally:
-        for number, stream in enumerate(streams, 1):
-            if not stream.flush():
-                # Python flushes once more when it exits, and would fail then, with exit code 120.
-                with contextlib.suppress(OSError):
-                    os.dup2(os.open(os.devnull, os.O_RDWR), number)
+        for stream in (stdout, stderr):
+            stream.flush()
+            if stream.error is not None:
+                stream.discard_rest()
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        # One line, as for all bad input, instead of argparse's usage text before it.
+        # One line, as for all bad input, without argparse's usage text before it.
         self.exit(BAD_INPUT, f"{self.prog}: error: {message}\n")
 
 
@@ -108,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"xpcnn {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
     for module in (train, predict, parity, devices):
         module.add_commands(commands)
     return parser

@@ -60,7 +60,7 @@ def _report_options(sub: argparse.ArgumentParser) -> None:
 
 def _record(args: argparse.Namespace) -> int:
     config = TraceConfig(**given(args, TraceConfig))
-    trace = record(args.output, config, args.device, data_dir=args.data_dir, limit=args.limit << 20)
+    trace = record(args.output, config, args.device, data_dir=args.data_dir, limit=_limit(args))
     size = sum(file.stat().st_size for file in trace.path.iterdir())
     kept = sum(step["file"] is not None for step in trace.steps())
     print(
@@ -80,7 +80,15 @@ def _run(args: argparse.Namespace) -> int:
     _check_picture(args.picture)
     devices = [name.strip() for name in args.devices.split(",") if name.strip()]
     config = TraceConfig(**given(args, TraceConfig))
-    return _show(run(config, devices, data_dir=args.data_dir, limit=args.limit << 20, tf32=args.tf32), args)
+    return _show(run(config, devices, data_dir=args.data_dir, limit=_limit(args), tf32=args.tf32), args)
+
+
+def _limit(args: argparse.Namespace) -> int:
+    """Return `--limit` in bytes."""
+    if args.limit < 0:
+        raise ValueError(f"--limit must be at least 0, got {args.limit}")
+    mebibytes: int = args.limit
+    return mebibytes << 20
 
 
 def _check_picture(name: str | None) -> None:
@@ -109,6 +117,9 @@ def _show(reports: list[Report], args: argparse.Namespace) -> int:
     if args.picture:
         from .. import viz
 
-        viz.error_growth(reports[-1].growth()).savefig(args.picture)
+        try:
+            viz.error_growth(reports[-1].growth()).savefig(args.picture)
+        except OSError as error:  # writing to a full disk raises it without a name
+            raise OSError(error.errno, error.strerror, args.picture) from error
         print(f"picture in {args.picture}", file=sys.stderr)
     return 0 if all(report.agrees for report in reports) else 1

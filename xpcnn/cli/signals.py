@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP end training in good order: the first after the step under way, the second at once."""
+"""Ctrl-C, SIGTERM and SIGHUP stop training and save the run: the first after the current step, the second at once."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if
 
 
 class SignalsStop:
-    """Receives the signals inside its block.
+    """A context manager that handles the signals in its block.
 
-    The first asks the run to stop, which saves it. A second raises KeyboardInterrupt, but not while a checkpoint is
-    being written: after that training ends anyway. Before there is a run, the first raises.
+    The first signal makes the run stop after the current step, with a checkpoint. The second raises KeyboardInterrupt,
+    except while a checkpoint is being written, after which training ends anyway. Without a run, the first raises.
 
     Attributes:
-        run: to be set once there is one.
-        received: the signal that came first, or None.
+        run: the run to stop; the caller sets it.
+        received: the first signal, or None.
     """
 
     run: Run | None = None
@@ -28,9 +28,9 @@ class SignalsStop:
 
     def __enter__(self) -> SignalsStop:
         self._before: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():  # Python lets no other one do it
+        if threading.current_thread() is threading.main_thread():  # the only one that may set handlers
             for number in _SIGNALS:
-                # What `nohup` starts ignores SIGHUP, and is meant to.
+                # A process started by `nohup` ignores SIGHUP on purpose.
                 if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._receive)
         return self
@@ -48,5 +48,5 @@ class SignalsStop:
 
     @property
     def exit_code(self) -> int:
-        """What a shell makes of the signal."""
+        """The exit code that shells use for the signal."""
         return 128 + (self.received or signal.SIGINT)

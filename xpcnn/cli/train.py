@@ -16,7 +16,6 @@ from typing import Any
 from ..training import ProgressBar, Run, RunConfig, Table, TrainingDivergedError, predict
 from ..training.files import write_atomically
 from ..training.run import read_config
-from ..training.streams import say
 from .options import add_command, add_data_dir, add_device, add_threads, add_training_options, given
 from .signals import SignalsStop
 
@@ -29,7 +28,7 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("--epochs", type=int, metavar="N", help=f"passes over the training images ({usual.epochs})")
     parser.add_argument("--augment", action=argparse.BooleanOptionalAction, help="vary the training images (yes)")
     parser.add_argument("--output", metavar="DIR", help="folder for the run, a new one (runs/MODEL-DATA-NUMBER)")
-    parser.add_argument("--resume", metavar="RUN", help="go on with an interrupted run")
+    parser.add_argument("--resume", metavar="RUN", help="continue an interrupted run")
     parser.add_argument(
         "--checkpoint-minutes", type=float, default=5.0, metavar="X", help="time between checkpoints in an epoch (5)"
     )
@@ -61,9 +60,7 @@ def _train(args: argparse.Namespace) -> int:
                 _introduce(run)
                 run.fit()
         except TrainingDivergedError as error:
-            raise TrainingDivergedError(
-                f"{error}; {run.last_checkpoint}, in {run.path}. A lower --lr may help"
-            ) from error
+            raise TrainingDivergedError(f"{error}; {run.last_checkpoint}, in {run.path}; a lower --lr may help") from error
         except KeyboardInterrupt:
             return _stopped(signals)
     if run.trainer.epoch < config.epochs:
@@ -78,26 +75,26 @@ def _train(args: argparse.Namespace) -> int:
 
 def _introduce(run: Run) -> None:
     model, config = run.trainer.model, run.config
-    say(
+    print(
         f"{config.model} ({model.count_parameters():,} parameters) on {config.data} "
         f"({len(run.loader.dataset):,} training and {len(run.test.dataset):,} test images), "
         f"device {model.device.name} ({model.device.description}), in {run.path}",
-        sys.stdout,
+        flush=True,
     )
 
 
 def _stopped(signals: SignalsStop) -> int:
-    """Say what follows from a signal, and return the exit code."""
+    """Print how to continue after a signal, and return the exit code."""
     by = "" if signals.received in (None, signal.SIGINT) else f" by {signals.received.name}"
     then = "before training began"
-    if signals.run is not None:
-        then = f"{signals.run.last_checkpoint}; go on with: xpcnn train --resume {shlex.quote(str(signals.run.path))}"
-    say(f"xpcnn: interrupted{by}; {then}", sys.stderr)
+    if (run := signals.run) is not None:
+        then = f"{run.last_checkpoint}; continue with: xpcnn train --resume {shlex.quote(str(run.path))}"
+    print(f"xpcnn: interrupted{by}; {then}", file=sys.stderr)
     return signals.exit_code
 
 
 def _resumed(args: argparse.Namespace) -> tuple[Path, RunConfig]:
-    """Return the folder and the configuration of the run to go on with."""
+    """Return the folder and the configuration of the run to continue."""
     if options := [*given(args, RunConfig), *(["output"] if args.output is not None else [])]:
         names = ", ".join("--" + name.replace("_", "-") for name in options)
         raise ValueError(f"--resume takes the run's own options; leave out {names}")
@@ -106,7 +103,7 @@ def _resumed(args: argparse.Namespace) -> tuple[Path, RunConfig]:
 
 
 def _new(args: argparse.Namespace) -> tuple[Path | Iterator[Path], RunConfig]:
-    """Return the folder, or all that will do, and the configuration of a new run."""
+    """Return the folder, or the possible ones, and the configuration of a new run."""
     config = RunConfig(**given(args, RunConfig))
     if args.output is not None:
         return Path(args.output), config

@@ -1,7 +1,7 @@
-"""Arrays in, arrays out: every forward function beside its backward, pure and without a branch on the device.
+"""Layers and losses as pure functions of arrays, the same code on every device.
 
-A forward function returns its result and a cache; the backward function takes the gradient of the result and that
-cache, and returns the gradients of the forward function's array arguments.
+A forward function returns its result and a cache. The backward function takes the gradient w.r.t. that result, and the
+cache, and returns the gradients w.r.t. the forward function's array arguments.
 """
 
 from .activation import (

@@ -1,7 +1,7 @@
-"""The usual activation functions, each beside its derivative as a function of the input `x` and the output `y`.
+"""Activation functions, each with its derivative as a function of the input `x` and the output `y`.
 
-Every formula holds for all finite inputs: nothing overflows on the way to a finite result. Cases are told apart by
-adding terms of which all but one are 0, as on a CPU to choose with `where` costs more than an exponential.
+No formula overflows on the way to a finite result, whatever the finite input. Functions defined by cases are sums of
+terms of which all but one are 0, since `where` costs more than an exponential on a CPU.
 """
 
 from __future__ import annotations
@@ -23,19 +23,24 @@ def relu_forward(x: Array) -> tuple[Array, Any]:
     device = device_of(x)
     y = device.empty(x.shape, x.dtype)
 
-    # NumPy takes a third of the time it takes for the larger of an array and a number.
+    # In NumPy, clip takes a third of the time of maximum.
     device.map_elements(lambda x, y: device.xp.clip(x, 0, device.xp.inf, out=y), x, y)
     return batch_first(y), y
 
 
 @chain
 def _select(dy: Array, y: Array, dx: Array) -> None:
-    dx[...] = y > 0  # converted once: to multiply numbers by truth values takes longer
+    dx[...] = y > 0  # converted to numbers once: multiplying by booleans takes longer
     dx *= dy
 
 
 def relu_backward(dy: Array, cache: Any) -> Array:
-    """Return `dx`: the gradient where the input was positive, else 0."""
+    """Return `dx`: the gradient where the input was positive, else 0.
+
+    Args:
+        dy: gradient w.r.t. the output, `(N, ...)`.
+        cache: what the forward call returned.
+    """
     dy = batch_last(dy)
     device = device_of(dy)
     dx = device.empty(dy.shape, dy.dtype)
@@ -72,7 +77,7 @@ def elu_derivative(x: Array, y: Array, alpha: float) -> Array:
 
 @chain
 def sigmoid(x: Array) -> Array:
-    """Return `1 / (1 + exp(-x))`, or equally `exp(x) / (1 + exp(x))` where x is negative."""
+    """Return `1 / (1 + exp(-x))`, computed as `exp(x) / (1 + exp(x))` where x is negative."""
     xp = array_namespace(x)
     return xp.exp(xp.minimum(x, 0)) / (1 + xp.exp(-xp.absolute(x)))
 
@@ -110,7 +115,7 @@ def silu_derivative(x: Array, y: Array) -> Array:
 
 @chain
 def gelu(x: Array) -> Array:
-    """Return `x·Φ(x)` with the normal distribution function Φ (Hendrycks and Gimpel 2016)."""
+    """Return `x·Φ(x)`, where Φ is the normal distribution's cumulative function (Hendrycks and Gimpel 2016)."""
     return x * normal_cdf(x)
 
 
@@ -135,28 +140,28 @@ def gelu_tanh_derivative(x: Array, y: Array) -> Array:
 
 
 def _gelu_argument(x: Array) -> tuple[Array, Array]:
-    """Return z and its derivative, where the approximation of GELU is `x·sigmoid(z)`, as `(1 + tanh(z/2)) / 2` is."""
-    near = array_namespace(x).clip(x, -100, 100)  # farther out the sigmoid is 0 or 1, and the cube might overflow
+    """Return z and its derivative, where `gelu_tanh` is `x·sigmoid(z)`: `sigmoid(z) = (1 + tanh(z/2)) / 2`."""
+    near = array_namespace(x).clip(x, -100, 100)  # beyond, the sigmoid is 0 or 1 and the cube could overflow
     square = near * near
     factor = 2 * sqrt(2 / pi)
     return factor * near * (1 + 0.044715 * square), factor * (1 + 3 * 0.044715 * square)
 
 
 def softmax_forward(x: Array, dim: int) -> tuple[Array, Any]:
-    """Return `exp(x)` as shares of its sum along one axis, and what `softmax_backward` needs.
+    """Return `exp(x)` normalised to sum to 1 along `dim`, and what `softmax_backward` needs.
 
-    Computed from `x` less its maximum, so that nothing over- or underflows.
+    Computed from `x` minus its maximum, so that nothing overflows.
 
     Args:
         x: `(N, ...)`.
-        dim: the axis along which the shares add up to 1; negative numbers count from the last.
+        dim: the axis along which the result sums to 1; negative numbers count from the last.
 
     Raises:
         ValueError: if there is no such axis.
     """
     if not -x.ndim <= dim < x.ndim:
-        raise ValueError(f"softmax along axis {dim} of an input of {x.ndim} axes, {x.shape}")
-    axis = (dim - 1) % x.ndim  # the batch comes last in memory
+        raise ValueError(f"dim must be an axis of the input: axis {dim} does not exist in shape {x.shape}")
+    axis = (dim - 1) % x.ndim  # in the batch-last layout
     x = batch_last(x)
     y = device_of(x).xp.exp(x - x.max(axis=axis, keepdims=True))
     y /= y.sum(axis=axis, keepdims=True)
@@ -164,7 +169,12 @@ def softmax_forward(x: Array, dim: int) -> tuple[Array, Any]:
 
 
 def softmax_backward(dy: Array, cache: Any) -> Array:
-    """Return `dx = y·(dy - Σ dy·y)`, the sum along the axis of the forward call."""
+    """Return `dx = y·(dy - Σ dy·y)`, with the sum along `dim`.
+
+    Args:
+        dy: gradient w.r.t. the output, `(N, ...)`.
+        cache: what the forward call returned.
+    """
     y, axis = cache
     dy = batch_last(dy)
     return batch_first(y * (dy - (dy * y).sum(axis=axis, keepdims=True)))

@@ -1,17 +1,17 @@
-"""Average pooling: under a sliding window, over a grid of given size, and over the whole image."""
+"""Average pooling: under a sliding window, to a given output size (adaptive), and over the whole image."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
 from ..backend import ELEMENT_WORK, Array, Device, Shape, batch_first, batch_last, blocks, device_of
-from .windows import IntOrPair, Padding, Pair, Window, offsets, over_the_edge, pair, pooling_window
+from .windows import IntOrPair, Padding, Pair, Window, ceil_mode_window, offsets, pair, pooling_window
 
 
 class _Cache(NamedTuple):
     window: Window
-    counts: Array | int  # what the sums were divided by: a number, or (OH, OW, 1)
-    size: Pair
+    counts: Array | int  # number of values in each mean: one number, or (OH, OW, 1)
+    size: Pair  # (H, W)
 
 
 def avg_pool2d_forward(
@@ -27,12 +27,12 @@ def avg_pool2d_forward(
 
     Args:
         x: `(N, C, H, W)`.
-        kernel_size: size of the window.
+        kernel_size: height and width of the window, one number or a pair.
         stride: step between positions; None for the size of the window.
-        padding: zeros put around the image; at most half the window.
-        ceil_mode: whether a last window may reach over the edge: see `windows.over_the_edge`.
-        count_include_pad: whether the zeros of the padding count as values in the mean. What lies beyond the padding,
-            where `ceil_mode` lets windows reach, never counts.
+        padding: rows and columns of zeros around the image; at most half the window.
+        ceil_mode: whether the number of positions is rounded up: see `windows.ceil_mode_window`.
+        count_include_pad: whether the zeros of the padding count as values in the mean. The part of a window beyond
+            the padding, in `ceil_mode`, never counts.
 
     Returns:
         `y (N, C, OH, OW)` and what `avg_pool2d_backward` needs.
@@ -42,55 +42,56 @@ def avg_pool2d_forward(
     """
     if x.ndim != 4:
         raise ValueError(f"expected input (N, C, H, W), got {x.shape}")
-    shape = pooling_window(kernel_size, stride, padding, 1)
-    counted = shape.padding if count_include_pad else (0, 0, 0, 0)
+    window = pooling_window(kernel_size, stride, padding, 1)
+    counted = window.padding if count_include_pad else (0, 0, 0, 0)
     x = batch_last(x)
     device = device_of(x)
     C, H, W, N = x.shape
     if ceil_mode:
-        shape = over_the_edge(shape, H, W)
-    OH, OW = shape.output_size(H, W)
-    counts = _counts(shape, (OH, OW), (H, W), counted, device, x.dtype)
+        window = ceil_mode_window(window, H, W)
+    OH, OW = window.output_size(H, W)
+    counts = _counts(window, (OH, OW), (H, W), counted, device, x.dtype)
     y = device.empty((C, OH, OW, N), x.dtype)
 
     def pool(channels: slice) -> None:
         total = y[channels]
         total[...] = 0
-        for _, (rows, cols), (image_rows, image_cols) in offsets(shape, OH, OW, H, W):
+        for _, (rows, cols), (image_rows, image_cols) in offsets(window, OH, OW, H, W):
             total[:, rows, cols] += x[channels, image_rows, image_cols]
         total /= counts
 
-    device.map(pool, blocks(C, device.parts(_work(shape, y))))
-    return batch_first(y), _Cache(shape, counts, (H, W))
+    device.map(pool, blocks(C, device.parts(_work(window, y))))
+    return batch_first(y), _Cache(window, counts, (H, W))
 
 
 def avg_pool2d_backward(dy: Array, cache: Any) -> Array:
-    """Return `dx (N, C, H, W)`: each gradient is shared out evenly to the pixels of its window.
+    """Return `dx (N, C, H, W)`: each gradient is divided evenly among the pixels of its window.
 
     Args:
-        dy: gradient of the loss by the output, `(N, C, OH, OW)`.
+        dy: gradient w.r.t. the output, `(N, C, OH, OW)`.
         cache: what the forward call returned.
     """
-    shape, counts, (H, W) = cache
+    window, counts, (H, W) = cache
     dy = batch_last(dy)
     device = device_of(dy)
     C, OH, OW, N = dy.shape
     dx = device.empty((C, H, W, N), dy.dtype)
 
-    def unpool(channels: slice) -> None:
+    def scatter(channels: slice) -> None:
         dx[channels] = 0
-        share = dy[channels] / counts
-        for _, (rows, cols), (image_rows, image_cols) in offsets(shape, OH, OW, H, W):
-            dx[channels, image_rows, image_cols] += share[:, rows, cols]
+        per_pixel = dy[channels] / counts
+        for _, (rows, cols), (image_rows, image_cols) in offsets(window, OH, OW, H, W):
+            dx[channels, image_rows, image_cols] += per_pixel[:, rows, cols]
 
-    device.map(unpool, blocks(C, device.parts(_work(shape, dy))))
+    device.map(scatter, blocks(C, device.parts(_work(window, dy))))
     return batch_first(dx)
 
 
 def adaptive_avg_pool2d_forward(x: Array, output_size: IntOrPair) -> tuple[Array, Any]:
-    """Return the means over a grid of `output_size` rectangles that cover the image, overlapping where they must.
+    """Return the means over a grid of `output_size` rectangles, as PyTorch defines it.
 
-    Rectangle i of OH covers the rows from `⌊i·H / OH⌋` up to, but not including, `⌈(i + 1)·H / OH⌉`; likewise columns.
+    Rectangle i of OH covers the rows from `⌊i·H / OH⌋` up to, but not including, `⌈(i + 1)·H / OH⌉`, and likewise the
+    columns. Neighbours overlap where OH does not divide H.
 
     Args:
         x: `(N, C, H, W)`.
@@ -122,10 +123,10 @@ def adaptive_avg_pool2d_forward(x: Array, output_size: IntOrPair) -> tuple[Array
 
 
 def adaptive_avg_pool2d_backward(dy: Array, cache: Any) -> Array:
-    """Return `dx (N, C, H, W)`: each gradient is shared out evenly to the pixels of its rectangle.
+    """Return `dx (N, C, H, W)`: each gradient is divided evenly among the pixels of its rectangle.
 
     Args:
-        dy: gradient of the loss by the output, `(N, C, OH, OW)`.
+        dy: gradient w.r.t. the output, `(N, C, OH, OW)`.
         cache: what the forward call returned.
     """
     H, W = cache
@@ -135,7 +136,7 @@ def adaptive_avg_pool2d_backward(dy: Array, cache: Any) -> Array:
     row_gradients = device.empty((C, OH, W, N), dy.dtype)
     dx = device.empty((C, H, W, N), dy.dtype)
 
-    def unpool(channels: slice) -> None:
+    def scatter(channels: slice) -> None:
         row_gradients[channels] = 0
         for ow, cols in enumerate(_spans(W, OW)):
             row_gradients[channels, :, cols] += dy[channels, :, ow : ow + 1] / (cols.stop - cols.start)
@@ -143,7 +144,7 @@ def adaptive_avg_pool2d_backward(dy: Array, cache: Any) -> Array:
         for oh, rows in enumerate(_spans(H, OH)):
             dx[channels, rows] += row_gradients[channels, oh : oh + 1] / (rows.stop - rows.start)
 
-    device.map(unpool, blocks(C, device.parts(2 * dx.size * ELEMENT_WORK)))
+    device.map(scatter, blocks(C, device.parts(2 * dx.size * ELEMENT_WORK)))
     return batch_first(dx)
 
 
@@ -161,10 +162,10 @@ def global_avg_pool2d_forward(x: Array) -> tuple[Array, Any]:
 
 
 def global_avg_pool2d_backward(dy: Array, cache: Any) -> Array:
-    """Return `dx (N, C, H, W)`: each gradient is shared out evenly to the pixels of its channel.
+    """Return `dx (N, C, H, W)`: each gradient is divided evenly among the pixels of its channel.
 
     Args:
-        dy: gradient of the loss by the output, `(N, C)`.
+        dy: gradient w.r.t. the output, `(N, C)`.
         cache: what the forward call returned.
     """
     C, H, W, N = cache
@@ -176,17 +177,18 @@ def global_avg_pool2d_backward(dy: Array, cache: Any) -> Array:
 
 
 def _work(window: Window, y: Array) -> int:
-    """Return the work of adding up what lies under each position of a window; see `Device.parts`."""
+    """Return the work of adding up the values under each position of a window; see `Device.parts`."""
     size: int = y.size
     return 2 * size * window.kernel[0] * window.kernel[1] * ELEMENT_WORK
 
 
 def _spans(size: int, count: int) -> list[slice]:
+    """Return the rows (or columns) that each rectangle of the grid covers."""
     return [slice(size * i // count, -(-size * (i + 1) // count)) for i in range(count)]
 
 
 def _counts(window: Window, positions: Pair, size: Pair, counted: Shape, device: Device, dtype: Any) -> Array | int:
-    """Return how many values each window's mean is over: a number where all are alike, else `(OH, OW, 1)`.
+    """Return the number of values in each window's mean: one number if it is always the same, else `(OH, OW, 1)`.
 
     Args:
         counted: how many rows and columns of padding count as values: top, bottom, left, right.

@@ -1,6 +1,7 @@
 """Batch normalisation: each channel to mean 0 and variance 1 over the batch and all positions.
 
-Channels are rows of contiguous memory here. A few rows at a time stay in cache for all passes over them.
+In the batch-last layout channels are rows of contiguous memory. They are processed a few at a time, which stay in cache
+for all passes over them.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ from ..backend import (
 
 
 class Statistics(NamedTuple):
-    """Each channel's mean and variance (of the values at hand: divided by their number), as `(C,)`."""
+    """Each channel's mean and biased variance (divided by the number of values), `(C,)` each."""
 
     mean: Array
     variance: Array
 
 
 class _Cache(NamedTuple):
-    centred: Array  # (C, ..., N): the input less its mean as rounded
+    centred: Array  # (C, ..., N): the input minus its rounded mean
     weight: Array | None
-    rest: Array  # (C, 1): what that mean is short of the true one
+    residual: Array  # (C, 1): rounding error of the mean, the mean of `centred`
     scale: Array  # (C, 1): 1 / standard deviation
 
 
@@ -44,7 +45,7 @@ def batch_norm_forward(
     Args:
         x: `(N, C, ...)`, with more than one value per channel.
         weight, bias: `(C,)`, of the same dtype as `x`, or both None.
-        eps: keeps the root away from 0 where a channel is constant.
+        eps: added to the variance, so that a constant channel is not divided by 0.
 
     Returns:
         `y` in the shape of `x`, the batch's statistics, and what `batch_norm_backward` needs.
@@ -62,27 +63,27 @@ def batch_norm_forward(
     values = x.reshape(x.shape[0], -1)
     count = values.shape[1]
     centred, y = (device.empty(values.shape, x.dtype) for _ in range(2))
-    found = device.empty((6, x.shape[0], 1), x.dtype)
-    mean, rest, variance, scale, factor, shift = (found[i] for i in range(6))
+    per_channel = device.empty((6, x.shape[0], 1), x.dtype)
+    mean, residual, variance, scale, factor, shift = (per_channel[i] for i in range(6))
 
     def normalize(rows: slice) -> None:
-        part, result = centred[rows], y[rows]
+        block = centred[rows]
         sums = device.row_sums(values[rows])
-        _centre(values[rows], sums, count, part)
-        moments = sums, device.row_sums(part), device.row_dots(part, part), count, eps
-        _describe(*moments, _column(weight, rows), _column(bias, rows), *(found[i][rows] for i in range(6)))
-        _apply(part, factor[rows], shift[rows], result)
+        _centre(values[rows], sums, count, block)
+        moments = sums, device.row_sums(block), device.row_dots(block, block), count, eps
+        _statistics(*moments, _column(weight, rows), _column(bias, rows), *(per_channel[i][rows] for i in range(6)))
+        _scale_and_shift(block, factor[rows], shift[rows], y[rows])
 
-    device.map(normalize, _parts(values, device))
+    device.map(normalize, _row_blocks(values, device))
     return (
         batch_first(y.reshape(x.shape)),
         Statistics(mean[:, 0], variance[:, 0]),
-        _Cache(centred.reshape(x.shape), weight, rest, scale),
+        _Cache(centred.reshape(x.shape), weight, residual, scale),
     )
 
 
-# The mean as rounded may be off by more than the values vary, if they are far from 0. The subtraction however is exact
-# for values near each other, so what is left of the mean, the rest, shows up afterwards and is taken off too.
+# If the values are far from 0, the rounding error of the mean may exceed their standard deviation. Subtracting it from
+# values near it is exact, so the error is the mean of the centred values: the residual, which is subtracted as well.
 
 
 @chain
@@ -91,19 +92,19 @@ def _centre(x: Array, sums: Array, count: int, centred: Array) -> None:
 
 
 @chain
-def _describe(sums: Array, rests: Array, squares: Array, count: int, eps: float, *operands: Any) -> None:
-    weight, bias, mean, rest, variance, scale, factor, shift = operands
+def _statistics(sums: Array, residual_sums: Array, squares: Array, count: int, eps: float, *operands: Any) -> None:
+    weight, bias, mean, residual, variance, scale, factor, shift = operands
     xp = array_namespace(sums)
-    rest[...] = rests / count
-    mean[...] = sums / count + rest
-    xp.maximum(squares / count - rest * rest, 0, out=variance)
+    residual[...] = residual_sums / count
+    mean[...] = sums / count + residual
+    xp.maximum(squares / count - residual * residual, 0, out=variance)
     scale[...] = 1 / xp.sqrt(variance + eps)
     factor[...] = scale if weight is None else scale * weight
-    shift[...] = -rest * factor if bias is None else bias - rest * factor
+    shift[...] = -residual * factor if bias is None else bias - residual * factor
 
 
 @chain
-def _apply(x: Array, factor: Array, shift: Array, y: Array) -> None:
+def _scale_and_shift(x: Array, factor: Array, shift: Array, y: Array) -> None:
     array_namespace(x).multiply(x, factor, out=y)
     y += shift
 
@@ -111,56 +112,56 @@ def _apply(x: Array, factor: Array, shift: Array, y: Array) -> None:
 def batch_norm_backward(
     dy: Array, cache: Any, *, input_gradient: bool = True
 ) -> tuple[Array | None, Array | None, Array | None]:
-    """Return the gradients of the input, weight and bias of `batch_norm_forward`.
+    """Return the gradients w.r.t. the input, weight and bias of `batch_norm_forward`.
 
     Args:
-        dy: gradient of the loss by the output, in its shape.
+        dy: gradient w.r.t. the output, in the shape of `x`.
         cache: what the forward call returned.
-        input_gradient: False to skip the gradient of the input.
+        input_gradient: False to skip the gradient w.r.t. the input.
 
     Returns:
         `dx` or None, and `dweight (C,)` and `dbias (C,)`, both None if there was no weight.
     """
-    centred, weight, rest, scale = cache
+    centred, weight, residual, scale = cache
     dy = batch_last(dy)
     device = device_of(dy)
     values, gradients = centred.reshape(len(centred), -1), dy.reshape(len(centred), -1)
     M = values.shape[1]
     dx = device.empty(values.shape, dy.dtype)
-    found = device.empty((5, *rest.shape), dy.dtype)
-    dweight, dbias, slope, level, factor = (found[i] for i in range(5))
+    per_channel = device.empty((5, *residual.shape), dy.dtype)
+    dweight, dbias, slope, shift, factor = (per_channel[i] for i in range(5))
 
     def differentiate(rows: slice) -> None:
-        part = gradients[rows]
-        sums = device.row_sums(part), device.row_dots(part, values[rows])
-        scales = rest[rows], scale[rows], _column(weight, rows)
-        _differentiate(*sums, *scales, -M, *(found[i][rows] for i in range(5)))
+        block = gradients[rows]
+        sums = device.row_sums(block), device.row_dots(block, values[rows])
+        scales = residual[rows], scale[rows], _column(weight, rows)
+        _backward_coefficients(*sums, *scales, -M, *(per_channel[i][rows] for i in range(5)))
         if input_gradient:
-            _apply_backward(part, values[rows], slope[rows], level[rows], factor[rows], dx[rows])
+            _write_dx(block, values[rows], slope[rows], shift[rows], factor[rows], dx[rows])
 
-    device.map(differentiate, _parts(values, device))
-    by_input = batch_first(dx.reshape(dy.shape)) if input_gradient else None
-    return (by_input, None, None) if weight is None else (by_input, dweight[:, 0], dbias[:, 0])
+    device.map(differentiate, _row_blocks(values, device))
+    dx = batch_first(dx.reshape(dy.shape)) if input_gradient else None
+    return (dx, None, None) if weight is None else (dx, dweight[:, 0], dbias[:, 0])
 
 
-# dx = factor·(dy - mean(dy) - x̂·mean(dy·x̂)), gathered by powers of the centred input
+# dx = factor·(dy - mean(dy) - x̂·mean(dy·x̂)) = factor·(dy + slope·centred + shift), as x̂ = (centred - residual)·scale
 
 
 @chain
-def _differentiate(sums: Array, dots: Array, rest: Array, scale: Array, *operands: Any) -> None:
-    weight, divisor, dweight, dbias, slope, level, factor = operands
+def _backward_coefficients(sums: Array, dots: Array, residual: Array, scale: Array, *operands: Any) -> None:
+    weight, minus_count, dweight, dbias, slope, shift, factor = operands
     dbias[...] = sums
-    dweight[...] = (dots - rest * sums) * scale
-    slope[...] = scale * dweight / divisor
-    level[...] = sums / divisor - slope * rest
+    dweight[...] = (dots - residual * sums) * scale
+    slope[...] = scale * dweight / minus_count
+    shift[...] = sums / minus_count - slope * residual
     factor[...] = scale if weight is None else scale * weight
 
 
 @chain
-def _apply_backward(dy: Array, centred: Array, slope: Array, level: Array, factor: Array, dx: Array) -> None:
+def _write_dx(dy: Array, centred: Array, slope: Array, shift: Array, factor: Array, dx: Array) -> None:
     array_namespace(dy).multiply(centred, slope, out=dx)
     dx += dy
-    dx += level
+    dx += shift
     dx *= factor
 
 
@@ -173,12 +174,15 @@ def batch_norm_fixed(
     *,
     eps: float = 1e-5,
 ) -> Array:
-    """Normalise as `batch_norm_forward` does, but with given statistics, as in evaluation.
+    """Return `(x - mean) / √(variance + eps) · weight + bias` with given statistics, as in evaluation.
 
     Args:
         x: `(N, C, ...)`.
-        mean, variance: `(C,)`.
+        mean, variance: `(C,)`, of the same dtype as `x`.
         weight, bias, eps: those of `batch_norm_forward`.
+
+    Returns:
+        `y` in the shape of `x`.
 
     Raises:
         ValueError: if shapes or dtypes do not fit.
@@ -193,7 +197,7 @@ def batch_norm_fixed(
         columns = (_column(vector, rows) for vector in (mean, variance, weight, bias))
         _normalize(values[rows], *columns, eps, y[rows])
 
-    device.map(normalize, _parts(values, device))
+    device.map(normalize, _row_blocks(values, device))
     return batch_first(y.reshape(x.shape))
 
 
@@ -210,8 +214,8 @@ def _normalize(x: Array, mean: Array, variance: Array, *operands: Any) -> None:
         y += bias
 
 
-def _parts(values: Array, device: Device) -> list[slice]:
-    """Return the rows to work on together: few enough to stay in cache for all passes over them."""
+def _row_blocks(values: Array, device: Device) -> list[slice]:
+    """Return blocks of rows small enough to stay in cache for all passes over them."""
     in_cache = ceil(values.size * values.itemsize / device.tile_bytes)
     return blocks(len(values), max(in_cache, device.parts(values.size * ELEMENT_WORK)))
 
@@ -227,7 +231,7 @@ def _check(x: Array, **per_channel: Array | None) -> None:
 
 
 def check_parameters(x: Array, shape: Shape, **parameters: Array | None) -> None:
-    """Raise ValueError unless the parameters have the shape, and the dtype of the input."""
+    """Raise ValueError unless the parameters have this shape and the dtype of the input."""
     for name, array in parameters.items():
         if array is not None and (array.shape != shape or array.dtype != x.dtype):
             raise ValueError(

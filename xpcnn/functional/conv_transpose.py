@@ -1,6 +1,6 @@
-"""Two-dimensional transposed convolution: a convolution's three products, each in another role.
+"""Two-dimensional transposed convolution: the three products of a convolution in other roles.
 
-What takes a convolution's output gradient back to its input is the forward pass here, and the other way round
+Its forward pass is the gradient w.r.t. a convolution's input, and its input gradient a convolution's forward pass
 (Dumoulin and Visin 2016, chapter 4). So this file adds sizes and checks, and no arithmetic.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ..backend import Array, batch_first, batch_last, device_of
-from .im2col import correlate, spread, weight_gradient
-from .windows import IntOrPair, Padding, Pair, Window, pair, window
+from .im2col import correlate, input_gradient, weight_gradient
+from .windows import IntOrPair, Padding, Pair, Window, make_window, pair
 
 
 class _Cache(NamedTuple):
@@ -32,18 +32,19 @@ def conv_transpose2d_forward(
     groups: int = 1,
     dilation: IntOrPair = 1,
 ) -> tuple[Array, Any]:
-    """Paint a filter, scaled by the pixel, around every pixel: what a convolution would map back to such images.
+    """Return the transposed convolution, the adjoint of `conv2d_forward`: each pixel adds its multiple of the filters.
 
     Args:
         x: `(N, C, H, W)`.
         weight: `(C, O / groups, KH, KW)`, of the same dtype as `x`.
         bias: `(O,)`, or None.
-        stride: step between the places where filters are painted.
-        padding: how much is cut off the sides of the result, in any form that `windows.window` takes.
-        output_padding: rows and columns added at the bottom and right, one number or a pair: several sizes of images
-            have a convolution of the same size, and this chooses among them. Below the stride or the dilation.
-        groups: into how many equal parts the channels are split; part i of the output sees part i of the input only.
-        dilation: step between the elements of a filter.
+        stride: step between the filters in the output, in pixels.
+        padding: rows and columns removed from the sides of the output, in any form that `windows.make_window` takes.
+        output_padding: rows and columns added at the bottom and right, one number or a pair, below the stride or the
+            dilation. With a stride, outputs of several sizes have a convolution of the input's size; this selects one.
+        groups: into how many equal groups the channels are split; group i of the output depends on group i of the
+            input only.
+        dilation: step between the elements of a filter, in pixels.
 
     Returns:
         `y (N, O, OH, OW)` with `OH = (H - 1)·stride - 2·padding + dilation·(KH - 1) + 1 + output_padding`, and what
@@ -52,22 +53,22 @@ def conv_transpose2d_forward(
     Raises:
         ValueError: if shapes, dtypes or options do not fit together.
     """
-    shape = transposed_window(weight.shape[2:], stride, padding, output_padding, dilation)
+    window = transposed_window(weight.shape[2:], stride, padding, output_padding, dilation)
     _check(x, weight, bias, groups)
-    x = batch_last(x)
-    y = spread(x, weight, shape, groups, _output_size(shape, *x.shape[1:3]), bias)
-    return batch_first(y), _Cache(x, weight, bias is not None, shape, groups)
+    x, device = batch_last(x), device_of(x)
+    y = input_gradient(x, weight, window, groups, _output_size(window, *x.shape[1:3]), device, bias)
+    return batch_first(y), _Cache(x, weight, bias is not None, window, groups)
 
 
 def conv_transpose2d_backward(
     dy: Array, cache: Any, *, input_gradient: bool = True
 ) -> tuple[Array | None, Array, Array | None]:
-    """Return the gradients of the input, weight and bias of `conv_transpose2d_forward`.
+    """Return the gradients w.r.t. the input, weight and bias of `conv_transpose2d_forward`.
 
     Args:
-        dy: gradient of the loss by the output, `(N, O, OH, OW)`.
+        dy: gradient w.r.t. the output, `(N, O, OH, OW)`.
         cache: what the forward call returned.
-        input_gradient: False to skip the gradient of the input, as a network's first layer needs none.
+        input_gradient: False to skip the gradient w.r.t. the input, which a network's first layer does not need.
 
     Returns:
         `dx (N, C, H, W)` or None, `dweight` in the shape of the weight, `dbias (O,)` or None.
@@ -77,33 +78,39 @@ def conv_transpose2d_backward(
 
 
 def conv_transpose2d_input_gradient(dy: Array, cache: Any) -> Array:
-    """Return `dx (N, C, H, W)`, the first part of `conv_transpose2d_backward`."""
-    _, weight, _, shape, groups = cache
-    return batch_first(correlate(batch_last(dy), weight, None, shape, groups))
+    """Return `dx (N, C, H, W)` alone, as `conv_transpose2d_backward` does."""
+    _, weight, _, window, groups = cache
+    return batch_first(correlate(batch_last(dy), weight, None, window, groups, device_of(dy)))
 
 
 def conv_transpose2d_parameter_gradients(dy: Array, cache: Any) -> tuple[Array, Array | None]:
-    """Return `dweight` and `dbias`, the other part of `conv_transpose2d_backward`."""
-    x, _, has_bias, shape, groups = cache
-    dy = batch_last(dy)
-    dbias = device_of(dy).row_sums(dy.reshape(dy.shape[0], -1))[:, 0] if has_bias else None
-    return weight_gradient(dy, x, shape, groups), dbias
+    """Return `dweight` and `dbias` alone, as `conv_transpose2d_backward` does."""
+    x, _, has_bias, window, groups = cache
+    dy, device = batch_last(dy), device_of(dy)
+    dbias = device.row_sums(dy.reshape(dy.shape[0], -1))[:, 0] if has_bias else None
+    return weight_gradient(dy, x, window, groups, device), dbias
 
 
 def transposed_window(
     kernel: IntOrPair, stride: IntOrPair, padding: Padding, output_padding: IntOrPair, dilation: IntOrPair
 ) -> Window:
-    """Return the window that slides over the output, one position for each pixel of the input."""
-    shape = window(kernel, stride, padding, dilation)
+    """Return the window that slides over the output, one position for each pixel of the input.
+
+    Args: those of `conv_transpose2d_forward`.
+
+    Raises:
+        ValueError: if an option is out of range.
+    """
+    window = make_window(kernel, stride, padding, dilation)
     height, width = pair(output_padding, "output_padding", 0)
-    if height >= max(shape.stride[0], shape.dilation[0]) or width >= max(shape.stride[1], shape.dilation[1]):
+    if height >= max(window.stride[0], window.dilation[0]) or width >= max(window.stride[1], window.dilation[1]):
         raise ValueError(
             f"output_padding must be below the stride or the dilation, got {output_padding} "
-            f"for stride {shape.stride} and dilation {shape.dilation}"
+            f"for stride {window.stride} and dilation {window.dilation}"
         )
-    # Rows added to the output are ones that the last position does not reach: padding, less.
-    top, bottom, left, right = shape.padding
-    return shape._replace(padding=(top, bottom - height, left, right - width))
+    # Output padding adds rows beyond the last position, which is the same as less padding at the bottom.
+    top, bottom, left, right = window.padding
+    return window._replace(padding=(top, bottom - height, left, right - width))
 
 
 def _output_size(window: Window, H: int, W: int) -> Pair:
@@ -112,7 +119,7 @@ def _output_size(window: Window, H: int, W: int) -> Pair:
     OH = (H - 1) * window.stride[0] + spans[0] - top - bottom
     OW = (W - 1) * window.stride[1] + spans[1] - left - right
     if min(OH, OW) < 1:
-        raise ValueError(f"padding leaves nothing of the output: images of {H}×{W} would become {OH}×{OW}")
+        raise ValueError(f"padding removes the whole output: images of {H}×{W} would become {OH}×{OW}")
     return OH, OW
 
 

@@ -1,8 +1,8 @@
-"""Two-dimensional convolution: the layer's two passes, and which of three ways computes its products.
+"""Two-dimensional convolution: the forward and backward pass, and the choice among three algorithms.
 
-im2col (`im2col.py`)     open to every window
-MEC (`mec.py`)            lowers along one axis only; where the products are small
-Winograd (`winograd.py`)  3×3 windows with stride 1, where there are many channels
+im2col (`im2col.py`)      every window
+MEC (`mec.py`)            small products: few channels and at least 16 images
+Winograd (`winograd.py`)  3×3 windows with stride 1 and many channels
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 from math import prod
 from typing import Any, NamedTuple
 
-from ..backend import Array, batch_first, batch_last, device_of
+from ..backend import Array, Device, batch_first, batch_last, device_of
 from . import im2col, mec, winograd
-from .windows import IntOrPair, Padding, Pair, Window, turned, window
+from .windows import IntOrPair, Padding, Pair, Window, flipped, make_window
 
 
 class _Cache(NamedTuple):
@@ -33,14 +33,15 @@ def conv2d_forward(
     dilation: IntOrPair = 1,
     groups: int = 1,
 ) -> tuple[Array, Any]:
-    """Correlate a batch of images with filters: the "convolution" of neural networks.
+    """Correlate images with filters, which is what neural networks call convolution.
 
     Args:
         x: `(N, C, H, W)`.
         weight: `(O, C / groups, KH, KW)`, of the same dtype as `x`.
         bias: `(O,)`, or None.
-        stride, padding, dilation: see `windows.window`.
-        groups: into how many equal parts the channels are split; part i of the output sees part i of the input only.
+        stride, padding, dilation: see `windows.make_window`.
+        groups: into how many equal groups the channels are split; group i of the output depends on group i of the
+            input only.
 
     Returns:
         `y (N, O, OH, OW)` and what `conv2d_backward` needs.
@@ -48,20 +49,21 @@ def conv2d_forward(
     Raises:
         ValueError: if shapes, dtypes or options do not fit together.
     """
-    shape = window(weight.shape[2:], stride, padding, dilation)
-    _check(x, weight, bias, shape, groups)
+    window = make_window(weight.shape[2:], stride, padding, dilation)
+    device = device_of(x)
+    _check(x, weight, bias, window, groups)
     x = batch_last(x)
-    y = _correlate(x, weight, bias, shape, groups)
-    return batch_first(y), _Cache(x, weight, bias is not None, shape, groups)
+    y = _correlate(x, weight, bias, window, groups, device)
+    return batch_first(y), _Cache(x, weight, bias is not None, window, groups)
 
 
 def conv2d_backward(dy: Array, cache: Any, *, input_gradient: bool = True) -> tuple[Array | None, Array, Array | None]:
-    """Return the gradients of the input, weight and bias of `conv2d_forward`.
+    """Return the gradients w.r.t. the input, weight and bias of `conv2d_forward`.
 
     Args:
-        dy: gradient of the loss by the output, `(N, O, OH, OW)`.
+        dy: gradient w.r.t. the output, `(N, O, OH, OW)`.
         cache: what the forward call returned.
-        input_gradient: False to skip the gradient of the input, as a network's first layer needs none.
+        input_gradient: False to skip the gradient w.r.t. the input, which a network's first layer does not need.
 
     Returns:
         `dx (N, C, H, W)` or None, `dweight` in the shape of the weight, `dbias (O,)` or None.
@@ -71,58 +73,60 @@ def conv2d_backward(dy: Array, cache: Any, *, input_gradient: bool = True) -> tu
 
 
 def conv2d_input_gradient(dy: Array, cache: Any) -> Array:
-    """Return `dx (N, C, H, W)`, the first part of `conv2d_backward`."""
-    x, weight, _, shape, groups = cache
-    return batch_first(_input_gradient(batch_last(dy), weight, shape, groups, x.shape[1:3]))
+    """Return `dx (N, C, H, W)` alone, as `conv2d_backward` does."""
+    x, weight, _, window, groups = cache
+    return batch_first(_input_gradient(batch_last(dy), weight, window, groups, x.shape[1:3], device_of(dy)))
 
 
 def conv2d_parameter_gradients(dy: Array, cache: Any) -> tuple[Array, Array | None]:
-    """Return `dweight` and `dbias`, the other part of `conv2d_backward`."""
-    x, weight, has_bias, shape, groups = cache
-    dy = batch_last(dy)
-    dbias = device_of(dy).row_sums(dy.reshape(dy.shape[0], -1))[:, 0] if has_bias else None
-    return _weight_gradient(x, dy, weight, shape, groups), dbias
+    """Return `dweight` and `dbias` alone, as `conv2d_backward` does."""
+    x, weight, has_bias, window, groups = cache
+    dy, device = batch_last(dy), device_of(dy)
+    dbias = device.row_sums(dy.reshape(dy.shape[0], -1))[:, 0] if has_bias else None
+    return _weight_gradient(x, dy, weight, window, groups, device), dbias
 
 
-def _correlate(x: Array, weight: Array, bias: Array | None, window: Window, groups: int) -> Array:
+def _correlate(x: Array, weight: Array, bias: Array | None, window: Window, groups: int, device: Device) -> Array:
     """Return `y (O, OH, OW, N)` from `x (C, H, W, N)`."""
-    device, N = device_of(x), x.shape[3]
+    N = x.shape[3]
     size = (*window.output_size(*x.shape[1:3]), N)
     if winograd.applies(window, weight, groups, size, device):
-        return winograd.correlate(x, weight, bias, window)
+        return winograd.correlate(x, weight, bias, window, device)
     if mec.applies(window, weight, groups, N, device):
-        return mec.correlate(x, weight, bias, window)
-    return im2col.correlate(x, weight, bias, window, groups)
+        return mec.correlate(x, weight, bias, window, device)
+    return im2col.correlate(x, weight, bias, window, groups, device)
 
 
-def _weight_gradient(x: Array, dy: Array, weight: Array, window: Window, groups: int) -> Array:
-    """Return the gradient by the weight from `x (C, H, W, N)` and `dy (O, OH, OW, N)`."""
-    device, N = device_of(x), x.shape[3]
+def _weight_gradient(x: Array, dy: Array, weight: Array, window: Window, groups: int, device: Device) -> Array:
+    """Return the gradient w.r.t. the weight from `x (C, H, W, N)` and `dy (O, OH, OW, N)`."""
+    N = x.shape[3]
     if winograd.applies(window, weight, groups, dy.shape[1:], device):
-        return winograd.weight_gradient(x, dy, window)
+        return winograd.weight_gradient(x, dy, window, device)
     if mec.applies(window, weight, groups, N, device) and window.stride[1] == 1:
-        return mec.weight_gradient(x, dy, window)
-    return im2col.weight_gradient(x, dy, window, groups)
+        return mec.weight_gradient(x, dy, window, device)
+    return im2col.weight_gradient(x, dy, window, groups, device)
 
 
-def _input_gradient(dy: Array, weight: Array, window: Window, groups: int, size: Pair) -> Array:
-    """Return `dx (C, H, W, N)` for an input of `size (H, W)` from `dy (O, OH, OW, N)`."""
-    device, N = device_of(dy), dy.shape[3]
+def _input_gradient(dy: Array, weight: Array, window: Window, groups: int, size: Pair, device: Device) -> Array:
+    """Return `dx (C, H, W, N)`, for an input of `size (H, W)`, from `dy (O, OH, OW, N)`."""
+    N = dy.shape[3]
     if winograd.applies(window, weight, groups, dy.shape[1:], device):
-        return winograd.input_gradient(dy, weight, window)
+        return winograd.input_gradient(dy, weight, window, device)
     if window.stride == (1, 1) and groups == 1:
         (O, C), pixels, positions = weight.shape[:2], prod(size), prod(dy.shape[1:3])
-        # Where pixels are many more than positions, the windows over dy would mostly meet padding.
-        small = pixels <= 1.5 * positions and mec.applies(window.turned, weight, groups, N, device)
-        # The columns of dy are written and read. Those of dx, where they are fewer, are added up too, offset by offset.
+        # With many more pixels than positions, the windows over dy would mostly cover padding.
+        small = pixels <= 1.5 * positions and mec.applies(window.flipped, weight, groups, N, device)
+        # The columns of dy are written and read; those of dx are also added up, once for each element of the window.
+        # So the correlation pays unless dy has many more columns.
         if small or O * pixels <= 1.5 * C * positions + device.launch_bytes / (2 * N * dy.itemsize):
-            about, full = turned(weight, window)
-            return mec.correlate(dy, about, None, full) if small else im2col.correlate(dy, about, None, full, 1)
-    return im2col.spread(dy, weight, window, groups, size)
+            flipped_weight, flipped_window = flipped(weight, window, device)
+            if small:
+                return mec.correlate(dy, flipped_weight, None, flipped_window, device)
+            return im2col.correlate(dy, flipped_weight, None, flipped_window, 1, device)
+    return im2col.input_gradient(dy, weight, window, groups, size, device)
 
 
 def _check(x: Array, weight: Array, bias: Array | None, window: Window, groups: int) -> None:
-    device_of(x)  # refuses what is no array
     if x.ndim != 4 or weight.ndim != 4:
         raise ValueError(f"expected input (N, C, H, W) and weight (O, C/groups, KH, KW), got {x.shape}, {weight.shape}")
     O, C = weight.shape[0], weight.shape[1] * groups
@@ -131,7 +135,7 @@ def _check(x: Array, weight: Array, bias: Array | None, window: Window, groups: 
     if x.shape[1] != C or not len(x):
         expected = f"expected input (N, {C}, H, W) with N of at least 1"
         raise ValueError(f"{expected} for weight {weight.shape} and groups={groups}, got {x.shape}")
-    window.output_size(*x.shape[2:])  # refuses images that the window does not fit
+    window.output_size(*x.shape[2:])  # raises if the window does not fit the image
     if bias is not None and bias.shape != (O,):
         raise ValueError(f"expected bias ({O},), got {bias.shape}")
     if x.dtype != weight.dtype:

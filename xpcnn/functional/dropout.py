@@ -9,14 +9,17 @@ from ..random import counter_bits
 
 
 def dropout_forward(x: Array, p: float, key: tuple[int, int]) -> tuple[Array, Any]:
-    """Zero each element with probability `p` and scale the others by `1 / (1 - p)`, so that the mean stays.
+    """Zero each element with probability `p` and scale the others by `1 / (1 - p)`, which keeps the mean.
 
-    Srivastava et al. 2014, in the "inverted" form that needs nothing in evaluation.
+    Srivastava et al. 2014, in the "inverted" form, in which evaluation is the identity.
 
     Args:
         x: `(N, ...)`.
-        p: probability of dropping, `0 <= p < 1`, resolved to 2⁻³².
+        p: probability of zeroing, `0 <= p < 1`, rounded to a multiple of 2⁻³².
         key: two 32-bit integers; the same key and shape give the same mask on every device.
+
+    Returns:
+        `y` in the shape of `x`, and what `dropout_backward` needs.
 
     Raises:
         ValueError: if `p` is out of range.
@@ -41,5 +44,10 @@ def _drop(x: Array, bits: Array, scale: Array, y: Array, threshold: Any, factor:
 
 
 def dropout_backward(dy: Array, cache: Any) -> Array:
-    """Return `dx`, the gradient with the forward pass's mask and scale."""
+    """Return `dx`, the gradient with the forward pass's mask and scale.
+
+    Args:
+        dy: gradient w.r.t. the output, `(N, ...)`.
+        cache: what the forward call returned.
+    """
     return batch_first(batch_last(dy) * cache)

@@ -1,4 +1,4 @@
-"""Elementwise work: any function given with its derivative, and the sum of two activations."""
+"""Elementwise operations: any function given with its derivative, and the sum of two arrays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def elementwise_forward(x: Array, function: Callable[[Array], Array]) -> tuple[A
 
     Args:
         x: `(N, ...)`.
-        function: an elementwise function; called on parts of `x`, as arrays of one axis.
+        function: an elementwise function; called on parts of `x`, which may be flattened to one axis.
     """
     x = batch_last(x)
     device = device_of(x)
@@ -30,9 +30,9 @@ def elementwise_backward(dy: Array, cache: Any, derivative: Callable[[Array, Arr
     """Return `dx = dy·derivative(x, y)`.
 
     Args:
-        dy: gradient of the loss by the output, `(N, ...)`.
+        dy: gradient w.r.t. the output, `(N, ...)`.
         cache: what the forward call returned.
-        derivative: from matching parts of the input and the output.
+        derivative: called on matching parts of the input and the output, which may be flattened.
     """
     dy = batch_last(dy)
     device = device_of(dy)
@@ -46,7 +46,7 @@ def elementwise_backward(dy: Array, cache: Any, derivative: Callable[[Array, Arr
 
 
 def add(x: Array, y: Array) -> Array:
-    """Return `x + y` in the layers' order of memory.
+    """Return `x + y` in the batch-last layout.
 
     Args:
         x, y: arrays of one shape, `(N, ...)`.

@@ -1,6 +1,6 @@
-"""Group and layer normalisation: parts of each image to mean 0 and variance 1, whatever else is in the batch.
+"""Group and layer normalisation: groups of each image's values to mean 0 and variance 1, independent of the batch.
 
-In memory both are `(A, K, N)`: A parts of K values each, which stand next to the same values of the other images.
+In the batch-last layout both work on `(A, K, N)`: A groups of K values each, for N images.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from .batch_norm import check_parameters
 
 
 class _Cache(NamedTuple):
-    centred: Array  # (A, K, N)
+    normalized: Array  # (A, K, N): the output without weight and bias
     scale: Array  # (A, 1, N): 1 / standard deviation
     weight: Array | None
     affine: Affine
-    shape: Shape  # of the input, batch last
+    shape: Shape  # of the input, (..., N)
 
 
 class Affine(NamedTuple):
-    """How the weight and bias lie over the values."""
+    """How the weight and bias are broadcast over the values."""
 
-    values: Shape  # the values' axes, told apart as the weight needs them
-    weight: Shape  # the weight's, of length 1 where it is shared
-    shared: tuple[int, ...]  # those axes
+    values: Shape  # three axes to which the values are reshaped
+    weight: Shape  # the same axes of the weight, of length 1 where it is broadcast
+    broadcast: tuple[int, ...]  # which axes these are
 
 
 def group_norm_forward(
     x: Array, groups: int, weight: Array | None = None, bias: Array | None = None, *, eps: float = 1e-5
 ) -> tuple[Array, Any]:
-    """Normalise each group of channels of each image (Wu and He 2018).
+    """Return `(x - mean) / √(variance + eps) · weight + bias`, per group of channels and image (Wu and He 2018).
 
     Args:
         x: `(N, C, ...)`.
-        groups: into how many equal parts the channels are split.
+        groups: into how many equal groups the channels are split.
         weight, bias: `(C,)`, of the same dtype as `x`, or None.
-        eps: keeps the root of the variance away from 0.
+        eps: added to the variance, so that constant values are not divided by 0.
 
     Returns:
         `y` in the shape of `x`, and what `group_norm_backward` needs.
@@ -62,13 +62,13 @@ def layer_norm_forward(
     *,
     eps: float = 1e-5,
 ) -> tuple[Array, Any]:
-    """Normalise over the last axes of each sample (Ba, Kiros and Hinton 2016).
+    """Return `(x - mean) / √(variance + eps) · weight + bias`, over each sample's last axes (Ba et al. 2016).
 
     Args:
         x: `(N, ..., *normalized_shape)`.
-        normalized_shape: the lengths of the axes that are normalised together, the batch's not among them.
-        weight, bias: in the normalised shape, of the same dtype as `x`, or None.
-        eps: keeps the root of the variance away from 0.
+        normalized_shape: the lengths of those axes, without the batch's.
+        weight, bias: of shape `normalized_shape` and the dtype of `x`, or None.
+        eps: added to the variance, so that constant values are not divided by 0.
 
     Returns:
         `y` in the shape of `x`, and what `layer_norm_backward` needs.
@@ -87,24 +87,24 @@ def layer_norm_forward(
 def group_norm_backward(
     dy: Array, cache: Any, *, input_gradient: bool = True
 ) -> tuple[Array | None, Array | None, Array | None]:
-    """Return the gradients of the input, weight and bias of `group_norm_forward` or `layer_norm_forward`.
+    """Return the gradients w.r.t. the input, weight and bias of `group_norm_forward` or `layer_norm_forward`.
 
     Args:
-        dy: gradient of the loss by the output, in its shape.
+        dy: gradient w.r.t. the output, in the shape of `x`.
         cache: what the forward call returned.
-        input_gradient: False to skip the gradient of the input.
+        input_gradient: False to skip the gradient w.r.t. the input.
 
     Returns:
-        `dx` or None, and `dweight` and `dbias` in the shape of the weight, both None if there was none.
+        `dx` or None, and `dweight` and `dbias` in the shape of the weight, both None if there was no weight.
     """
     normalized, scale, weight, affine, shape = cache
     dy = batch_last(dy)
     dweight = dbias = dx = None
     if weight is not None:
-        by_axes = dy.reshape(affine.values)
-        dbias = by_axes.sum(axis=affine.shared).reshape(weight.shape)
-        dweight = (by_axes * normalized.reshape(affine.values)).sum(axis=affine.shared).reshape(weight.shape)
-        dy = by_axes * weight.reshape(affine.weight)
+        dy_values = dy.reshape(affine.values)
+        dbias = dy_values.sum(axis=affine.broadcast).reshape(weight.shape)
+        dweight = (dy_values * normalized.reshape(affine.values)).sum(axis=affine.broadcast).reshape(weight.shape)
+        dy = dy_values * weight.reshape(affine.weight)
     if input_gradient:
         dy = dy.reshape(normalized.shape)
         dx = dy - _mean(dy)
@@ -118,17 +118,17 @@ layer_norm_backward = group_norm_backward
 
 
 def _forward(
-    x: Array, parts: Shape, weight: Array | None, bias: Array | None, affine: Affine, eps: float
+    x: Array, grouped: Shape, weight: Array | None, bias: Array | None, affine: Affine, eps: float
 ) -> tuple[Array, Any]:
     x = batch_last(x)
     device = device_of(x)
-    values = x.reshape(parts)
+    values = x.reshape(grouped)
     normalized = device.empty(values.shape, x.dtype)
-    # What rounding left of the mean is taken off too: see batch_norm_forward.
+    # The rounding error of the mean is subtracted too: see batch_norm.py.
     device.xp.subtract(values, _mean(values), out=normalized)
-    rest, square = _mean(normalized), _mean(normalized * normalized)
-    scale = 1 / device.xp.sqrt(device.xp.maximum(square - rest * rest, 0) + eps)
-    normalized -= rest
+    residual, square = _mean(normalized), _mean(normalized * normalized)
+    scale = 1 / device.xp.sqrt(device.xp.maximum(square - residual * residual, 0) + eps)
+    normalized -= residual
     normalized *= scale
     y = normalized
     if weight is not None:
@@ -139,7 +139,7 @@ def _forward(
 
 
 def _mean(x: Array) -> Array:
-    """Return the mean along axis 1, added up in two stages: rounding errors grow with the root of its length only."""
+    """Return the mean along axis 1, summed in two stages, so that rounding errors grow with the root of its length."""
     A, K, N = x.shape
     length = isqrt(K)
     whole = K - K % length

@@ -1,7 +1,20 @@
-"""Convolution by tiled im2col: lower a tile to columns, multiply while it is in cache, forget it.
+"""Convolution by im2col (Chellapilla, Puri and Simard 2006), in tiles that stay in cache; it serves every window.
 
-The three products of a convolution (Chellapilla, Puri and Simard 2006) are one function each, so that a transposed
-convolution can use the same three in other roles. This is the way open to every window; `convolution.py` chooses.
+im2col copies the pixels under each position of the window to a column of a matrix, so that a convolution is one matrix
+product. Untiled, for stride 1 and no padding:
+
+    def conv2d(x, weight):
+        N, C, H, W = x.shape
+        O, C, KH, KW = weight.shape
+        OH, OW = H - KH + 1, W - KW + 1
+        patches = np.lib.stride_tricks.sliding_window_view(x, (KH, KW), axis=(2, 3))  # (N, C, OH, OW, KH, KW)
+        columns = patches.transpose(1, 4, 5, 2, 3, 0).reshape(C * KH * KW, OH * OW * N)
+        y = weight.reshape(O, C * KH * KW) @ columns  # (O, K) @ (K, P)
+        return y.reshape(O, OH, OW, N).transpose(3, 0, 1, 2)
+
+The columns take KH·KW times the memory of the images. Here only those of one tile, some of the output's positions, are
+made at a time, and multiplied while they are in cache. `correlate`, `weight_gradient` and `input_gradient` are the
+three products of a convolution; a transposed convolution uses the same three in other roles.
 """
 
 from __future__ import annotations
@@ -10,15 +23,14 @@ from functools import lru_cache
 from math import ceil
 from typing import NamedTuple
 
-from ..backend import Array, Device, blocks, device_of
+from ..backend import Array, Device, blocks
 from .windows import PARTIAL_SUMS, Pair, Window, add_up, product_work, reach
 
-_LEAST_COLUMNS = 64  # products of fewer columns are slow
+_LEAST_COLUMNS = 64  # products of fewer columns are slow in BLAS
 
 
-def correlate(x: Array, weight: Array, bias: Array | None, window: Window, groups: int) -> Array:
-    """Return `y (O, OH, OW, N)`: `x (C, H, W, N)` correlated with `weight (O, C / groups, KH, KW)`, plus `bias`."""
-    device = device_of(x)
+def correlate(x: Array, weight: Array, bias: Array | None, window: Window, groups: int, device: Device) -> Array:
+    """Return the correlation of `x (C, H, W, N)` and `weight (O, C / groups, KH, KW)` plus bias, `(O, OH, OW, N)`."""
     C, H, W, N = x.shape
     O = weight.shape[0]
     OH, OW = window.output_size(H, W)
@@ -29,11 +41,11 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window, group
     bias = None if bias is None else bias.reshape(groups, O // groups, 1)
     P = OH * OW * N
     parts = device.parts(product_work(rows.shape[2], O // groups, P), at_most=P // _LEAST_COLUMNS)
-    cut = tiles(OH, OW, N, rows.shape[2] * x.itemsize, device.tile_bytes, parts)
+    all_tiles = tiles(OH, OW, N, rows.shape[2] * x.itemsize, device.tile_bytes, parts)
 
     def multiply(task: tuple[int, slice]) -> None:
         g, part = task
-        for tile in cut[part]:
+        for tile in all_tiles[part]:
             multiply_tile(g, tile)
 
     def multiply_tile(g: int, tile: Tile) -> None:
@@ -49,27 +61,26 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window, group
         if span is None:
             y[g][:, tile.rows, tile.cols, tile.images] = product.reshape(-1, *tile.shape)
 
-    device.map(multiply, [(g, part) for g in range(groups) for part in blocks(len(cut), parts)])
+    device.map(multiply, [(g, part) for g in range(groups) for part in blocks(len(all_tiles), parts)])
     return y.reshape(O, OH, OW, N)
 
 
-def weight_gradient(x: Array, dy: Array, window: Window, groups: int) -> Array:
-    """Return the gradient of `correlate` by its weight, from `x (C, H, W, N)` and `dy (O, OH, OW, N)`."""
-    device = device_of(x)
+def weight_gradient(x: Array, dy: Array, window: Window, groups: int, device: Device) -> Array:
+    """Return the gradient w.r.t. the weight of `correlate`, from `x (C, H, W, N)` and `dy (O, OH, OW, N)`."""
     O, OH, OW, N = dy.shape
     C = x.shape[0] // groups
     K = C * window.kernel[0] * window.kernel[1]
     x = x.reshape(groups, C, *x.shape[1:])
     dy = dy.reshape(groups, O // groups, OH, OW, N)
     P, sum_bytes = OH * OW * N, O // groups * K * x.itemsize
-    most = min(P // _LEAST_COLUMNS, PARTIAL_SUMS // sum_bytes)
-    cut_parts = device.parts(product_work(K, O // groups, P), at_most=most)
-    cut = tiles(OH, OW, N, K * x.itemsize, device.tile_bytes, cut_parts)
+    at_most = min(P // _LEAST_COLUMNS, PARTIAL_SUMS // sum_bytes)
+    part_count = device.parts(product_work(K, O // groups, P), at_most=at_most)
+    all_tiles = tiles(OH, OW, N, K * x.itemsize, device.tile_bytes, part_count)
 
     def accumulate(task: tuple[int, slice]) -> Array:
         g, part = task
         total = device.empty((O // groups, K), x.dtype)
-        for i, tile in enumerate(cut[part]):
+        for i, tile in enumerate(all_tiles[part]):
             columns = im2col(x[g], window, tile, device)
             dy_tile = dy[g][:, tile.rows, tile.cols, tile.images].reshape(O // groups, -1)
             product = total if i == 0 else device.scratch(total.shape, x.dtype, "product")
@@ -78,37 +89,40 @@ def weight_gradient(x: Array, dy: Array, window: Window, groups: int) -> Array:
                 total += product
         return total
 
-    parts = blocks(len(cut), cut_parts)
+    parts = blocks(len(all_tiles), part_count)
     sums = device.map(accumulate, [(g, part) for g in range(groups) for part in parts])
-    by_group = [add_up(sums[g * len(parts) : (g + 1) * len(parts)]) for g in range(groups)]
-    dweight = by_group[0] if groups == 1 else device.xp.concatenate(by_group)
+    dweights = [add_up(sums[g * len(parts) : (g + 1) * len(parts)]) for g in range(groups)]
+    dweight = dweights[0] if groups == 1 else device.xp.concatenate(dweights)
     return dweight.reshape(O, C, *window.kernel)
 
 
-def spread(dy: Array, weight: Array, window: Window, groups: int, size: Pair, bias: Array | None = None) -> Array:
-    """Return `dx (C, H, W, N)`, the gradient of `correlate` by its input of `size (H, W)`.
+def input_gradient(
+    dy: Array, weight: Array, window: Window, groups: int, size: Pair, device: Device, bias: Array | None = None
+) -> Array:
+    """Return `dx (C, H, W, N)`, the gradient w.r.t. the input of `correlate`, from `dy (O, OH, OW, N)`.
 
-    A transposed convolution starts from its `bias (C,)` where a gradient starts from 0.
+    Args:
+        size: of the input, `(H, W)`.
+        bias: `(C,)`, added to the result: the bias of a transposed convolution, whose forward pass this is.
     """
-    device = device_of(dy)
     O, OH, OW, N = dy.shape
     C, (KH, KW) = weight.shape[1], window.kernel
     dx = device.empty((groups, C, *size, N), dy.dtype)
     dy = dy.reshape(groups, O // groups, OH, OW, N)
     weight = weight.reshape(groups, O // groups, C, KH * KW)
-    start = None if bias is None else bias.reshape(groups, C, 1, 1, 1)
-    # Products of fewer than about 64 rows are slow, so a layer with few channels is cut into fewer parts.
+    initial = None if bias is None else bias.reshape(groups, C, 1, 1, 1)
+    # Products of fewer than about 64 rows are slow, so a layer with few channels is split into fewer parts.
     work = product_work(C * KH * KW, O // groups, OH * OW * N)
     channel_blocks = blocks(C, device.parts(work, at_most=C * KH * KW // 64))
-    cut = tiles(OH, OW, N, ceil(C / len(channel_blocks)) * KH * KW * dy.itemsize, device.tile_bytes, 1)
+    all_tiles = tiles(OH, OW, N, ceil(C / len(channel_blocks)) * KH * KW * dy.itemsize, device.tile_bytes, 1)
 
     def scatter(task: tuple[int, slice]) -> None:
-        # Parts are cut by channel: two of them never add to the same pixel.
+        # Parts hold different channels, so no two of them add to the same pixel.
         g, channels = task
         target = dx[g, channels]
-        target[...] = 0 if start is None else start[g, channels]
+        target[...] = 0 if initial is None else initial[g, channels]
         rows = weight[g, :, channels].reshape(O // groups, -1)
-        for tile in cut:
+        for tile in all_tiles:
             dy_tile = dy[g][:, tile.rows, tile.cols, tile.images].reshape(O // groups, -1)
             columns = device.scratch((rows.shape[1], dy_tile.shape[1]), dy.dtype, "columns")
             _multiply(rows.T, dy_tile, columns, device)  # (K, O) @ (O, P)
@@ -119,7 +133,7 @@ def spread(dy: Array, weight: Array, window: Window, groups: int, size: Pair, bi
 
 
 class Tile(NamedTuple):
-    """A box of output positions and images whose columns are lowered and multiplied together."""
+    """A range of output rows, columns and images whose column matrix is made and multiplied at once."""
 
     rows: slice
     cols: slice
@@ -127,11 +141,11 @@ class Tile(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """How many rows, columns and images the box holds."""
+        """The number of rows, columns and images."""
         return tuple(part.stop - part.start for part in self)
 
     def span(self, OW: int, N: int) -> slice | None:
-        """Return where the tile's columns lie in the row (OH·OW·N) of a channel, or None if not in one piece."""
+        """Return the tile's slice of a channel seen as one row of `OH·OW·N` values, or None if it is not contiguous."""
         rows, cols, images = self.shape
         if images < N or (cols < OW and rows > 1):
             return None
@@ -141,14 +155,15 @@ class Tile(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def tiles(OH: int, OW: int, N: int, bytes_per_position: int, tile_bytes: int, at_least: int) -> tuple[Tile, ...]:
-    """Cut the positions of all images into tiles, in order, from their number alone.
+    """Split the output positions of all images into tiles, in order.
 
-    Whole rows of all images if they fit, since these are contiguous; else parts of a row; else some images only.
+    Tiles are whole rows of all images if these fit, since they are contiguous; else parts of a row; else some of the
+    images.
 
     Args:
-        bytes_per_position: the size of the columns of one position of one image.
-        tile_bytes: the size of the columns that a tile may have.
-        at_least: into how many tiles to cut where the number of rows allows it.
+        bytes_per_position: size of one column: one position of one image.
+        tile_bytes: largest size of a tile's column matrix, unless one position of 16 images is larger.
+        at_least: how many tiles to make, if there are that many rows.
     """
     position_budget = max(1, tile_bytes // bytes_per_position)
     images = min(N, max(16, position_budget))
@@ -163,13 +178,13 @@ def tiles(OH: int, OW: int, N: int, bytes_per_position: int, tile_bytes: int, at
 
 
 def im2col(x: Array, window: Window, tile: Tile, device: Device) -> Array:
-    """Lower the patches of an image under one tile to the columns of a matrix, in scratch memory.
+    """Copy what the window covers at each position of a tile to a column of a matrix.
 
     Args:
-        x: channel-major image `(C, H, W, N)`, contiguous.
+        x: `(C, H, W, N)`, contiguous.
 
     Returns:
-        `(C·KH·KW, rows·cols·images)`; padding is zero.
+        `(C·KH·KW, rows·cols·images)`, in the scratch slot "columns"; padding is zero.
     """
     xp = device.xp
     C, (KH, KW) = x.shape[0], window.kernel
@@ -186,11 +201,11 @@ def im2col(x: Array, window: Window, tile: Tile, device: Device) -> Array:
 
 
 def col2im(columns: Array, window: Window, tile: Tile, dx: Array) -> None:
-    """Add the columns of one tile back to where `im2col` took them from; what came from padding is dropped.
+    """Add the columns of one tile to the pixels that `im2col` copied them from, its adjoint; padding is dropped.
 
     Args:
         columns: `(C·KH·KW, rows·cols·images)`.
-        dx: channel-major `(C, H, W, N)`, added to in place.
+        dx: `(C, H, W, N)`, added to in place.
     """
     C, H, W, _ = dx.shape
     (KH, KW), (top, _, left, _) = window.kernel, window.padding
@@ -203,7 +218,7 @@ def col2im(columns: Array, window: Window, tile: Tile, dx: Array) -> None:
 
 
 def _multiply(a: Array, b: Array, out: Array, device: Device) -> None:
-    """Write `a @ b` to `out`, where the device prefers that in blocks of columns that make small products."""
+    """Write `a @ b` to `out`, in blocks of columns if that lets BLAS use its small-matrix kernels."""
     columns = device.small_product // a.size
     parts = blocks(b.shape[1], ceil(b.shape[1] / columns)) if columns >= 32 else [slice(None)]
     for part in parts:
@@ -211,16 +226,16 @@ def _multiply(a: Array, b: Array, out: Array, device: Device) -> None:
 
 
 def _padded_field(x: Array, window: Window, tile: Tile, device: Device) -> Array:
-    """Return the part of the padded image that a tile's windows cover: a view where no padding is met."""
+    """Return the part of the padded image that a tile's windows cover; a view of `x` if it holds no padding."""
     C, H, W, _ = x.shape
     (KH, KW), (top, _, left, _) = window.kernel, window.padding
     h0, h1 = _covered(tile.rows, window.stride[0], (KH - 1) * window.dilation[0], top)
     w0, w1 = _covered(tile.cols, window.stride[1], (KW - 1) * window.dilation[1], left)
     if h0 >= 0 and w0 >= 0 and h1 <= H and w1 <= W:
         return x[:, h0:h1, w0:w1, tile.images]
-    # In memory for products, as it is forgotten before there is one.
+    # Borrows the "product" scratch slot, unused until the product.
     field = device.scratch((C, h1 - h0, w1 - w0, tile.shape[2]), x.dtype, "product")
-    # A tile may lie in the padding altogether: then nothing is inside and all of it is cleared.
+    # If the tile lies entirely in the padding, nothing is inside and all of it is cleared.
     image_h, image_w = slice(min(max(0, h0), H), max(0, min(H, h1))), slice(min(max(0, w0), W), max(0, min(W, w1)))
     inside_h, inside_w = slice(image_h.start - h0, image_h.stop - h0), slice(image_w.start - w0, image_w.stop - w0)
     if field.nbytes <= 3 * device.launch_bytes:
@@ -235,4 +250,5 @@ def _padded_field(x: Array, window: Window, tile: Tile, device: Device) -> Array
 
 
 def _covered(positions: slice, stride: int, span: int, padding: int) -> Pair:
+    """Return the first pixel under the windows along one axis, and the one after the last; padding has others."""
     return positions.start * stride - padding, (positions.stop - 1) * stride + span + 1 - padding

@@ -1,4 +1,4 @@
-"""The fully connected layer, as three two-dimensional products."""
+"""The fully connected layer: three matrix products."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from ..backend import Array, Device, batch_last, blocks, device_of
 
-_LEAST_ROWS = 16  # products of fewer rows are slow
+_LEAST_ROWS = 16  # products of fewer rows are slow in BLAS
 
 
 class _Cache(NamedTuple):
@@ -22,6 +22,9 @@ def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[
         x: `(N, in)`.
         weight: `(out, in)`, of the same dtype.
         bias: `(out,)`, or None.
+
+    Returns:
+        `y (N, out)` and the cache.
 
     Raises:
         ValueError: if shapes or dtypes do not fit together.
@@ -40,12 +43,12 @@ def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[
 
 
 def linear_backward(dy: Array, cache: Any, *, input_gradient: bool = True) -> tuple[Array | None, Array, Array | None]:
-    """Return the gradients of the input, weight and bias of `linear_forward`.
+    """Return the gradients w.r.t. the input, weight and bias of `linear_forward`.
 
     Args:
-        dy: gradient of the loss by the output, `(N, out)`.
+        dy: gradient w.r.t. the output, `(N, out)`.
         cache: what the forward call returned.
-        input_gradient: False to skip the gradient of the input, as a network's first layer needs none.
+        input_gradient: False to skip the gradient w.r.t. the input, which a network's first layer does not need.
 
     Returns:
         `dx (N, in)` or None, `dweight (out, in)`, `dbias (out,)` or None.
@@ -55,13 +58,13 @@ def linear_backward(dy: Array, cache: Any, *, input_gradient: bool = True) -> tu
 
 
 def linear_input_gradient(dy: Array, cache: Any) -> Array:
-    """Return `dx (N, in)`, the first part of `linear_backward`."""
+    """Return `dx (N, in)` alone, as `linear_backward` does."""
     dy = batch_last(dy)
     return _product(cache.weight.T, dy, device_of(dy)).T  # (in, out) @ (out, N)
 
 
 def linear_parameter_gradients(dy: Array, cache: Any) -> tuple[Array, Array | None]:
-    """Return `dweight` and `dbias`, the other part of `linear_backward`."""
+    """Return `dweight` and `dbias` alone, as `linear_backward` does."""
     x, _, has_bias = cache
     dy = batch_last(dy)
     dweight = _product(dy, x.T, device_of(dy))  # (out, N) @ (N, in)
@@ -69,10 +72,13 @@ def linear_parameter_gradients(dy: Array, cache: Any) -> tuple[Array, Array | No
 
 
 def _product(a: Array, b: Array, device: Device) -> Array:
-    """Return `a @ b`, computed in blocks of rows that follow from the shapes alone."""
+    """Return `a @ b`, computed in parallel in blocks of rows, whose number follows from the shapes alone."""
     (M, K), N = a.shape, b.shape[1]
     result = device.empty((M, N), a.dtype)
-    # Counted twice: a part is one call of BLAS, so that no thread waits for another's hold of the interpreter.
-    parts = blocks(M, device.parts(2 * M * N * K, at_most=M // _LEAST_ROWS))
-    device.map(lambda rows: device.xp.matmul(a[rows], b, out=result[rows]), parts)
+    # The work counts twice: each part is one BLAS call, without the interpreter lock, so smaller parts pay.
+    parts = device.parts(2 * M * N * K, at_most=M // _LEAST_ROWS)
+    if parts == 1:
+        device.xp.matmul(a, b, out=result)
+    else:
+        device.map(lambda rows: device.xp.matmul(a[rows], b, out=result[rows]), blocks(M, parts))
     return result

@@ -1,4 +1,4 @@
-"""Losses: a number to make smaller, averaged over the batch once, here, and nowhere else."""
+"""Losses, each with its gradient; both are means over the batch, so nothing else divides by the batch size."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from .activation import sigmoid
 
 
 class _CrossEntropyCache(NamedTuple):
-    exponentials: Array  # (classes, N), of the logits less their maximum
-    total: Array  # (N,): what those of one sample add up to
-    targets: Array  # (classes, N): what the probabilities should be, weighted
-    mass: Array | int  # (N,): what the targets of one sample add up to
-    number: Array | int  # what the sum of the losses is divided by
+    exponentials: Array  # (classes, N): of the logits minus their maximum
+    total: Array  # (N,): their sum over the classes
+    targets: Array  # (classes, N): target probabilities, times the class weights
+    target_sum: Array | int  # (N,): their sum over the classes, or 1
+    divisor: Array | int  # of the summed losses: the number of samples, or the sum of their weights
 
 
 def cross_entropy_forward(
@@ -21,15 +21,16 @@ def cross_entropy_forward(
 ) -> tuple[Array, Any]:
     """Return the mean softmax cross-entropy, `-log softmax(logits)[label]`, in nats.
 
-    Computed from logits less their maximum, so that no logit over- or underflows.
+    Computed from the logits minus their maximum, so that nothing overflows.
 
     Args:
         logits: `(N, classes)`.
-        labels: `(N,)` integers in `[0, classes)`. One out of range is refused on the host, and makes the loss NaN on a
-            GPU, where a look at it would wait for the device.
-        weight: `(classes,)`, how much a sample of each class counts in the mean; None for all alike.
-        label_smoothing: what part of each target is spread over all classes evenly (Szegedy et al. 2016), each with
-            its own weight, while a sample still counts by the weight of its label; in `[0, 1]`.
+        labels: `(N,)` integers in `[0, classes)`. A label out of range raises ValueError on the host and makes the loss
+            NaN on a GPU, where checking it would wait for the device.
+        weight: `(classes,)`, the weight of each class in the mean; None for equal weights.
+        label_smoothing: the part of each target that is spread evenly over all classes (Szegedy et al. 2016), in
+            `[0, 1]`. With class weights, as in PyTorch, each class's part has its own weight, and the sum of losses is
+            divided by the labels' weights.
 
     Returns:
         a 0-d array on the same device, and what `cross_entropy_backward` needs.
@@ -47,47 +48,53 @@ def cross_entropy_forward(
     shifted, exponentials = _shift(by_class, by_class.max(axis=0))
     total = exponentials.sum(axis=0)
     targets = _one_hot(logits, labels)
-    mass = 1  # what the targets of one sample add up to
-    number = labels.shape[0]
+    target_sum = 1
+    divisor = labels.shape[0]
     if weight is not None:
         targets = targets * weight[:, None]
-        mass = targets.sum(axis=0)
-        number = mass.sum()
+        target_sum = targets.sum(axis=0)
+        divisor = target_sum.sum()
     if label_smoothing:
-        even, rest = logits.dtype.type(label_smoothing / classes), logits.dtype.type(1 - label_smoothing)
-        targets = targets * rest + (even if weight is None else even * weight[:, None])
-        mass = 1 if weight is None else targets.sum(axis=0)
+        per_class, on_label = logits.dtype.type(label_smoothing / classes), logits.dtype.type(1 - label_smoothing)
+        targets = targets * on_label + (per_class if weight is None else per_class * weight[:, None])
+        target_sum = 1 if weight is None else targets.sum(axis=0)
     expected = _expected(shifted, targets).sum(axis=0)
-    loss = _losses(total, expected, labels, classes, mass, number).sum()
-    return loss, _CrossEntropyCache(exponentials, total, targets, mass, number)
+    unchecked = None if device_of(labels).on_host else labels
+    loss = _losses(total, expected, unchecked, classes, target_sum, divisor).sum()
+    return loss, _CrossEntropyCache(exponentials, total, targets, target_sum, divisor)
 
 
 @chain
-def _shift(logits: Array, top: Array) -> tuple[Array, Array]:
-    shifted = logits - top
+def _shift(logits: Array, maximum: Array) -> tuple[Array, Array]:
+    shifted = logits - maximum
     return shifted, array_namespace(logits).exp(shifted)
 
 
 @chain
 def _expected(shifted: Array, targets: Array) -> Array:
-    # A logit whose target is 0 has no say, be it infinite.
+    # A logit whose target is 0 does not contribute, even if it is infinite.
     return array_namespace(shifted).where(targets != 0, shifted, 0) * targets
 
 
 @chain
-def _losses(total: Array, expected: Array, labels: Array, classes: int, mass: Any, number: Any) -> Array:
+def _losses(total: Array, expected: Array, labels: Array | None, classes: int, target_sum: Any, divisor: Any) -> Array:
     xp = array_namespace(total)
-    return xp.where((labels >= 0) & (labels < classes), (mass * xp.log(total) - expected) / number, xp.nan)
+    losses = (target_sum * xp.log(total) - expected) / divisor
+    return losses if labels is None else xp.where((labels >= 0) & (labels < classes), losses, xp.nan)
 
 
 def cross_entropy_backward(cache: Any) -> Array:
-    """Return the gradient of the mean loss by the logits, `(softmax - one_hot) / N` in the plain case."""
+    """Return the gradient w.r.t. the logits, `(N, classes)`: `(softmax - one_hot) / N` without options.
+
+    Args:
+        cache: what the forward call returned.
+    """
     return _cross_entropy_gradient(*cache).T
 
 
 @chain
-def _cross_entropy_gradient(exponentials: Array, total: Array, targets: Array, mass: Any, number: Any) -> Array:
-    return (exponentials / total * mass - targets) / number
+def _cross_entropy_gradient(exponentials: Array, total: Array, targets: Array, target_sum: Any, divisor: Any) -> Array:
+    return (exponentials / total * target_sum - targets) / divisor
 
 
 def hinge_forward(scores: Array, labels: Array, *, margin: float = 1.0) -> tuple[Array, Any]:
@@ -98,7 +105,7 @@ def hinge_forward(scores: Array, labels: Array, *, margin: float = 1.0) -> tuple
     Args:
         scores: `(N, classes)`.
         labels: `(N,)` integers in `[0, classes)`; see `cross_entropy_forward`.
-        margin: by how much the right score has to lead.
+        margin: by how much the label's score has to exceed the others for a loss of 0.
 
     Returns:
         a 0-d array on the same device, and what `hinge_backward` needs.
@@ -110,15 +117,19 @@ def hinge_forward(scores: Array, labels: Array, *, margin: float = 1.0) -> tuple
     xp = array_namespace(scores)
     targets = _one_hot(scores, labels)
     scores = batch_last(scores)
-    right = xp.where(targets, scores, 0).sum(axis=0)
-    excess = xp.where(targets, 0, xp.maximum(scores - right + margin, 0))
+    label_scores = xp.where(targets, scores, 0).sum(axis=0)
+    excess = xp.where(targets, 0, xp.maximum(scores - label_scores + margin, 0))
     classes = scores.shape[0]
     in_range = xp.where((labels >= 0) & (labels < classes), 0, xp.nan).astype(scores.dtype)
     return (excess.sum(axis=0) + in_range).sum() / labels.shape[0], ((excess > 0).astype(scores.dtype), targets)
 
 
 def hinge_backward(cache: Any) -> Array:
-    """Return the gradient of the mean loss by the scores; a class just at the margin has none."""
+    """Return the gradient w.r.t. the scores, `(N, classes)`; a class exactly at the margin contributes 0.
+
+    Args:
+        cache: what the forward call returned.
+    """
     violations, targets = cache
     N = targets.shape[1]
     xp = array_namespace(targets)
@@ -129,7 +140,10 @@ def mean_squared_error_forward(x: Array, target: Array) -> tuple[Array, Any]:
     """Return the mean of `(x - target)²` over all elements, and what `mean_squared_error_backward` needs.
 
     Args:
-        x, target: arrays of one shape, `(N, ...)`.
+        x, target: arrays of the same shape, `(N, ...)`.
+
+    Returns:
+        a 0-d array on the same device, and the cache.
 
     Raises:
         ValueError: if the shapes differ.
@@ -139,17 +153,21 @@ def mean_squared_error_forward(x: Array, target: Array) -> tuple[Array, Any]:
 
 
 def mean_squared_error_backward(cache: Any) -> Array:
-    """Return the gradient of the mean loss by `x`."""
+    """Return the gradient w.r.t. `x`, in its shape.
+
+    Args:
+        cache: what the forward call returned.
+    """
     return batch_first(cache * (2 / cache.size))
 
 
 def binary_cross_entropy_forward(logits: Array, target: Array) -> tuple[Array, Any]:
     """Return the mean of `-target·log(p) - (1 - target)·log(1 - p)` over all elements, where `p = sigmoid(logits)`.
 
-    Computed as `max(x, 0) - x·target + log(1 + exp(-|x|))`, so that no logit over- or underflows.
+    Computed as `max(x, 0) - x·target + log(1 + exp(-|x|))`, so that nothing overflows.
 
     Args:
-        logits, target: arrays of one shape, `(N, ...)`; the targets are probabilities.
+        logits, target: arrays of the same shape, `(N, ...)`; the targets are probabilities.
 
     Returns:
         a 0-d array on the same device, and what `binary_cross_entropy_backward` needs.
@@ -164,22 +182,26 @@ def binary_cross_entropy_forward(logits: Array, target: Array) -> tuple[Array, A
 
 
 def binary_cross_entropy_backward(cache: Any) -> Array:
-    """Return the gradient of the mean loss by the logits, `(sigmoid(x) - target) / size`."""
+    """Return the gradient w.r.t. the logits, `(sigmoid(x) - target) / size`, in their shape.
+
+    Args:
+        cache: what the forward call returned.
+    """
     x, target = cache
     return batch_first((sigmoid(x) - target) / x.size)
 
 
 def check_labels(scores: Array, labels: Array) -> None:
-    """Raise ValueError unless labels `(N,)` fit scores `(N, classes)`; their range is checked on the host only."""
+    """Raise ValueError unless labels `(N,)` fit scores `(N, classes)`; their range is only checked on the host."""
     if scores.ndim != 2 or labels.shape != scores.shape[:1] or labels.dtype.kind not in "iu":
         raise ValueError(
             f"expected logits (N, classes) and integer labels (N,), got {scores.shape} and "
             f"{labels.dtype} {labels.shape}"
         )
     if device_of(labels).on_host and len(labels):
-        low, high, classes = labels.min(), labels.max(), scores.shape[1]
-        if not 0 <= low <= high < classes:
-            raise ValueError(f"expected labels from 0 to {classes - 1}, got {low} to {high}")
+        classes = scores.shape[1]
+        if labels.view(f"u{labels.dtype.itemsize}").max() >= classes:  # where negative numbers are large ones
+            raise ValueError(f"expected labels from 0 to {classes - 1}, got {labels.min()} to {labels.max()}")
 
 
 def _one_hot(scores: Array, labels: Array) -> Array:

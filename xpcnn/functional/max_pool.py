@@ -1,4 +1,4 @@
-"""Max pooling: the window's positions are visited one offset at a time, all images and channels at once."""
+"""Max pooling: for each element of the window in turn, all positions, images and channels at once."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from math import ceil
 from typing import Any, NamedTuple
 
 from ..backend import ELEMENT_WORK, Array, array_namespace, batch_first, batch_last, blocks, chain, device_of
-from .windows import IntOrPair, Padding, Window, offsets, over_the_edge, pooling_window
+from .windows import IntOrPair, Padding, Window, ceil_mode_window, offsets, pooling_window
 
 
 class _Cache(NamedTuple):
-    first_maximum: Array  # (C, OH, OW, N): which offset into the window held it
+    argmax: Array  # (C, OH, OW, N): index in the window of its first maximum, kh·KW + kw
     window: Window
-    size: tuple[int, int]
+    size: tuple[int, int]  # (H, W)
 
 
 def max_pool2d_forward(
@@ -24,15 +24,15 @@ def max_pool2d_forward(
     dilation: IntOrPair = 1,
     ceil_mode: bool = False,
 ) -> tuple[Array, Any]:
-    """Return the largest value under each position of a window.
+    """Return the maximum under each position of a window.
 
     Args:
         x: `(N, C, H, W)`.
-        kernel_size: size of the window.
+        kernel_size: height and width of the window, one number or a pair.
         stride: step between positions; None for the size of the window.
-        padding: what is added around the image never wins; at most half the window.
+        padding: rows and columns around the image that never are the maximum; at most half the window.
         dilation: step between the elements of the window.
-        ceil_mode: whether a last window may reach over the edge: see `windows.over_the_edge`.
+        ceil_mode: whether the number of positions is rounded up: see `windows.ceil_mode_window`.
 
     Returns:
         `y (N, C, OH, OW)` and what `max_pool2d_backward` needs.
@@ -42,109 +42,109 @@ def max_pool2d_forward(
     """
     if x.ndim != 4:
         raise ValueError(f"expected input (N, C, H, W), got {x.shape}")
-    shape = pooling_window(kernel_size, stride, padding, dilation)
+    window = pooling_window(kernel_size, stride, padding, dilation)
     x = batch_last(x)
     device = device_of(x)
     xp = device.xp
     C, H, W, N = x.shape
     if ceil_mode:
-        shape = over_the_edge(shape, H, W)
-    OH, OW = shape.output_size(H, W)
-    KH, KW = shape.kernel
+        window = ceil_mode_window(window, H, W)
+    OH, OW = window.output_size(H, W)
+    KH, KW = window.kernel
     y = device.empty((C, OH, OW, N), x.dtype)
-    first_maximum = device.empty(y.shape, "uint8" if KH * KW <= 256 else "int32")
-    seen = offsets(shape, OH, OW, H, W)
+    argmax = device.empty(y.shape, "uint8" if KH * KW <= 256 else "int32")
+    window_offsets = offsets(window, OH, OW, H, W)
 
     def pool(channels: slice) -> None:
-        best, which = y[channels], first_maximum[channels]
-        candidates = [x[channels, rows, cols] for _, _, (rows, cols) in seen]
-        if not any(shape.padding) and len(candidates) <= _AT_ONCE:
-            _take_best(best, which, *candidates)
+        maximum, index = y[channels], argmax[channels]
+        candidates = [x[channels, rows, cols] for _, _, (rows, cols) in window_offsets]
+        if not any(window.padding) and len(candidates) <= _MAX_FUSED_OFFSETS:
+            _maximum_and_argmax(maximum, index, *candidates)
             return
-        # Until a value rises above minus infinity, the first pixel counts as the place of the maximum.
-        which[...] = 0
-        for oh, kh in _first_offsets(OH, KH, shape.stride[0], shape.dilation[0], shape.padding[0]):
-            which[:, oh] += kh * KW
-        for ow, kw in _first_offsets(OW, KW, shape.stride[1], shape.dilation[1], shape.padding[2]):
-            which[:, :, ow] += kw
-        best[...] = -xp.inf
-        for (offset, (rows, cols), _), candidate in zip(seen, candidates, strict=True):
-            _challenge(candidate, best[:, rows, cols], which[:, rows, cols], which.dtype.type(offset))
+        # Where all values are minus infinity, the maximum is the window's first pixel inside the image.
+        index[...] = 0
+        for oh, kh in _first_offsets(OH, KH, window.stride[0], window.dilation[0], window.padding[0]):
+            index[:, oh] += kh * KW
+        for ow, kw in _first_offsets(OW, KW, window.stride[1], window.dilation[1], window.padding[2]):
+            index[:, :, ow] += kw
+        maximum[...] = -xp.inf
+        for (offset, (rows, cols), _), candidate in zip(window_offsets, candidates, strict=True):
+            _update_maximum(candidate, maximum[:, rows, cols], index[:, rows, cols], index.dtype.type(offset))
 
     device.map(pool, blocks(C, device.parts(2 * y.size * KH * KW * ELEMENT_WORK)))
-    return batch_first(y), _Cache(first_maximum, shape, (H, W))
+    return batch_first(y), _Cache(argmax, window, (H, W))
 
 
 def max_pool2d_backward(dy: Array, cache: Any) -> Array:
-    """Return `dx (N, C, H, W)`: each gradient goes to the first maximum of its window.
+    """Return `dx (N, C, H, W)`: each gradient is added to the first maximum of its window.
 
     Args:
-        dy: gradient of the loss by the output, `(N, C, OH, OW)`.
+        dy: gradient w.r.t. the output, `(N, C, OH, OW)`.
         cache: what the forward call returned.
     """
-    first_maximum, shape, (H, W) = cache
+    argmax, window, (H, W) = cache
     dy = batch_last(dy)
     device = device_of(dy)
     C, OH, OW, N = dy.shape
     dx = device.empty((C, H, W, N), dy.dtype)
-    overlapping = any((k - 1) * d >= s for k, d, s in zip(shape.kernel, shape.dilation, shape.stride, strict=True))
-    # Side by side, windows meet each pixel once; or not at all, at the end of the image.
-    side_by_side = shape.kernel == shape.stride and shape.dilation == (1, 1) and not any(shape.padding)
-    complete = side_by_side and (OH * shape.kernel[0], OW * shape.kernel[1]) == (H, W)
-    pass_on = _add_if_won if overlapping else _take_if_won
-    seen = offsets(shape, OH, OW, H, W)
+    overlapping = any((k - 1) * d >= s for k, d, s in zip(window.kernel, window.dilation, window.stride, strict=True))
+    # Windows side by side write each pixel exactly once, except those beyond the last window.
+    side_by_side = window.kernel == window.stride and window.dilation == (1, 1) and not any(window.padding)
+    complete = side_by_side and (OH * window.kernel[0], OW * window.kernel[1]) == (H, W)
+    scatter = _add_at_maximum if overlapping else _write_at_maximum
+    window_offsets = offsets(window, OH, OW, H, W)
 
-    def unpool(channels: slice) -> None:
-        places = [dx[channels, rows, cols] for _, _, (rows, cols) in seen]
+    def scatter_channels(channels: slice) -> None:
+        targets = [dx[channels, rows, cols] for _, _, (rows, cols) in window_offsets]
         if not complete:
             dx[channels] = 0
-        if side_by_side and len(places) <= _AT_ONCE:
-            _share_out(dy[channels], first_maximum[channels], *places)
+        if side_by_side and len(targets) <= _MAX_FUSED_OFFSETS:
+            _write_at_maxima(dy[channels], argmax[channels], *targets)
             return
-        for (offset, (rows, cols), _), place in zip(seen, places, strict=True):
-            won = first_maximum[channels, rows, cols]
-            pass_on(dy[channels, rows, cols], won, place, won.dtype.type(offset))
+        for (offset, (rows, cols), _), target in zip(window_offsets, targets, strict=True):
+            index = argmax[channels, rows, cols]
+            scatter(dy[channels, rows, cols], index, target, index.dtype.type(offset))
 
-    device.map(unpool, blocks(C, device.parts(2 * dy.size * len(seen) * ELEMENT_WORK)))
+    device.map(scatter_channels, blocks(C, device.parts(2 * dy.size * len(window_offsets) * ELEMENT_WORK)))
     return batch_first(dx)
 
 
-_AT_ONCE = 9  # offsets in one chain, whose operands have to fit the 4 KB of a kernel's arguments
+_MAX_FUSED_OFFSETS = 9  # in one chain: a CUDA kernel's arguments, one array each, have to fit 4 KB
 
 
 @chain
-def _take_best(best: Array, which: Array, *candidates: Array) -> None:
-    best[...] = candidates[0]
-    which[...] = which.dtype.type(0)
+def _maximum_and_argmax(maximum: Array, argmax: Array, *candidates: Array) -> None:
+    maximum[...] = candidates[0]
+    argmax[...] = argmax.dtype.type(0)
     for offset, candidate in enumerate(candidates[1:], 1):
-        _challenge(candidate, best, which, which.dtype.type(offset))
+        _update_maximum(candidate, maximum, argmax, argmax.dtype.type(offset))
 
 
 @chain
-def _challenge(candidate: Array, best: Array, which: Array, offset: Any) -> None:
+def _update_maximum(candidate: Array, maximum: Array, argmax: Array, offset: Any) -> None:
     xp = array_namespace(candidate)
-    # Offsets grow, so the largest offset at which the value rose is the place of the first maximum.
-    xp.maximum(which, (candidate > best) * offset, out=which)
-    xp.maximum(best, candidate, out=best)
+    # Offsets come in ascending order, so the largest one at which the maximum rose is that of its first occurrence.
+    xp.maximum(argmax, (candidate > maximum) * offset, out=argmax)
+    xp.maximum(maximum, candidate, out=maximum)
 
 
 @chain
-def _share_out(dy: Array, first_maximum: Array, *places: Array) -> None:
-    for offset, place in enumerate(places):
-        _take_if_won(dy, first_maximum, place, first_maximum.dtype.type(offset))
+def _write_at_maxima(dy: Array, argmax: Array, *targets: Array) -> None:
+    for offset, target in enumerate(targets):
+        _write_at_maximum(dy, argmax, target, argmax.dtype.type(offset))
 
 
 @chain
-def _take_if_won(dy: Array, first_maximum: Array, dx: Array, offset: Any) -> None:
-    array_namespace(dy).multiply(dy, first_maximum == offset, out=dx)
+def _write_at_maximum(dy: Array, argmax: Array, dx: Array, offset: Any) -> None:
+    array_namespace(dy).multiply(dy, argmax == offset, out=dx)
 
 
 @chain
-def _add_if_won(dy: Array, first_maximum: Array, dx: Array, offset: Any) -> None:
-    dx += dy * (first_maximum == offset)
+def _add_at_maximum(dy: Array, argmax: Array, dx: Array, offset: Any) -> None:
+    dx += dy * (argmax == offset)
 
 
 def _first_offsets(positions: int, kernel: int, stride: int, dilation: int, before: int) -> list[tuple[int, int]]:
-    """Return along one axis the positions that begin in the padding, each with its first offset beyond that."""
-    begin = [(i, ceil((before - i * stride) / dilation)) for i in range(min(positions, ceil(before / stride)))]
-    return [(i, min(offset, kernel - 1)) for i, offset in begin]
+    """Return the positions along one axis that start in the padding, each with its first offset inside the image."""
+    firsts = [(i, ceil((before - i * stride) / dilation)) for i in range(min(positions, ceil(before / stride)))]
+    return [(i, min(offset, kernel - 1)) for i, offset in firsts]

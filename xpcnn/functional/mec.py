@@ -1,13 +1,14 @@
-"""Convolution by lowering along one axis only (MEC: Cho and Brand 2017), which leaves the other to overlapping views.
+"""Memory-efficient convolution (MEC, Cho and Brand 2017): copies along the height, overlapping views along the width.
 
-im2col copies a pixel once for each place it takes in a window, KH·KW times. Here the rows under a window are stacked on
-each other, KH copies, in an order of memory in which neighbouring windows overlap:
+im2col copies a pixel up to KH·KW times. Here the KH rows under a window are copied next to each other, in a layout in
+which the windows of one row are overlapping views:
 
-    (rows, W, KH, C, N)    the window at column w is the matrix (KW·KH·C, N) that begins there: for `correlate`
-    (rows, KH, C, W, N)    column kw of all windows of a row is the matrix (KH·C, OW·N) that begins there: for gradients
+    (rows, W, KH, C, N)    the window at column w is the matrix (KW·KH·C, N) that starts at w: `correlate`
+    (rows, KH, C, W, N)    element kw of all windows of a row is the matrix (KH·C, OW·N) that starts at kw:
+                           `weight_gradient`
 
-A layer becomes many small products, computed by one call. Small ones are also what BLAS does fastest: up to
-`Device.small_product` multiplications it takes the operands as they lie, where it rearranges those of larger ones.
+A convolution becomes a batch of small products, computed by one call of `matmul`. These are also fast: products of up
+to `Device.small_product` multiplications use BLAS's small-matrix kernels, which read the operands in place.
 """
 
 from __future__ import annotations
@@ -15,25 +16,31 @@ from __future__ import annotations
 from math import ceil
 from typing import NamedTuple
 
-from ..backend import Array, Device, blocks, device_of
+from ..backend import Array, Device, blocks
 from .windows import Window, add_up, product_work, reach
 
-_LEAST_IMAGES = 16  # products narrower than this are slow
+_LEAST_IMAGES = 16  # products of fewer columns are slow in BLAS
 
 
 class _Tile(NamedTuple):
-    """Rows of the output, in some of the images, that are lowered and multiplied together."""
+    """A range of output rows and images whose input rows are copied and multiplied at once."""
 
     rows: slice
     images: slice
 
     @property
     def shape(self) -> tuple[int, int]:
+        """The number of rows and images."""
         return self.rows.stop - self.rows.start, self.images.stop - self.images.start
 
 
 def applies(window: Window, weight: Array, groups: int, images: int, device: Device) -> bool:
-    """Return whether this way is open, and on this device a fast one, for a weight `(O, C / groups, KH, KW)`."""
+    """Return whether MEC supports this convolution and is the faster way to compute it on this device.
+
+    Args:
+        weight: `(O, C / groups, KH, KW)`.
+        images: how many there are, N.
+    """
     return (
         groups == 1
         and window.dilation[1] == 1
@@ -43,9 +50,8 @@ def applies(window: Window, weight: Array, groups: int, images: int, device: Dev
     )
 
 
-def correlate(x: Array, weight: Array, bias: Array | None, window: Window) -> Array:
-    """Return `y (O, OH, OW, N)`: `x (C, H, W, N)` correlated with `weight (O, C, KH, KW)`, plus `bias (O,)`."""
-    device = device_of(x)
+def correlate(x: Array, weight: Array, bias: Array | None, window: Window, device: Device) -> Array:
+    """Return the correlation of `x (C, H, W, N)` and `weight (O, C, KH, KW)` plus bias, `(O, OH, OW, N)`."""
     xp = device.xp
     C, H, W, N = x.shape
     O, _, KH, KW = weight.shape
@@ -55,13 +61,15 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window) -> Ar
     filters = xp.ascontiguousarray(weight.transpose(0, 3, 2, 1)).reshape(O, KW * KH * C)
     bias = None if bias is None else bias.reshape(O, 1, 1, 1)
     most, row_bytes = device.small_product // filters.size, width * KH * C * x.itemsize
-    cut, parts = _cut(OH, N, most, row_bytes, device.parts(product_work(KW * KH * C, O, OH * OW * N)), device)
+    all_tiles, parts = _tile_rows(
+        OH, N, most, row_bytes, device.parts(product_work(KW * KH * C, O, OH * OW * N)), device
+    )
 
     def multiply(part: slice) -> None:
-        for tile in cut[part]:
+        for tile in all_tiles[part]:
             R, n = tile.shape
             rows = device.scratch((R, width, KH, C, n), x.dtype, "columns")
-            _stack(x, window, tile, rows.transpose(3, 0, 2, 1, 4))
+            _stack_rows(x, window, tile, rows.transpose(3, 0, 2, 1, 4))
             windows = xp.lib.stride_tricks.as_strided(
                 rows,
                 (R, OW, KW * KH * C, n),
@@ -76,9 +84,8 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window) -> Ar
     return y
 
 
-def weight_gradient(x: Array, dy: Array, window: Window) -> Array:
-    """Return the gradient of `correlate` by its weight, `(O, C, KH, KW)`; for windows that move by one column."""
-    device = device_of(x)
+def weight_gradient(x: Array, dy: Array, window: Window, device: Device) -> Array:
+    """Return the gradient w.r.t. the weight of `correlate`, `(O, C, KH, KW)`; for a stride of 1 along the width."""
     xp = device.xp
     C, _, W, N = x.shape
     O, OH, OW, _ = dy.shape
@@ -86,24 +93,24 @@ def weight_gradient(x: Array, dy: Array, window: Window) -> Array:
     K, width = KH * C, window.padding[2] + W + window.padding[3]
     most = device.small_product // (K * O)
     row_bytes = (width * K + KW * K * O // N) * x.itemsize
-    cut, parts = _cut(OH, N, most, row_bytes, device.parts(product_work(K * KW, O, OH * OW * N)), device)
-    # How many neighbouring windows are one product: as many as stay small, in even parts.
-    images = max(tile.shape[1] for tile in cut)
+    all_tiles, parts = _tile_rows(OH, N, most, row_bytes, device.parts(product_work(K * KW, O, OH * OW * N)), device)
+    # One product takes as many neighbouring windows as keep it small; the number divides OW.
+    images = max(tile.shape[1] for tile in all_tiles)
     joined = next(w for w in range(OW, 0, -1) if OW % w == 0 and (w * images <= most or w == 1))
 
     def accumulate(part: slice) -> Array:
         total = device.empty((KW, K * O), x.dtype)
-        for i, tile in enumerate(cut[part]):
+        for i, tile in enumerate(all_tiles[part]):
             R, n = tile.shape
             rows = device.scratch((R, K, width * n), x.dtype, "columns")
-            _stack(x, window, tile, rows.reshape(R, KH, C, width, n).transpose(2, 0, 1, 3, 4))
+            _stack_rows(x, window, tile, rows.reshape(R, KH, C, width, n).transpose(2, 0, 1, 3, 4))
             row, k, number = rows.strides
             columns = xp.lib.stride_tricks.as_strided(
                 rows, (KW, R, OW // joined, K, joined * n), (number * n, row, number * n * joined, k, number)
             )
-            slopes = dy[:, tile.rows, :, tile.images].reshape(O, R, OW // joined, joined * n)
+            dy_tile = dy[:, tile.rows, :, tile.images].reshape(O, R, OW // joined, joined * n)
             products = device.scratch((KW, R, OW // joined, K, O), x.dtype, "product")
-            xp.matmul(columns, slopes.transpose(1, 2, 3, 0), out=products)  # KW·R·parts times (K, P) @ (P, O)
+            xp.matmul(columns, dy_tile.transpose(1, 2, 3, 0), out=products)  # KW·R·OW/joined times (K, P) @ (P, O)
             target = total if i == 0 else device.scratch(total.shape, x.dtype, "sum")
             xp.sum(products.reshape(KW, -1, K * O), axis=1, out=target)
             if i:
@@ -114,8 +121,8 @@ def weight_gradient(x: Array, dy: Array, window: Window) -> Array:
     return xp.ascontiguousarray(total.reshape(KW, KH, C, O).transpose(3, 2, 1, 0))
 
 
-def _stack(x: Array, window: Window, tile: _Tile, rows: Array) -> None:
-    """Fill `rows (C, R, KH, width, n)` with the rows under the windows of a tile, padding included."""
+def _stack_rows(x: Array, window: Window, tile: _Tile, rows: Array) -> None:
+    """Copy the rows under the windows of a tile, padded, to `rows (C, R, KH, width, n)`."""
     _, H, W, _ = x.shape
     top, _, left, _ = window.padding
     inside = rows[:, :, :, left : left + W]
@@ -130,19 +137,19 @@ def _stack(x: Array, window: Window, tile: _Tile, rows: Array) -> None:
         inside[:, met, kh] = x[:, image_rows, :, tile.images]
 
 
-def _cut(
+def _tile_rows(
     OH: int, N: int, most_images: int, row_bytes: int, parts: int, device: Device
 ) -> tuple[list[_Tile], list[slice]]:
-    """Return the tiles to work on, each of whole rows, and the parts, slices of tiles, that may run at the same time.
+    """Return the tiles, each of whole rows, and the parts: slices of tiles that may be computed in parallel.
 
     Args:
-        most_images: how many a product may take.
-        row_bytes: the size of what one row of the output needs, for each image.
-        parts: how many of them, where the number of rows allows it.
+        most_images: the most a product may take.
+        row_bytes: scratch memory for one row of the output of one image.
+        parts: how many to make, if there are that many rows.
     """
-    budget = 2 * device.tile_bytes  # few calls count for more here than the second-level cache
+    budget = 2 * device.tile_bytes  # fewer calls save more here than staying in the second-level cache
     most = min(most_images, max(_LEAST_IMAGES, budget // row_bytes))
     images = blocks(N, ceil(N / (most // _LEAST_IMAGES * _LEAST_IMAGES)))
     rows = max(1, budget // (row_bytes * ceil(N / len(images))))
-    cut = [_Tile(row, image) for row in blocks(OH, max(parts, ceil(OH / rows))) for image in images]
-    return cut, blocks(len(cut), parts)
+    all_tiles = [_Tile(row, image) for row in blocks(OH, max(parts, ceil(OH / rows))) for image in images]
+    return all_tiles, blocks(len(all_tiles), parts)

@@ -1,4 +1,4 @@
-"""The normal distribution, for array modules that have no error function."""
+"""The normal distribution; NumPy has no error function."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from math import pi, sqrt
 
 from ..backend import Array, array_namespace, chain
 
-# Φ(-a)·exp(a²/2) as a polynomial in t = (a - 4) / (a + 4), lowest power first: interpolated at the Chebyshev points of
-# a up to 14 and up to 38, with 60 digits. Off by less than 3e-9 and 3e-17.
+# Φ(-a)·exp(a²/2) as a polynomial in t = (a - 4) / (a + 4), lowest power first: interpolated at Chebyshev points, for a
+# up to 14 and up to 38, with 60 digits. The errors are below 3e-9 and 3e-17.
 _SINGLE = (
     *(0.09441063998, -0.1703977273, 0.1243793689, -0.07170710981, 0.03086336018),
     *(-0.008496116587, 0.0005120789893, 0.000657920448, -0.0001820465295, -7.356532228e-05),
@@ -25,10 +25,10 @@ _FAR = 38  # where the density is too small for any floating point number
 
 @chain
 def normal_cdf(x: Array) -> Array:
-    """Return Φ(x), the probability that a standard normal number is below `x`.
+    """Return Φ(x), the cumulative distribution function of the standard normal distribution.
 
-    Off by less than 2e-7 for float32 and 1e-15 for float64. Far down in the lower tail, where the value itself is tiny,
-    five and twelve of its digits are right.
+    The error is below 2e-7 for float32 and 1e-15 for float64. In the far lower tail, where Φ itself is tiny, its
+    first five and twelve digits are correct.
     """
     xp = array_namespace(x)
     distance = xp.minimum(xp.absolute(x), _FAR)
@@ -45,7 +45,7 @@ def normal_cdf(x: Array) -> Array:
 
 @chain
 def normal_density(x: Array) -> Array:
-    """Return `exp(-x²/2) / √(2π)`."""
+    """Return `exp(-x²/2) / √(2π)`, the density of the standard normal distribution."""
     xp = array_namespace(x)
     distance = xp.minimum(xp.absolute(x), _FAR)
     return xp.exp(distance * distance * -0.5) * (1 / sqrt(2 * pi))

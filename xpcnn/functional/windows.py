@@ -1,4 +1,4 @@
-"""Windows sliding over images: output sizes, padding, im2col and col2im.
+"""Sliding windows: their options, output sizes, and the pixels that each of their elements covers.
 
 The letters used bare in the kernels:
 
@@ -10,9 +10,9 @@ The letters used bare in the kernels:
     K        rows of the column matrix, C·KH·KW
     P        columns of the column matrix: positions times images
 
-Arrays that a caller sees have the shape (N, C, H, W). The kernels see the same memory as (C, H, W, N), made by
-`backend.batch_last`: the column matrix (K, P) then comes from long contiguous runs, `weight (O, K) @ columns (K, P)`
-already has the layout of the output, and whatever is done per channel runs along contiguous rows.
+Callers see arrays of shape (N, C, H, W). The kernels work on the same memory as (C, H, W, N), the batch-last layout
+(`backend/layout.py`): the column matrix (K, P) is then copied in long contiguous runs, and the product
+`weight (O, K) @ columns (K, P)` already has the layout of the output.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from functools import lru_cache
 from math import ceil
 from typing import Any, NamedTuple, TypeAlias
 
-from ..backend import ELEMENT_WORK, Array, device_of
+from ..backend import ELEMENT_WORK, Array, Device
 
 Pair: TypeAlias = tuple[int, int]
 IntOrPair: TypeAlias = int | Sequence[int]
@@ -31,10 +31,15 @@ Padding: TypeAlias = int | str | Sequence[int]
 
 
 def pair(value: IntOrPair, name: str, minimum: int) -> Pair:
-    """Return one number for both axes, or two numbers, as `(height, width)`.
+    """Return an option given as one number for both axes, or as two, as `(height, width)`.
+
+    Args:
+        value: one integer or two.
+        name: of the option, for the error message.
+        minimum: the smallest integer allowed.
 
     Raises:
-        ValueError: if there are not one or two integers, each at least `minimum`.
+        ValueError: if it is not one or two integers, each at least `minimum`.
     """
     values = tuple(value) if isinstance(value, Sequence) else (value, value)
     if len(values) != 2 or not all(isinstance(number, int) and number >= minimum for number in values):
@@ -42,20 +47,20 @@ def pair(value: IntOrPair, name: str, minimum: int) -> Pair:
     return values[0], values[1]
 
 
-PARTIAL_SUMS = 16 << 20  # bytes that the parts of a gradient may take to sum in, in all
+PARTIAL_SUMS = 16 << 20  # bytes: the largest total size of the partial sums of a weight gradient
 
 
 class Window(NamedTuple):
-    """A window and how it moves; made by `window()`, which checks the values."""
+    """A sliding window: its size and how it moves; made by `make_window`, which checks the options."""
 
     kernel: Pair
     stride: Pair
     dilation: Pair
     padding: tuple[int, int, int, int]  # top, bottom, left, right
 
-    @lru_cache(maxsize=1024)  # noqa: B019  # of a tuple, so that there is nothing to be kept alive
+    @lru_cache(maxsize=1024)  # noqa: B019  # the object kept alive is a small tuple
     def output_size(self, height: int, width: int) -> Pair:
-        """Return `(OH, OW)`, the number of positions along each axis.
+        """Return `(OH, OW)`, the number of positions along each axis of a `height` by `width` image.
 
         Raises:
             ValueError: if the window is larger than the padded image.
@@ -71,41 +76,41 @@ class Window(NamedTuple):
         return (sizes[0] - spans[0]) // self.stride[0] + 1, (sizes[1] - spans[1]) // self.stride[1] + 1
 
     @property
-    def turned(self) -> Window:
-        """The window over the gradient by the output that gives the gradient by the input, where this moves by 1."""
+    def flipped(self) -> Window:
+        """The window that slides over `dy` to give the gradient w.r.t. the input, for stride 1; see `flipped()`."""
         top, bottom, left, right = self.padding
         height, width = ((size - 1) * step for size, step in zip(self.kernel, self.dilation, strict=True))
         return self._replace(padding=(height - top, height - bottom, width - left, width - right))
 
 
-def window(kernel: IntOrPair, stride: IntOrPair = 1, padding: Padding = 0, dilation: IntOrPair = 1) -> Window:
-    """Return the window described in the field's usual terms.
+def make_window(kernel: IntOrPair, stride: IntOrPair = 1, padding: Padding = 0, dilation: IntOrPair = 1) -> Window:
+    """Return the window with these options.
 
     Args:
-        kernel: size of the window, one number or `(KH, KW)`.
-        stride: step between positions, one number or a pair.
-        padding: zeros put around the image: one number, `(height, width)`, four sides as `(left, right, top, bottom)`,
-            `"valid"` for none, or `"same"` for an output as large as the input (stride 1 only; where the sum is odd
-            the extra row or column goes to the bottom or right).
-        dilation: step between the elements of the window, one number or a pair.
+        kernel: size of the window in pixels, one number or `(KH, KW)`.
+        stride: step between positions in pixels, one number or a pair.
+        padding: rows and columns of zeros around the image: one number, `(height, width)`, four sides as
+            `(left, right, top, bottom)`, `"valid"` for none, or `"same"` for an output as large as the input (stride 1
+            only; where the total is odd, the extra row or column goes to the bottom or right).
+        dilation: step between the elements of the window in pixels, one number or a pair.
 
     Raises:
         ValueError: if a number is out of range, or `"same"` is asked for with a stride.
     """
-    return _window(_plain(kernel), _plain(stride), _plain(padding), _plain(dilation))
+    return _checked_window(_as_int(kernel), _as_int(stride), _as_int(padding), _as_int(dilation))
 
 
-def _plain(value: Any) -> Any:
-    """Return integers of any type as int, also inside a sequence; whatever else is left to be refused by name."""
-    if type(value) is int:  # nearly always, and answered faster than what follows
+def _as_int(value: Any) -> Any:
+    """Return integers of any type as int, also inside a sequence; anything else unchanged, for `pair` to reject."""
+    if type(value) is int:  # the common case, and the fastest to tell
         return value
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return tuple(_plain(item) for item in value)
+        return tuple(_as_int(item) for item in value)
     return operator.index(value) if hasattr(value, "__index__") else value
 
 
 @lru_cache(maxsize=1024)
-def _window(kernel: IntOrPair, stride: IntOrPair, padding: Padding, dilation: IntOrPair) -> Window:
+def _checked_window(kernel: IntOrPair, stride: IntOrPair, padding: Padding, dilation: IntOrPair) -> Window:
     kernel = pair(kernel, "kernel_size", 1)
     stride = pair(stride, "stride", 1)
     dilation = pair(dilation, "dilation", 1)
@@ -128,14 +133,15 @@ def _window(kernel: IntOrPair, stride: IntOrPair, padding: Padding, dilation: In
 
 
 def product_work(K: int, O: int, P: int) -> int:
-    """Return the work of a product `(O, K) @ (K, P)` together with lowering its columns; see `Device.parts`."""
+    """Return the work of `(O, K) @ (K, P)` and of copying its columns, in multiply-adds; see `Device.parts`."""
     return K * (O + ELEMENT_WORK) * P
 
 
 def add_up(sums: list[Array]) -> Array:
-    """Return the total of the sums over each part, in the memory of the first.
+    """Return the sum of partial sums, computed in place in the first.
 
-    Parts follow from shapes alone and are added in order: the same bits on any number of threads.
+    How many there are follows from shapes alone, and they are added in order: the result has the same bits on any
+    number of threads.
     """
     total, *others = sums
     for other in others:
@@ -143,17 +149,28 @@ def add_up(sums: list[Array]) -> Array:
     return total
 
 
-def turned(weight: Array, window: Window) -> tuple[Array, Window]:
-    """Return the weight `(C, O, KH, KW)` and window whose correlation with `dy` is the gradient by the input.
+def flipped(weight: Array, window: Window, device: Device) -> tuple[Array, Window]:
+    """Return the weight and window whose correlation with `dy` is the gradient w.r.t. the input, for stride 1.
 
-    The filters turned about, in and out exchanged; see `Window.turned`.
+    Args:
+        weight: `(O, C, KH, KW)`.
+        window: of the forward pass, with stride 1.
+
+    Returns:
+        the flipped weight `(C, O, KH, KW)`, rotated by 180° with input and output channels swapped, and its window.
     """
-    about = weight[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)
-    return device_of(weight).xp.ascontiguousarray(about), window.turned
+    rotated = weight[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)
+    return device.xp.ascontiguousarray(rotated), window.flipped
 
 
 def reach(positions: slice, stride: int, offset: int, size: int) -> tuple[slice, slice]:
-    """Return which of the positions, and which pixels they meet, for one offset into the window along one axis."""
+    """Return the positions at which an element of the window is inside the image, and the pixels it covers there.
+
+    This is along one axis, of `size` pixels. At each position the element covers the pixel `position·stride + offset`.
+
+    Returns:
+        a slice into `positions`, and one into the image, of the same length.
+    """
     first = max(positions.start, ceil(-offset / stride))
     last = min(positions.stop - 1, (size - 1 - offset) // stride)
     if last < first:
@@ -165,47 +182,56 @@ def reach(positions: slice, stride: int, offset: int, size: int) -> tuple[slice,
 
 
 def pooling_window(kernel: IntOrPair, stride: IntOrPair | None, padding: Padding, dilation: IntOrPair) -> Window:
-    """Return the window described by the options of a pooling layer.
+    """Return the window of a pooling layer.
+
+    Args:
+        kernel, padding, dilation: see `make_window`.
+        stride: None for the size of the window.
 
     Raises:
-        ValueError: if an option is out of range.
+        ValueError: if an option is out of range, or the padding is more than half the window.
     """
-    shape = window(kernel, kernel if stride is None else stride, padding, dilation)
-    (KH, KW), (top, bottom, left, right) = shape.kernel, shape.padding
+    window = make_window(kernel, kernel if stride is None else stride, padding, dilation)
+    (KH, KW), (top, bottom, left, right) = window.kernel, window.padding
     if max(top, bottom) > KH // 2 or max(left, right) > KW // 2:
         raise ValueError(f"padding must be at most half the window, got {padding} for a window of {KH}×{KW}")
-    return shape
+    return window
 
 
-def over_the_edge(window: Window, H: int, W: int) -> Window:
-    """Return the window with as much padding at the bottom and right as `ceil_mode` means for an image of `H` by `W`.
+def ceil_mode_window(window: Window, H: int, W: int) -> Window:
+    """Return the window padded at the bottom and right so that an `H` by `W` image has the output size of `ceil_mode`.
 
-    The last window then reaches the last pixel, as long as it starts inside the image or in the padding before it.
+    As in PyTorch the number of positions is rounded up, but the last one starts inside the image or the padding at the
+    top or left.
     """
     (KH, KW), (top, bottom, left, right) = window.kernel, window.padding
-    bottom = _padding_to_reach_the_end(H, top, bottom, KH, window.stride[0], window.dilation[0])
-    right = _padding_to_reach_the_end(W, left, right, KW, window.stride[1], window.dilation[1])
+    bottom = _ceil_mode_padding(H, top, bottom, KH, window.stride[0], window.dilation[0])
+    right = _ceil_mode_padding(W, left, right, KW, window.stride[1], window.dilation[1])
     return window._replace(padding=(top, bottom, left, right))
 
 
 @lru_cache(maxsize=1024)
 def offsets(
     window: Window, OH: int, OW: int, H: int, W: int
-) -> list[tuple[int, tuple[slice, slice], tuple[slice, slice]]]:
-    """Return each offset into the window, the positions at which it meets the image, and the pixels it meets there."""
+) -> tuple[tuple[int, tuple[slice, slice], tuple[slice, slice]], ...]:
+    """Return for each element of the window: its index, the positions at which it is inside the image, and the pixels.
+
+    The index is `kh·KW + kw`. The positions are slices of the output's rows and columns, the pixels slices of the
+    image's; see `reach`.
+    """
     (KH, KW), (top, _, left, _) = window.kernel, window.padding
-    found = []
+    result = []
     for kh in range(KH):
         rows, image_rows = reach(slice(0, OH), window.stride[0], kh * window.dilation[0] - top, H)
         for kw in range(KW):
             cols, image_cols = reach(slice(0, OW), window.stride[1], kw * window.dilation[1] - left, W)
-            found.append((kh * KW + kw, (rows, cols), (image_rows, image_cols)))
-    return found
+            result.append((kh * KW + kw, (rows, cols), (image_rows, image_cols)))
+    return tuple(result)
 
 
-def _padding_to_reach_the_end(size: int, before: int, after: int, kernel: int, stride: int, dilation: int) -> int:
+def _ceil_mode_padding(size: int, before: int, after: int, kernel: int, stride: int, dilation: int) -> int:
     span = (kernel - 1) * dilation + 1
     last = ceil((size + before + after - span) / stride)
     if last * stride >= size + before:
-        last -= 1
+        last -= 1  # it would start in the padding at the end
     return last * stride + span - size - before

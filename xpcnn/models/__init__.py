@@ -1,4 +1,4 @@
-"""Networks, by function and by name."""
+"""Networks, as functions and by name."""
 
 from __future__ import annotations
 
@@ -28,8 +28,18 @@ def build_model(
 ) -> Sequential:
     """Return a network by name.
 
+    Args:
+        name: a key of `MODELS`.
+        in_shape: channels, height and width of an image in pixels.
+        classes: number of outputs, one logit per class.
+        seed: of the initial weights.
+        options: further arguments of the network's function.
+
+    Returns:
+        the network, `(N, *in_shape)` to `(N, classes)`.
+
     Raises:
-        ValueError: if the name is unknown, or the network cannot take such images.
+        ValueError: if the name is unknown, or the images are too small for the network.
     """
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}: expected one of {', '.join(sorted(MODELS))}")

@@ -1,4 +1,4 @@
-"""Two convolutions and a hidden layer, all with sigmoids and none with pooling."""
+"""Two convolutions and a hidden layer with sigmoids, without pooling."""
 
 from __future__ import annotations
 
@@ -14,13 +14,19 @@ from ..random import stream
 def deep_sigmoid_net(
     in_shape: tuple[int, int, int] = (1, 28, 28), classes: int = 10, *, seed: int = 0, dtype: Any = np.float32
 ) -> Sequential:
-    """Return convolutions 20@5×5 and 50@5×5, a hidden layer of 500 and a linear layer, with sigmoids between them.
+    """Return convolutions with 20 and 50 filters of 5×5, a hidden layer of 500 and a linear layer, sigmoids between.
 
     Args:
-        in_shape: channels, height and width of an image; at least 9 pixels a side.
-        classes: the number of outputs.
+        in_shape: channels, height and width of an image in pixels; at least 9×9 pixels.
+        classes: number of outputs, one logit per class.
         seed: of the initial weights.
-        dtype: of the parameters.
+        dtype: of the parameters, and therefore of the inputs.
+
+    Returns:
+        the network, `(N, *in_shape)` to `(N, classes)`.
+
+    Raises:
+        ValueError: if the image is smaller.
     """
     channels, height, width = in_shape
     if min(height, width) < 9:

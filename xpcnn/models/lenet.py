@@ -1,4 +1,4 @@
-"""LeNet-5 (LeCun et al. 1998), with ReLU and max pooling as it is trained today."""
+"""LeNet-5 (LeCun et al. 1998), with ReLU and max pooling, as is usual today."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ from ..random import stream
 def lenet5(
     in_shape: tuple[int, int, int] = (1, 28, 28), classes: int = 10, *, seed: int = 0, dtype: Any = np.float32
 ) -> Sequential:
-    """Return LeNet-5: two convolutions with pooling, then three fully connected layers.
+    """Return LeNet-5 (LeCun et al. 1998): two convolutions with pooling, then three fully connected layers.
 
     Args:
-        in_shape: channels, height and width of an image; at least 12 pixels a side.
-        classes: the number of outputs.
+        in_shape: channels, height and width of an image in pixels; at least 12×12 pixels.
+        classes: number of outputs, one logit per class.
         seed: of the initial weights.
-        dtype: of the parameters.
+        dtype: of the parameters, and therefore of the inputs.
+
+    Returns:
+        the network, `(N, *in_shape)` to `(N, classes)`.
+
+    Raises:
+        ValueError: if the image is smaller.
     """
     channels, height, width = in_shape
     if min(height, width) < 12:

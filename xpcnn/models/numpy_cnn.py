@@ -13,15 +13,21 @@ from ..random import stream
 def numpy_cnn(
     in_shape: tuple[int, int, int] = (1, 28, 28), classes: int = 10, *, seed: int = 0, dtype: Any = np.float32
 ) -> Sequential:
-    """Return convolution 3@5×5 – ReLU – max pooling 3×3 by steps of 2 – linear 84 – ReLU – linear.
+    """Return convolution with 3 filters of 5×5 – ReLU – 3×3 max pooling with stride 2 – linear 84 – ReLU – linear.
 
-    Nothing is padded: 28×28 pixels become 24×24, and 11×11 after pooling.
+    Without padding: 28×28 pixels become 24×24, and 11×11 after pooling.
 
     Args:
-        in_shape: channels, height and width of an image; at least 7 pixels a side.
-        classes: the number of outputs.
+        in_shape: channels, height and width of an image in pixels; at least 7×7 pixels.
+        classes: number of outputs, one logit per class.
         seed: of the initial weights.
-        dtype: of the parameters.
+        dtype: of the parameters, and therefore of the inputs.
+
+    Returns:
+        the network, `(N, *in_shape)` to `(N, classes)`.
+
+    Raises:
+        ValueError: if the image is smaller.
     """
     channels, height, width = in_shape
     if min(height, width) < 7:

@@ -20,14 +20,21 @@ def resnet(
 ) -> Sequential:
     """Return a residual network of `6·n + 2` layers: three stages of n blocks with 16, 32 and 64 channels.
 
-    Where a stage halves the image, the shortcut is a 1×1 convolution (option B of the paper).
+    From He, Zhang, Ren and Sun 2016, section 4.2. Where a stage halves the image, the shortcut is a 1×1 convolution
+    (option B of the paper).
 
     Args:
-        in_shape: channels, height and width of an image.
-        classes: the number of outputs.
-        n: how many blocks a stage has.
+        in_shape: channels, height and width of an image in pixels.
+        classes: number of outputs, one logit per class.
+        n: number of blocks per stage.
         seed: of the initial weights.
-        dtype: of the parameters.
+        dtype: of the parameters, and therefore of the inputs.
+
+    Returns:
+        the network, `(N, *in_shape)` to `(N, classes)`.
+
+    Raises:
+        ValueError: if `n` is below 1.
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
@@ -49,12 +56,12 @@ def resnet(
 def resnet20(
     in_shape: tuple[int, int, int] = (3, 32, 32), classes: int = 10, *, seed: int = 0, dtype: Any = np.float32
 ) -> Sequential:
-    """Return `resnet` with three blocks a stage."""
+    """Return `resnet` with n = 3: 20 layers. The arguments are those of `resnet`."""
     return resnet(in_shape, classes, n=3, seed=seed, dtype=dtype)
 
 
 def _block(in_channels: int, out_channels: int, options: dict[str, Any]) -> Residual:
-    """Return two convolutions with a shortcut, halving the image where the number of channels changes."""
+    """Return two convolutions with a shortcut; if the number of channels changes, they halve the image."""
     stride = 1 if in_channels == out_channels else 2
     dtype = options["dtype"]
     main = Sequential(

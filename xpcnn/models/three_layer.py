@@ -22,18 +22,24 @@ def three_layer_net(
     seed: int = 0,
     dtype: Any = np.float32,
 ) -> Sequential:
-    """Return convolution – ReLU – 2×2 max pooling – linear – ReLU – linear.
+    """Return convolution – ReLU – 2×2 max pooling – linear – ReLU – linear, as in CS231n's second assignment.
 
     The convolution keeps the image's size. For the assignment's `reg`, train with `nn.L2Penalty`.
 
     Args:
-        in_shape: channels, height and width of an image; at least 2 pixels a side.
-        classes: the number of outputs.
-        num_filters, filter_size: of the convolution.
-        hidden_dim: the width of the hidden layer.
+        in_shape: channels, height and width of an image in pixels; at least 2×2 pixels.
+        classes: number of outputs, one logit per class.
+        num_filters, filter_size: number of the convolution's filters, and their size in pixels.
+        hidden_dim: number of outputs of the hidden layer.
         weight_scale: standard deviation of the initial weights.
         seed: of the initial weights.
-        dtype: of the parameters.
+        dtype: of the parameters, and therefore of the inputs.
+
+    Returns:
+        the network, `(N, *in_shape)` to `(N, classes)`.
+
+    Raises:
+        ValueError: if the image is smaller.
     """
     channels, height, width = in_shape
     if min(height, width) < 2:

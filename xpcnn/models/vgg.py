@@ -13,13 +13,21 @@ from ..random import stream
 def vgg(
     in_shape: tuple[int, int, int] = (3, 32, 32), classes: int = 10, *, seed: int = 0, dtype: Any = np.float32
 ) -> Sequential:
-    """Return three stages of two 3×3 convolutions, with 64, 128 and 256 channels and pooling between them.
+    """Return three stages of two 3×3 convolutions, with 64, 128 and 256 channels and max pooling between them.
+
+    In the manner of VGG (Simonyan and Zisserman 2015), with batch normalisation and global average pooling at the end.
 
     Args:
-        in_shape: channels, height and width of an image; at least 4 pixels a side.
-        classes: the number of outputs.
+        in_shape: channels, height and width of an image in pixels; at least 4×4 pixels.
+        classes: number of outputs, one logit per class.
         seed: of the initial weights.
-        dtype: of the parameters.
+        dtype: of the parameters, and therefore of the inputs.
+
+    Returns:
+        the network, `(N, *in_shape)` to `(N, classes)`.
+
+    Raises:
+        ValueError: if the image is smaller.
     """
     channels, height, width = in_shape
     if min(height, width) < 4:

@@ -1,9 +1,9 @@
 """Layers with their parameters, under PyTorch's names, and losses.
 
-A layer of one's own defines `forward` and `backward`, and uses nothing that is not public:
+To write a layer, define `forward` and `backward`:
 
     class Scale(nn.Module):
-        arithmetic = "elementwise"  # so that `xpcnn.parity` expects no more than elementwise rounding errors
+        arithmetic = "elementwise"  # for the tolerance of `xpcnn.parity`
 
         def __init__(self, channels):
             super().__init__()
@@ -17,8 +17,8 @@ A layer of one's own defines `forward` and `backward`, and uses nothing that is 
             self.weight.add_gradient((dy * self.saved()).sum(axis=(0, 2, 3))[:, None, None])
             return dy * self.weight.data
 
-Whatever it computes with on a GPU comes from `xp = xpcnn.backend.array_namespace(x)`. So does a loss, which returns a
-mean over the batch:
+Functions such as `exp` come from `xp = xpcnn.backend.array_namespace(x)`, so that the layer also runs on a GPU. A loss
+returns the mean over the batch:
 
     class AbsoluteLoss(nn.Loss):
         def forward(self, output, target):

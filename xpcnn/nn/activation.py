@@ -1,4 +1,4 @@
-"""Activation layers, and the base class of a user's own."""
+"""Activation layers, and the base class for new ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .module import Module
 
 
 class Activation(Module):
-    """An elementwise function, given with its derivative. A new one takes two lines:
+    """Base class of elementwise functions, given with their derivative:
 
         class Softsign(Activation):
             def function(self, x):
@@ -17,19 +17,19 @@ class Activation(Module):
             def derivative(self, x, y):
                 return (1 - abs(y)) ** 2
 
-    Both are called with matching parts of a batch, as arrays of one axis on the batch's device; functions such as `exp`
-    are those of the array module `xp = xpcnn.backend.array_namespace(x)`. On a GPU each operation is a kernel of its
-    own, unless it stands in a function decorated with `xpcnn.backend.chain`, which is one.
+    Both are called with matching parts of a batch, which may be flattened to one axis, on the batch's device; functions
+    such as `exp` come from `xp = xpcnn.backend.array_namespace(x)`. On a GPU each operation is a kernel of its own,
+    unless a function decorated with `xpcnn.backend.chain` fuses them.
     """
 
     arithmetic = "elementwise"
 
     def function(self, x: Array) -> Array:
-        """Return the function's values, one for each element of `x`."""
+        """Return the function of each element of `x`."""
         raise NotImplementedError
 
     def derivative(self, x: Array, y: Array) -> Array:
-        """Return the derivative at each element of `x`, where `y = function(x)`; use whichever is handier."""
+        """Return the derivative at each element of `x`, computed from `x` or from `y = function(x)`."""
         raise NotImplementedError
 
     def forward(self, x: Array) -> Array:
@@ -56,7 +56,11 @@ class ReLU(Module):
 
 
 class LeakyReLU(Activation):
-    """`x` where it is positive, else `negative_slope·x`; the gradient at 0 is the negative slope."""
+    """`x` where it is positive, else `negative_slope·x` (Maas, Hannun and Ng 2013).
+
+    Args:
+        negative_slope: the slope for negative inputs, and the gradient at 0.
+    """
 
     def __init__(self, negative_slope: float = 0.01) -> None:
         super().__init__()
@@ -73,7 +77,11 @@ class LeakyReLU(Activation):
 
 
 class ELU(Activation):
-    """`x` where it is positive, else `alpha·(exp(x) - 1)`."""
+    """`x` where it is positive, else `alpha·(exp(x) - 1)` (Clevert, Unterthiner and Hochreiter 2016).
+
+    Args:
+        alpha: minus the limit for large negative inputs, and the gradient at 0.
+    """
 
     def __init__(self, alpha: float = 1.0) -> None:
         super().__init__()
@@ -90,10 +98,10 @@ class ELU(Activation):
 
 
 class GELU(Activation):
-    """`x·Φ(x)`, with the normal distribution function Φ.
+    """`x·Φ(x)`, where Φ is the normal distribution's cumulative function (Hendrycks and Gimpel 2016).
 
     Args:
-        approximate: `"none"`, or `"tanh"` for a formula without Φ that is off by up to 0.0005.
+        approximate: `"none"`, or `"tanh"` for a formula without Φ, with an error of up to 0.0005.
 
     Raises:
         ValueError: if it is neither.
@@ -116,7 +124,7 @@ class GELU(Activation):
 
 
 class SiLU(Activation):
-    """`x·sigmoid(x)`, also known as swish."""
+    """`x·sigmoid(x)`, also known as swish (Elfwing, Uchibe and Doya 2018)."""
 
     def function(self, x: Array) -> Array:
         return F.silu(x)
@@ -146,7 +154,7 @@ class Tanh(Activation):
 
 
 class Identity(Module):
-    """`x` as it is, where a layer is asked for and none is wanted."""
+    """Returns its input, where a layer is required and none is wanted."""
 
     arithmetic = "exact"
 
@@ -158,7 +166,11 @@ class Identity(Module):
 
 
 class Softmax(Module):
-    """`exp(x)` as shares of its sum along axis `dim`. Not wanted before `CrossEntropyLoss`, which takes logits."""
+    """`exp(x)` normalised to sum to 1 along `dim`. Do not use it before `CrossEntropyLoss`, which takes logits.
+
+    Args:
+        dim: the axis along which the output sums to 1; negative numbers count from the last.
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()

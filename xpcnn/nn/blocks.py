@@ -1,4 +1,4 @@
-"""Layers that usually come together, as one."""
+"""Layers that are often used together, as one `Sequential`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .pooling import MaxPool2d
 def conv_relu(
     in_channels: int, out_channels: int, kernel_size: IntOrPair, *, activation: Module | None = None, **options: Any
 ) -> Sequential:
-    """Return a convolution and an activation.
+    """Return a convolution and an activation, named `conv` and `act`.
 
     Args:
-        in_channels, out_channels, kernel_size: of the convolution.
+        in_channels, out_channels, kernel_size: of the convolution; see `Conv2d`.
         activation: None for ReLU.
-        options: all others of `Conv2d`.
+        options: the other arguments of `Conv2d`.
     """
     return Sequential(
         conv=Conv2d(in_channels, out_channels, kernel_size, **options),
@@ -38,14 +38,14 @@ def conv_relu_pool(
     activation: Module | None = None,
     **options: Any,
 ) -> Sequential:
-    """Return a convolution, an activation and max pooling.
+    """Return a convolution, an activation and max pooling, named `conv`, `act` and `pool`.
 
     Args:
-        in_channels, out_channels, kernel_size: of the convolution.
-        pool_size: size of the pooling window.
-        pool_stride: its step; None for its size.
+        in_channels, out_channels, kernel_size: of the convolution; see `Conv2d`.
+        pool_size: height and width of the pooling window, one number or a pair.
+        pool_stride: step between its positions; None for its size.
         activation: None for ReLU.
-        options: all others of `Conv2d`.
+        options: the other arguments of `Conv2d`.
     """
     return Sequential(
         conv=Conv2d(in_channels, out_channels, kernel_size, **options),

@@ -1,4 +1,4 @@
-"""Modules made of modules: one after the other, and beside each other."""
+"""Modules made of modules: in sequence, and with a shortcut."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from .rewrite import rewritten
 
 
 class Sequential(Module):
-    """Modules one after the other.
+    """Applies modules one after the other.
 
-    What is computed may be rearranged, with the same results: see `xpcnn.nn.rewrite`.
+    They may be computed in another order if the results are the same: see `xpcnn.nn.rewrite`.
 
     Args:
-        modules: in order; named "0", "1", … unless given as keyword arguments, whose names they then take.
+        modules: in order, named "0", "1", ….
+        named: further modules, under their own names.
     """
 
     def __init__(self, *modules: Module, **named: Module) -> None:
@@ -36,7 +37,7 @@ class Sequential(Module):
         return self._modules[index] if isinstance(index, str) else list(self)[index]
 
     def forward(self, x: Array) -> Array:
-        # Every layer holds BLAS to one thread: on a small one that takes as long as its product, unless done before.
+        # Done once here: every layer limits BLAS to one thread, which takes as long as the product of a small layer.
         with _device(x).one_blas_thread():
             for name, module in rewritten([*self._modules.items()]):
                 try:
@@ -49,7 +50,7 @@ class Sequential(Module):
         modules = [module for _, module in rewritten([*self._modules.items()])]
         first = 0
         if not input_gradient:
-            # What lies before the first parameter has nothing to learn from a gradient.
+            # Modules before the first one with parameters do not need a gradient.
             trained = (i for i, module in enumerate(modules) if any(True for _ in module.parameters()))
             first = next(trained, len(modules))
         with _device(dy).overlapping():
@@ -61,15 +62,15 @@ class Sequential(Module):
 
 
 def _device(x: Array) -> Device:
-    return device_or_none(x) or CPU  # what is no array is for a layer to refuse, under its name
+    return device_or_none(x) or CPU  # if it is not an array, the first layer raises an error with its name
 
 
 class Residual(Module):
-    """A module and a way around it, added up: `y = activation(main(x) + shortcut(x))` (He et al. 2016).
+    """A module with a shortcut around it: `y = activation(main(x) + shortcut(x))` (He et al. 2016).
 
     Args:
-        main: keeps the shape of its input, unless the shortcut changes it alike.
-        shortcut: None for the input as it is.
+        main: the module; its output has the shape of the shortcut's.
+        shortcut: None for the input itself.
         activation: applied to the sum; None for none.
     """
 

@@ -1,4 +1,4 @@
-"""Convolution layers."""
+"""Convolution and transposed convolution layers."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import numpy as np
 from .. import functional as F
 from ..backend import Array
 from ..functional.conv_transpose import transposed_window
-from ..functional.windows import IntOrPair, Padding, window
+from ..functional.windows import IntOrPair, Padding, make_window
 from ..random import default_generator
 from .init import Initializer, he_normal
 from .module import Weighted, host_parameter
 
 
 class Conv2d(Weighted):
-    """Two-dimensional convolution.
+    """Two-dimensional convolution; see `functional.conv2d_forward`.
 
     Args:
-        in_channels, out_channels: channels of the input and of the output.
-        kernel_size: height and width of the filters, one number or a pair.
-        stride, padding, dilation: see `functional.windows.window`.
-        groups: into how many equal parts the channels are split; `in_channels` gives a depthwise convolution.
-        bias: whether one number per output channel is added.
-        weight_init: draws the weight; the bias starts at 0.
-        rng: what to draw from; None for the package's default generator.
-        dtype: of the parameters, and so of the inputs.
+        in_channels, out_channels: number of channels of the input and of the output.
+        kernel_size: height and width of the filters in pixels, one number or a pair.
+        stride, padding, dilation: in pixels, or padding as `"same"` or `"valid"`; see `functional.windows.make_window`.
+        groups: into how many equal groups the channels are split; `in_channels` gives a depthwise convolution.
+        bias: whether a number per output channel is added.
+        weight_init: initialises the weight `(out_channels, in_channels / groups, KH, KW)`; the bias starts at 0.
+        rng: the generator for `weight_init`; None for the package's default one.
+        dtype: of the parameters, and therefore of the inputs.
 
     Shape: `(N, in_channels, H, W)` to `(N, out_channels, OH, OW)`.
 
@@ -52,14 +52,14 @@ class Conv2d(Weighted):
         super().__init__()
         _check_groups(groups, in_channels, out_channels)
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_size = window(kernel_size, stride, padding, dilation).kernel
+        self.kernel_size = make_window(kernel_size, stride, padding, dilation).kernel
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
         weight = weight_init((out_channels, in_channels // groups, *self.kernel_size), rng or default_generator())
         self.weight = host_parameter(weight, dtype)
         self.bias = host_parameter(np.zeros(out_channels), dtype) if bias else None
 
     def extra_repr(self) -> str:
-        return _describe(self, "stride", "padding", "dilation", "groups")
+        return _options_repr(self, "stride", "padding", "dilation", "groups")
 
     def forward(self, x: Array) -> Array:
         options = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
@@ -70,17 +70,12 @@ class Conv2d(Weighted):
 
 
 class ConvTranspose2d(Weighted):
-    """Two-dimensional transposed convolution, which enlarges images where a convolution with its options shrinks them.
+    """Two-dimensional transposed convolution: the adjoint of a convolution, which enlarges what that shrinks.
 
-    Args:
-        in_channels, out_channels: channels of the input and of the output.
-        kernel_size: height and width of the filters, one number or a pair.
-        stride, padding, output_padding, dilation: see `functional.conv_transpose2d_forward`.
-        groups: into how many equal parts the channels are split.
-        bias: whether one number per output channel is added.
-        weight_init: draws the weight, with the output channels first; the bias starts at 0.
-        rng: what to draw from; None for the package's default generator.
-        dtype: of the parameters, and so of the inputs.
+    The weight has the shape `(in_channels, out_channels / groups, KH, KW)`, as in PyTorch.
+
+    Args: those of `Conv2d`, with `stride`, `padding`, `output_padding` and `dilation` as in
+        `functional.conv_transpose2d_forward`. `weight_init` gets the shape of `Conv2d`'s weight, output channels first.
 
     Shape: `(N, in_channels, H, W)` to `(N, out_channels, OH, OW)`.
 
@@ -117,7 +112,7 @@ class ConvTranspose2d(Weighted):
         self.bias = host_parameter(np.zeros(out_channels), dtype) if bias else None
 
     def extra_repr(self) -> str:
-        return _describe(self, "stride", "padding", "output_padding", "dilation", "groups")
+        return _options_repr(self, "stride", "padding", "output_padding", "dilation", "groups")
 
     def forward(self, x: Array) -> Array:
         options = {"stride": self.stride, "padding": self.padding, "output_padding": self.output_padding}
@@ -136,6 +131,6 @@ def _check_groups(groups: int, in_channels: int, out_channels: int) -> None:
         )
 
 
-def _describe(layer: Conv2d | ConvTranspose2d, *options: str) -> str:
+def _options_repr(layer: Conv2d | ConvTranspose2d, *options: str) -> str:
     values = "".join(f", {name}={getattr(layer, name)}" for name in ("kernel_size", *options))
     return f"{layer.in_channels}, {layer.out_channels}{values}, bias={layer.bias is not None}"

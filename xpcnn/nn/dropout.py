@@ -1,4 +1,4 @@
-"""Dropout layer."""
+"""The dropout layer."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ from .module import Module
 
 
 class Dropout(Module):
-    """Zeroes each element with probability `p` while training, and passes everything on in evaluation.
+    """Zeroes each element with probability `p` in training, and returns its input in evaluation.
+
+    The other elements are scaled by `1 / (1 - p)` (Srivastava et al. 2014).
 
     Args:
-        p: probability of dropping, at least 0 and below 1.
-        rng: what the layer's key is drawn from; None for the package's default generator.
+        p: probability of zeroing, at least 0 and below 1.
+        rng: the generator for the layer's key; None for the package's default one.
 
     Attributes:
-        calls: how many training batches the layer has seen. Mask number `calls` follows from it and the key alone, so
+        calls: how many training batches the layer has seen. The next mask depends on this number and the key alone, so
             setting it repeats or resumes a sequence of masks.
+
+    Raises:
+        ValueError: if `p` is out of range.
     """
 
     arithmetic = "elementwise"

@@ -1,7 +1,8 @@
 """Initial weights, drawn on the host so that one seed gives the same network on every device.
 
-Each initialiser takes the weight's shape, output channels first as `(O, C, KH, KW)` or `(out, in)`, and a generator.
-The fan-in is the number of inputs that one output sees; the fan-out, of outputs that one input feeds.
+An initialiser is a function of the weight's shape, output channels first as `(O, C, KH, KW)` or `(out, in)`, and of a
+NumPy generator. The mean is 0. The fan-in is the number of inputs that one output depends on, C·KH·KW; the fan-out is
+the number of outputs that depend on one input, O·KH·KW.
 """
 
 from __future__ import annotations
@@ -18,43 +19,114 @@ Initializer: TypeAlias = Callable[[tuple[int, ...], np.random.Generator], HostAr
 
 
 def he_normal(shape: tuple[int, ...], rng: np.random.Generator) -> HostArray:
-    """Variance `2 / fan_in`, which keeps the scale through ReLU layers (He et al. 2015)."""
+    """Return normal weights of variance `2 / fan_in`, which keeps the scale through ReLU layers (He et al. 2015).
+
+    Args:
+        shape: of the weight, output channels first.
+        rng: the generator to draw from.
+
+    Returns:
+        a float64 array of that shape.
+
+    Raises:
+        ValueError: if the shape has fewer than two axes.
+    """
     return _normal(shape, rng, 2 / _fans(shape)[0])
 
 
 def he_uniform(shape: tuple[int, ...], rng: np.random.Generator) -> HostArray:
-    """Variance `2 / fan_in`, uniform (He et al. 2015)."""
+    """Return uniform weights of variance `2 / fan_in` (He et al. 2015).
+
+    Args:
+        shape: of the weight, output channels first.
+        rng: the generator to draw from.
+
+    Returns:
+        a float64 array of that shape.
+
+    Raises:
+        ValueError: if the shape has fewer than two axes.
+    """
     return _uniform(shape, rng, 2 / _fans(shape)[0])
 
 
 def glorot_normal(shape: tuple[int, ...], rng: np.random.Generator) -> HostArray:
-    """Variance `2 / (fan_in + fan_out)`, for sigmoid and tanh (Glorot and Bengio 2010)."""
+    """Return normal weights of variance `2 / (fan_in + fan_out)`, for sigmoid and tanh (Glorot and Bengio 2010).
+
+    Args:
+        shape: of the weight, output channels first.
+        rng: the generator to draw from.
+
+    Returns:
+        a float64 array of that shape.
+
+    Raises:
+        ValueError: if the shape has fewer than two axes.
+    """
     return _normal(shape, rng, 2 / sum(_fans(shape)))
 
 
 def glorot_uniform(shape: tuple[int, ...], rng: np.random.Generator) -> HostArray:
-    """Variance `2 / (fan_in + fan_out)`, uniform (Glorot and Bengio 2010)."""
+    """Return uniform weights of variance `2 / (fan_in + fan_out)` (Glorot and Bengio 2010).
+
+    Args:
+        shape: of the weight, output channels first.
+        rng: the generator to draw from.
+
+    Returns:
+        a float64 array of that shape.
+
+    Raises:
+        ValueError: if the shape has fewer than two axes.
+    """
     return _uniform(shape, rng, 2 / sum(_fans(shape)))
 
 
 def lecun_normal(shape: tuple[int, ...], rng: np.random.Generator) -> HostArray:
-    """Variance `1 / fan_in` (LeCun et al. 1998)."""
+    """Return normal weights of variance `1 / fan_in` (LeCun et al. 1998).
+
+    Args:
+        shape: of the weight, output channels first.
+        rng: the generator to draw from.
+
+    Returns:
+        a float64 array of that shape.
+
+    Raises:
+        ValueError: if the shape has fewer than two axes.
+    """
     return _normal(shape, rng, 1 / _fans(shape)[0])
 
 
 def lecun_uniform(shape: tuple[int, ...], rng: np.random.Generator) -> HostArray:
-    """Variance `1 / fan_in`, uniform (LeCun et al. 1998)."""
+    """Return uniform weights of variance `1 / fan_in` (LeCun et al. 1998).
+
+    Args:
+        shape: of the weight, output channels first.
+        rng: the generator to draw from.
+
+    Returns:
+        a float64 array of that shape.
+
+    Raises:
+        ValueError: if the shape has fewer than two axes.
+    """
     return _uniform(shape, rng, 1 / _fans(shape)[0])
 
 
 def normal(std: float) -> Initializer:
-    """Return an initialiser with mean 0 and the given standard deviation."""
+    """Return an initialiser that draws normal weights.
+
+    Args:
+        std: their standard deviation.
+    """
     return lambda shape, rng: _normal(shape, rng, std**2)
 
 
 def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return the fan-in and the fan-out."""
     if len(shape) < 2:
-        raise ValueError(f"a weight to initialise has at least two axes, got {shape}")
+        raise ValueError(f"a weight must have at least two axes to be initialised, got {shape}")
     return prod(shape[1:]), shape[0] * prod(shape[2:])
 
 

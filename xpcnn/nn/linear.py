@@ -1,4 +1,4 @@
-"""The fully connected layer, and flattening before it."""
+"""The fully connected layer, and the flattening before it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ class Linear(Weighted):
     """A fully connected layer, `y = x @ weight.T + bias`.
 
     Args:
-        in_features, out_features: sizes of the input and of the output.
-        bias: whether one number per output is added.
-        weight_init: draws the weight; the bias starts at 0.
-        rng: what to draw from; None for the package's default generator.
-        dtype: of the parameters, and so of the inputs.
+        in_features, out_features: number of values per sample in the input and in the output.
+        bias: whether a number per output is added.
+        weight_init: initialises the weight `(out_features, in_features)`; the bias starts at 0.
+        rng: the generator for `weight_init`; None for the package's default one.
+        dtype: of the parameters, and therefore of the inputs.
 
     Shape: `(N, in_features)` to `(N, out_features)`.
+
+    Raises:
+        ValueError: if a size is below 1.
     """
 
     def __init__(
@@ -38,7 +41,7 @@ class Linear(Weighted):
     ) -> None:
         super().__init__()
         if min(in_features, out_features) < 1:
-            raise ValueError(f"the sizes must be at least 1, got {in_features} and {out_features}")
+            raise ValueError(f"in_features and out_features must be at least 1, got {in_features} and {out_features}")
         self.in_features, self.out_features = in_features, out_features
         self.weight = host_parameter(weight_init((out_features, in_features), rng or default_generator()), dtype)
         self.bias = host_parameter(np.zeros(out_features), dtype) if bias else None
@@ -54,7 +57,7 @@ class Linear(Weighted):
 
 
 class Flatten(Module):
-    """All axes but the first made one: `(N, C, H, W)` to `(N, C·H·W)`, without moving memory."""
+    """Flattens all axes but the first, `(N, C, H, W)` to `(N, C·H·W)`; a view in the batch-last layout."""
 
     arithmetic = "exact"
 

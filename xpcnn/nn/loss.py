@@ -1,4 +1,4 @@
-"""Losses as objects: call one with a batch's outputs and targets, then ask it for the gradient."""
+"""Losses as objects: call one with a batch's outputs and targets, then its `backward` for the gradient."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Metric: TypeAlias = Callable[[Array, Array], Array]
 
 
 class Loss(Cached):
-    """A number to make smaller, the mean over a batch, and its gradient.
+    """Base class of losses: a mean over the batch to minimise, and its gradient.
 
     A subclass defines `forward`, which calls `save_for_backward`, and `backward`, which calls `saved`; `xpcnn.nn` shows
-    one. Targets may lie on the host, whichever device the output is on.
+    one. Targets may be on the host, whichever device the output is on.
 
     Attributes:
-        metrics: what is worth knowing beside the loss, by name: functions of output and target that return the sum over
-            the batch of something measured for each sample, as a 0-d array.
+        metrics: what a trainer reports beside the loss, by name: functions of output and target that return the sum
+            over the batch of a number per sample, as a 0-d array.
     """
 
     metrics: Mapping[str, Metric] = {}
@@ -31,7 +31,11 @@ class Loss(Cached):
         return self.forward(output, self.place(output, target))
 
     def place(self, output: Array, target: Array) -> Array:
-        """Return the target on the output's device, after a look at its values where it lies on the host.
+        """Return the target on the output's device; on the host, its values are checked first.
+
+        Args:
+            output: of the network, `(N, ...)`.
+            target: an array of any device.
 
         Raises:
             ValueError: if it does not fit the output.
@@ -39,11 +43,11 @@ class Loss(Cached):
         return device_of(output).asarray(target)
 
     def forward(self, output: Array, target: Array) -> Array:
-        """Return the loss as a 0-d array on the output's device."""
+        """Return the loss as a 0-d array on the output's device; both arguments are on that device."""
         raise NotImplementedError
 
     def backward(self) -> Array:
-        """Return the gradient of the last loss w.r.t. its output.
+        """Return the gradient of the last loss w.r.t. the network's output, in its shape.
 
         Raises:
             RuntimeError: if there was no loss since the last gradient.
@@ -52,18 +56,18 @@ class Loss(Cached):
 
 
 def correct(output: Array, target: Array) -> Array:
-    """Return how many samples are classified correctly: scores `(N, classes)` are highest at the labels `(N,)`."""
+    """Return the number of samples classified correctly, from scores `(N, classes)` and labels `(N,)`."""
     return (output.argmax(axis=1) == target).sum()
 
 
 def binary_accuracy(output: Array, target: Array) -> Array:
-    """Return the sum over the batch of each sample's fraction of logits on the right side of 0."""
-    right = (output > 0) == (target > 0.5)
-    return right.reshape(len(right), -1).mean(axis=1).sum()
+    """Return the sum over the batch of each sample's fraction of logits on the correct side of 0."""
+    matches = (output > 0) == (target > 0.5)
+    return matches.reshape(len(matches), -1).mean(axis=1).sum()
 
 
 class _LabelLoss(Loss):
-    """A loss of scores `(N, classes)` and labels `(N,)`."""
+    """Base class of losses of scores `(N, classes)` and labels `(N,)`."""
 
     metrics: Mapping[str, Metric] = {"accuracy": correct}
 
@@ -78,8 +82,8 @@ class CrossEntropyLoss(_LabelLoss):
     """Mean softmax cross-entropy of logits `(N, classes)` and integer labels `(N,)`, in nats.
 
     Args:
-        weight: `(classes,)`, how much a sample of each class counts in the mean; None for all alike.
-        label_smoothing: what part of each target is spread over all classes evenly.
+        weight: `(classes,)`, the weight of each class in the mean; None for equal weights.
+        label_smoothing: the part of each target that is spread evenly over all classes, in `[0, 1]`.
     """
 
     def __init__(self, weight: Array | Sequence[float] | None = None, *, label_smoothing: float = 0.0) -> None:
@@ -105,7 +109,7 @@ class HingeLoss(_LabelLoss):
     divides that by the number of classes; this one does not.
 
     Args:
-        margin: by how much the right score has to lead.
+        margin: by how much the label's score has to exceed the others for a loss of 0.
     """
 
     def __init__(self, margin: float = 1.0) -> None:
@@ -122,7 +126,7 @@ class HingeLoss(_LabelLoss):
 
 
 class MSELoss(Loss):
-    """Mean over all elements of the squared difference between two arrays of one shape, `(N, ...)`."""
+    """Mean over all elements of the squared difference between two arrays of the same shape, `(N, ...)`."""
 
     def forward(self, output: Array, target: Array) -> Array:
         loss, cache = F.mean_squared_error_forward(output, target)
@@ -148,15 +152,18 @@ class BCEWithLogitsLoss(Loss):
 
 
 class L2Penalty(Loss):
-    """A loss plus `0.5·strength·Σw²` over a model's weights, to be used in that loss's place.
+    """A loss plus `0.5·strength·Σw²` over a model's weights, used in place of that loss.
 
-    Biases are left alone, and so is what normalisation layers scale by. `backward` also adds `strength·w` to the
-    gradients of the weights; so it comes after `zero_grad`, as a backward pass does.
+    Biases and the weights of normalisation layers are not penalised. `backward` also adds `strength·w` to the gradients
+    w.r.t. the weights, so call it after `zero_grad`.
 
     Args:
         loss: the loss to add to.
-        model: whose weights are to be kept small.
+        model: the module whose weights are penalised.
         strength: of the penalty, at least 0.
+
+    Raises:
+        ValueError: if the strength is negative.
     """
 
     def __init__(self, loss: Loss, model: Module, strength: float) -> None:
@@ -176,7 +183,7 @@ class L2Penalty(Loss):
         return value
 
     def backward(self) -> Array:
-        """Add the penalty's gradient to the weights', and return the gradient of the last loss by its output."""
+        """Add the penalty's gradient to the weights'; return the gradient of the last loss w.r.t. the output."""
         gradient = self.loss.backward()
         for weight in self._weights():
             weight.add_gradient(self.strength * weight.data)

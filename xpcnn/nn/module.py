@@ -1,4 +1,4 @@
-"""Parameters and buffers, and the modules that hold them."""
+"""Parameters, buffers, and the modules that have them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Member = TypeVar("Member")
 
 
 class Parameter:
-    """An array that training changes, and the gradient of the loss w.r.t. it.
+    """An array that is trained, and the gradient of the loss w.r.t. it.
 
     Attributes:
         data: the array.
@@ -24,7 +24,7 @@ class Parameter:
     def __init__(self, data: Array) -> None:
         self.data = data
         self._grad: Array | None = None
-        self._pending: Callable[[], Array] | None = None  # returns a gradient that may still be computed
+        self._pending: Callable[[], Array] | None = None  # returns a gradient that a worker may still be computing
 
     def __repr__(self) -> str:
         return f"Parameter(shape={self.data.shape}, dtype={self.data.dtype}, device={device_of(self.data).name!r})"
@@ -34,7 +34,7 @@ class Parameter:
 
     @property
     def grad(self) -> Array | None:
-        """The gradient of the loss, in the shape of `data`; None before a backward pass."""
+        """The gradient of the loss w.r.t. `data`, in its shape; None before a backward pass."""
         self._collect()
         return self._grad
 
@@ -43,7 +43,11 @@ class Parameter:
         self._grad, self._pending = value, None
 
     def add_gradient(self, gradient: Array) -> None:
-        """Add to `grad`; a parameter may be used more than once between two steps."""
+        """Add to `grad`, as a parameter may be used more than once between two steps.
+
+        Args:
+            gradient: in the shape of `data`; the parameter keeps it and may change it in place.
+        """
         self._collect()
         if self._grad is None:
             self._grad = gradient
@@ -51,8 +55,12 @@ class Parameter:
             self._grad += gradient
 
     def add_pending(self, gradient: Callable[[], Array]) -> None:
-        """Add what a function returns to `grad`, when `grad` is read or the next gradient is added."""
-        self._collect()  # or each further backward pass would keep its arrays alive
+        """Add a gradient that is still being computed to `grad`: when `grad` is read, or the next gradient is added.
+
+        Args:
+            gradient: returns it.
+        """
+        self._collect()  # otherwise the arrays of each further backward pass would be kept alive
         self._pending = gradient
 
     def _collect(self) -> None:
@@ -65,7 +73,7 @@ class Buffer:
     """An array that is saved and moved with its module, but not trained, such as a running average.
 
     Attributes:
-        data: the array; one of integers keeps its dtype when the module is converted to another.
+        data: the array; integers keep their dtype when the module is converted to another.
     """
 
     def __init__(self, data: Array) -> None:
@@ -76,7 +84,7 @@ class Buffer:
 
 
 class Cached:
-    """Keeps what a forward pass computed until the backward pass asks for it."""
+    """Base class of modules and losses: saves what a forward pass computed for the backward pass."""
 
     training = True
     _source = "a forward pass in training mode"
@@ -85,11 +93,11 @@ class Cached:
         self._cache: Any = None
 
     def save_for_backward(self, cache: Any) -> None:
-        """Keep anything but None for the backward pass; in evaluation nothing is kept."""
+        """Save anything but None for the backward pass; in evaluation nothing is saved."""
         self._cache = cache if self.training else None
 
     def saved(self) -> Any:
-        """Return what the last forward pass kept, once.
+        """Return what the last forward pass saved, and release it.
 
         Raises:
             RuntimeError: if there was no forward pass in training mode since the last call.
@@ -101,18 +109,18 @@ class Cached:
 
 
 class Module(Cached):
-    """A layer, or a network of layers: a forward pass, and the backward pass written beside it.
+    """Base class of layers and networks: a forward pass and its backward pass.
 
-    A subclass defines `forward` and `backward`; `xpcnn.nn` shows one. Parameters, buffers and modules are found by name
-    where they are attributes, or stand in attributes that are lists, tuples or dictionaries. In evaluation nothing is
-    kept for a backward pass, so that several threads may share the module.
+    A subclass defines `forward` and `backward`; `xpcnn.nn` shows an example. Parameters, buffers and modules are found
+    if they are attributes, or items of attributes that are lists, tuples or dictionaries. In evaluation nothing is
+    saved for a backward pass, so several threads may use the module at the same time.
 
     Attributes:
         training: whether the module is in training mode.
-        arithmetic: how the forward pass computes an element of its output; from this follows by how much two devices
-            may differ. `"exact"` moves or selects values, `"elementwise"` computes it from single elements,
-            `"reduction"` from a sum over a sample at most, `"product"` from a matrix product or convolution with the
-            layer's weight, `"normalization"` from the mean and variance of many.
+        arithmetic: how the forward pass computes an element of its output, which determines how far two devices may
+            differ. `"exact"` moves or selects values, `"elementwise"` computes from single elements, `"reduction"` from
+            a sum over a sample at most, `"product"` from a matrix product or convolution with the layer's weight,
+            `"normalization"` from the mean and variance of many values.
     """
 
     arithmetic: Arithmetic = "reduction"
@@ -129,7 +137,7 @@ class Module(Cached):
         return f"{type(self).__name__}({self.extra_repr()}{children}" + ("\n)" if children else ")")
 
     def extra_repr(self) -> str:
-        """Return the module's options, as they are shown between its brackets."""
+        """Return the module's options, as `repr` shows them in brackets."""
         return ""
 
     def forward(self, x: Array) -> Array:
@@ -140,9 +148,9 @@ class Module(Cached):
         """Add to the gradients of the parameters and return the gradient w.r.t. the last forward pass's input.
 
         Args:
-            dy: gradient w.r.t. the output.
-            input_gradient: False where the gradient w.r.t. the input is not needed, as for a network's images; then
-                the work is skipped and None may be returned.
+            dy: gradient w.r.t. the output, in its shape.
+            input_gradient: False if the gradient w.r.t. the input is not needed, as for a network's images; then it may
+                be skipped and None returned.
 
         Raises:
             RuntimeError: if no forward pass in training mode came before.
@@ -150,7 +158,7 @@ class Module(Cached):
         raise NotImplementedError
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
-        """Yield the modules directly inside this one with their names."""
+        """Yield the modules directly inside this one, with their names."""
         yield from self._members(Module)
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
@@ -161,9 +169,9 @@ class Module(Cached):
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """Yield all parameters with their dotted names, in the order of the layers."""
-        for name, value in self._named_arrays():
-            if isinstance(value, Parameter):
-                yield name, value
+        for prefix, module in self.named_modules():
+            for name, parameter in module._members(Parameter):
+                yield f"{prefix}.{name}" if prefix else name, parameter
 
     def parameters(self) -> Iterator[Parameter]:
         """Yield all parameters."""
@@ -177,42 +185,52 @@ class Module(Cached):
                 yield f"{prefix}.{name}" if prefix else name, value
 
     def own_parameters(self) -> dict[str, Parameter]:
-        """Return the parameters of this module alone, without those of modules inside it, by name."""
+        """Return the parameters of this module by name, without those of the modules inside it."""
         return dict(self._members(Parameter))
 
     def _members(self, kind: type[Member]) -> Iterator[tuple[str, Member]]:
         for name, value in vars(self).items():
-            if name != "_cache":
+            if isinstance(value, kind):
+                yield name, value
+            elif isinstance(value, _CONTAINERS) and name != "_cache":
                 yield from _members_in(name, value, kind)
 
     @property
     def device(self) -> Device:
-        """The device of the parameters and buffers; the CPU for a module that has none."""
+        """The device of the parameters and buffers; the CPU for a module without any."""
         return next((device_of(value.data) for _, value in self._named_arrays()), CPU)
 
     def train(self, mode: bool = True) -> Self:
-        """Switch this module and all inside it to training, or with False to evaluation."""
+        """Switch this module and all inside it to training mode, or with False to evaluation; return the module."""
         for _, module in self.named_modules():
             module.training = mode
         self.forget()
         return self
 
     def forget(self) -> None:
-        """Drop what forward passes left for backward passes that will not come."""
+        """Release what forward passes saved, if there will be no backward pass."""
         for _, module in self.named_modules():
             module._cache = None
 
     def eval(self) -> Self:
-        """Switch to evaluation: dropout passes everything, nothing is kept for a backward pass."""
+        """Switch to evaluation: no dropout, running averages in batch norm, nothing saved for a backward pass."""
         return self.train(False)
 
     def zero_grad(self) -> None:
-        """Forget all gradients."""
+        """Set all gradients to None."""
         for parameter in self.parameters():
             parameter.grad = None
 
     def to(self, device: Device | str | None = None, dtype: Any = None) -> Self:
-        """Move all arrays to a device, convert all but integers to a dtype, or both; gradients are forgotten."""
+        """Move all arrays to a device, convert floats to a dtype, or both; gradients become None.
+
+        Args:
+            device: the device or its name; None to stay.
+            dtype: None to keep each array's own.
+
+        Returns:
+            the module itself.
+        """
         for _, value in self._named_arrays():
             target = device_of(value.data) if device is None else backend.device(device)
             value.data = target.asarray(value.data, dtype if value.data.dtype.kind == "f" else None)
@@ -221,11 +239,11 @@ class Module(Cached):
         return self
 
     def state_dict(self) -> dict[str, Array]:
-        """Return the arrays of parameters and buffers by name; names, shapes and layouts are PyTorch's."""
+        """Return the arrays of parameters and buffers by name; names and shapes are PyTorch's."""
         return {name: value.data for name, value in self._named_arrays()}
 
     def load_state_dict(self, state: Mapping[str, Array]) -> None:
-        """Copy arrays of any device into the parameters and buffers, all or none.
+        """Copy arrays of any device into the parameters and buffers, or none of them if one does not fit.
 
         Raises:
             ValueError: if a name is missing or unknown, or a shape differs.
@@ -237,18 +255,21 @@ class Module(Cached):
         for name, value in own.items():
             if tuple(state[name].shape) != value.data.shape:
                 raise ValueError(f"{name}: expected shape {value.data.shape}, got {tuple(state[name].shape)}")
-        # Only when all of them could be converted is the first one written.
+        # All are converted before the first is written.
         arrays = {name: device_of(value.data).asarray(state[name], value.data.dtype) for name, value in own.items()}
         for name, value in own.items():
             value.data[...] = arrays[name]
 
     def count_parameters(self) -> int:
-        """Return how many numbers the parameters hold."""
+        """Return the total number of elements of the parameters."""
         return sum(parameter.data.size for parameter in self.parameters())
 
 
+_CONTAINERS = (list, tuple, dict, set, frozenset)
+
+
 def _members_in(name: str, value: Any, kind: type[Member]) -> Iterator[tuple[str, Member]]:
-    """Yield what is of a kind in an attribute: the value itself, or in lists, tuples and dictionaries."""
+    """Yield the objects of a kind in an attribute: its value, or the items of lists, tuples and dictionaries."""
     if isinstance(value, kind):
         yield name, value
     elif isinstance(value, list | tuple):
@@ -262,7 +283,7 @@ def _members_in(name: str, value: Any, kind: type[Member]) -> Iterator[tuple[str
 
 
 class Weighted(Module):
-    """A layer with a weight and perhaps a bias, computed by a forward function and its backward functions."""
+    """Base class of layers with a weight and an optional bias, computed by functions of `xpcnn.functional`."""
 
     arithmetic = "product"
     weight: Parameter
@@ -275,21 +296,21 @@ class Weighted(Module):
 
     def _backward(
         self,
-        by_input: Callable[..., Array],
-        by_parameters: Callable[..., tuple[Array, Array | None]],
+        input_gradient_of: Callable[..., Array],
+        parameter_gradients_of: Callable[..., tuple[Array, Array | None]],
         dy: Array,
         input_gradient: bool,
     ) -> Array | None:
-        """Start the parameters' gradients, which no other layer waits for, and return the input's."""
+        """Start computing the gradients w.r.t. the parameters, for which no other layer waits; return the input's."""
         cache = self.saved()
         work = self.weight.data.size * dy.size // dy.shape[1]
-        gradients = device_of(dy).background(lambda: by_parameters(dy, cache), work)
+        gradients = device_of(dy).background(lambda: parameter_gradients_of(dy, cache), work)
         self.weight.add_pending(lambda: gradients()[0])
         if self.bias is not None:
             self.bias.add_pending(lambda: gradients()[1])
-        return by_input(dy, cache) if input_gradient else None
+        return input_gradient_of(dy, cache) if input_gradient else None
 
 
 def host_parameter(values: np.ndarray[Any, Any], dtype: Any) -> Parameter:
-    """Return a parameter on the CPU with freshly drawn values."""
+    """Return a parameter on the CPU with these values."""
     return Parameter(np.asarray(values, dtype=dtype, order="C"))

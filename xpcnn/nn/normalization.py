@@ -13,7 +13,7 @@ from .module import Buffer, Module, Parameter, host_parameter
 
 
 class Normalization(Module):
-    """What all normalisation layers share: a weight, at first 1, and a bias, at first 0."""
+    """Base class of normalisation layers: a weight, initially 1, and a bias, initially 0."""
 
     arithmetic = "normalization"
 
@@ -84,36 +84,37 @@ class _BatchNorm(Normalization):
 
     def _track(self, mean: Array, variance: Array, values: int) -> None:
         self.num_batches_tracked.data += 1
-        share = 1 / self.num_batches_tracked.data if self.momentum is None else self.momentum
+        momentum = 1 / self.num_batches_tracked.data if self.momentum is None else self.momentum
         averages = self.running_mean.data, self.running_var.data
-        _average(*averages, mean, variance, 1 - share, share, share * (values / (values - 1)))
+        _update_running_averages(*averages, mean, variance, 1 - momentum, momentum, momentum * (values / (values - 1)))
 
 
 @chain
-def _average(average_mean: Array, average_variance: Array, *operands: Any) -> None:
-    mean, variance, kept, share, unbiased_share = operands
-    average_mean *= kept
-    average_mean += mean * share
-    average_variance *= kept
-    average_variance += variance * unbiased_share
+def _update_running_averages(running_mean: Array, running_variance: Array, *operands: Any) -> None:
+    mean, variance, one_minus_momentum, momentum, unbiased_momentum = operands
+    running_mean *= one_minus_momentum
+    running_mean += mean * momentum
+    running_variance *= one_minus_momentum
+    running_variance += variance * unbiased_momentum
 
 
 class BatchNorm1d(_BatchNorm):
     """Batch normalisation of `(N, C)` or `(N, C, L)`, each channel over the batch and all positions.
 
-    In training by the batch's own mean and variance, whose running averages serve in evaluation.
+    In training the batch's own mean and variance are used, in evaluation their running averages (Ioffe and Szegedy
+    2015).
 
     Args:
-        num_features: the number of channels C.
+        num_features: number of channels C.
         eps: added to the variance.
-        momentum: how much of the running averages each batch replaces; None for the plain average of all batches.
+        momentum: weight of each batch in the running averages; None for the plain average of all batches.
         affine: whether there is a weight and a bias per channel.
-        track_running_stats: False to keep no averages, and go by the batch in evaluation as well.
-        dtype: of the parameters and averages, and so of the inputs.
+        track_running_stats: False to keep no running averages and use the batch's statistics in evaluation too.
+        dtype: of the parameters and averages, and therefore of the inputs.
 
     Attributes:
-        running_mean, running_var: the averages; the variance is the unbiased one, divided by the count less 1.
-        num_batches_tracked: how many batches went into them.
+        running_mean, running_var: the running averages, `(C,)`; the variance is the unbiased one.
+        num_batches_tracked: how many batches they include.
 
     Raises:
         ValueError: in training, if there is only one value per channel.
@@ -129,14 +130,14 @@ class BatchNorm2d(_BatchNorm):
 
 
 class GroupNorm(Normalization):
-    """Normalisation of each group of channels of each image, the same in training and evaluation.
+    """Normalisation of each group of channels of each image, the same in training and evaluation (Wu and He 2018).
 
     Args:
-        num_groups: into how many equal parts the channels are split.
-        num_channels: the number of channels C.
+        num_groups: into how many equal groups the channels are split.
+        num_channels: number of channels C.
         eps: added to the variance.
         affine: whether there is a weight and a bias per channel.
-        dtype: of the parameters, and so of the inputs.
+        dtype: of the parameters, and therefore of the inputs.
 
     Shape: `(N, C, ...)` to the same.
 
@@ -170,14 +171,14 @@ class GroupNorm(Normalization):
 
 
 class LayerNorm(Normalization):
-    """Normalisation over the last axes of each sample, the same in training and evaluation.
+    """Normalisation over the last axes of each sample, the same in training and evaluation (Ba et al. 2016).
 
     Args:
-        normalized_shape: the lengths of those axes, one number or several; the batch's is not among them.
+        normalized_shape: the lengths of those axes, one number or several, without the batch's.
         eps: added to the variance.
-        elementwise_affine: whether there is a weight, and a bias, per element of the normalised shape.
-        bias: False for no bias beside the weight.
-        dtype: of the parameters, and so of the inputs.
+        elementwise_affine: whether there is a weight and a bias per element of `normalized_shape`.
+        bias: False for a weight without a bias.
+        dtype: of the parameters, and therefore of the inputs.
 
     Shape: `(N, ..., *normalized_shape)` to the same.
     """

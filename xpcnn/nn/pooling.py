@@ -11,14 +11,14 @@ from .module import Module
 
 
 class MaxPool2d(Module):
-    """The largest value under each position of a window; the first of equal ones takes the gradient.
+    """The maximum under each position of a window; the gradient goes to the first of equal values.
 
     Args:
-        kernel_size: size of the window, one number or a pair.
+        kernel_size: height and width of the window in pixels, one number or a pair.
         stride: step between positions; None for the size of the window.
-        padding: at most half the window; what is added never wins.
+        padding: rows and columns around the image that never are the maximum; at most half the window.
         dilation: step between the elements of the window.
-        ceil_mode: whether a last window may reach over the edge, so that no pixels are left over.
+        ceil_mode: whether the number of positions is rounded up, so that no pixels are left out.
 
     Shape: `(N, C, H, W)` to `(N, C, OH, OW)`.
 
@@ -43,7 +43,7 @@ class MaxPool2d(Module):
         self.padding, self.dilation, self.ceil_mode = padding, dilation, ceil_mode
 
     def extra_repr(self) -> str:
-        return _describe(self, "stride", "padding", "dilation", "ceil_mode")
+        return _options_repr(self, "stride", "padding", "dilation", "ceil_mode")
 
     def forward(self, x: Array) -> Array:
         options: dict[str, Any] = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
@@ -59,10 +59,10 @@ class AvgPool2d(Module):
     """The mean under each position of a window.
 
     Args:
-        kernel_size: size of the window, one number or a pair.
+        kernel_size: height and width of the window in pixels, one number or a pair.
         stride: step between positions; None for the size of the window.
-        padding: zeros around the image, at most half the window.
-        ceil_mode: whether a last window may reach over the edge, so that no pixels are left over.
+        padding: rows and columns of zeros around the image, at most half the window.
+        ceil_mode: whether the number of positions is rounded up, so that no pixels are left out.
         count_include_pad: whether the zeros of the padding count as values in the mean.
 
     Shape: `(N, C, H, W)` to `(N, C, OH, OW)`.
@@ -85,7 +85,7 @@ class AvgPool2d(Module):
         self.padding, self.ceil_mode, self.count_include_pad = padding, ceil_mode, count_include_pad
 
     def extra_repr(self) -> str:
-        return _describe(self, "stride", "padding", "ceil_mode", "count_include_pad")
+        return _options_repr(self, "stride", "padding", "ceil_mode", "count_include_pad")
 
     def forward(self, x: Array) -> Array:
         options: dict[str, Any] = {"stride": self.stride, "padding": self.padding, "ceil_mode": self.ceil_mode}
@@ -99,6 +99,9 @@ class AvgPool2d(Module):
 
 class AdaptiveAvgPool2d(Module):
     """The means over a grid of `output_size` rectangles that cover the image, whatever its size.
+
+    Args:
+        output_size: height and width of the grid, one number or a pair.
 
     Shape: `(N, C, H, W)` to `(N, C, *output_size)`.
     """
@@ -131,5 +134,5 @@ class GlobalAvgPool2d(Module):
         return F.global_avg_pool2d_backward(dy, self.saved())
 
 
-def _describe(layer: MaxPool2d | AvgPool2d, *options: str) -> str:
+def _options_repr(layer: MaxPool2d | AvgPool2d, *options: str) -> str:
     return ", ".join([f"{layer.kernel_size}", *(f"{name}={getattr(layer, name)}" for name in options)])

@@ -1,4 +1,4 @@
-"""A bias for each position."""
+"""A bias per channel and position."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .module import Module, host_parameter
 
 
 class PositionBias(Module):
-    """One learned number added at each channel and position, `y = x + bias`, as Paddle's `shared_biases=False`.
+    """Adds a learned number per channel and position, `y = x + bias`, as with Paddle's `shared_biases=False`.
 
     Args:
         shape: `(C, H, W)` of an image; usually the output of a `Conv2d` with `bias=False`.
-        dtype: of the parameter, and so of the inputs.
+        dtype: of the parameter, and therefore of the inputs.
 
     Shape: `(N, C, H, W)` to the same.
     """

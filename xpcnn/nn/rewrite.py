@@ -1,7 +1,7 @@
-"""Rewrites of a network: the same results, gradients included, from less work.
+"""Rewrites of a network that compute the same results, gradients included, with less work.
 
-`Sequential` asks `rewritten` for the modules to compute, in order. Modules that take part in no rewrite stay as they
-are; only exact types match, as a subclass may compute something else.
+`Sequential` computes the modules that `rewritten` returns. A rule only matches exact types, as a subclass may compute
+something else; all other modules are left unchanged.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Optimizers, learning rate schedules, and the table of those that the command line offers."""
+"""Optimizers, learning rate schedules, and the table of optimizers that the command line offers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .sgd import SGD
 
 
 class Preset(NamedTuple):
-    """An optimizer as it is usually set up.
+    """An optimizer with default options.
 
     Attributes:
         kind: its class.
-        lr: the usual highest learning rate.
-        options: other than its own defaults.
+        lr: the default highest learning rate.
+        options: options that differ from the class's own defaults.
     """
 
     kind: type[Optimizer]
@@ -40,8 +40,8 @@ def build_optimizer(name: str, parameters: Parameters, lr: float | Schedule | No
     Args:
         name: a key of `OPTIMIZERS`.
         parameters: see `Optimizer`.
-        lr: learning rate, a number or a schedule; None for the usual one.
-        options: others, instead of the usual ones.
+        lr: learning rate, a number or a schedule; None for the default.
+        options: further options, which override the defaults.
 
     Raises:
         ValueError: if the name is unknown, or an option is out of range.

@@ -10,14 +10,14 @@ from .optimizer import Optimizer, Parameters, Schedule, require
 
 
 class Adam(Optimizer):
-    """Adam (Kingma and Ba 2015): steps scaled by running estimates of each gradient's mean and square.
+    """Adam (Kingma and Ba 2015): steps scaled by running averages of each gradient and its square.
 
     Args:
-        parameters: the model's, or parameter groups: see `Optimizer`.
+        parameters: the model's parameters, or parameter groups: see `Optimizer`.
         lr: learning rate, a number or a schedule.
-        betas: how much of the two running estimates is kept at each step.
-        eps: added to the root of the second estimate, against division by 0.
-        weight_decay: L2 penalty; its gradient `weight_decay·w` is added to the gradient.
+        betas: weights of the previous values in the two running averages.
+        eps: added to the root of the second average, so that nothing is divided by 0.
+        weight_decay: strength of an L2 penalty: `weight_decay·w` is added to the gradient.
 
     Raises:
         ValueError: if a number is out of range.
@@ -46,24 +46,24 @@ class Adam(Optimizer):
 
     def numbers(self, group: dict[str, Any], lr: float, steps: int) -> tuple[float | None, ...]:
         (beta1, beta2), weight_decay = group["betas"], group["weight_decay"]
-        # Both estimates start at 0; dividing by 1 - betaᵗ takes that bias out.
-        corrected, root = lr / (1 - beta1**steps), 1 / sqrt(1 - beta2**steps)
-        kept = 1 - lr * weight_decay if self.decoupled else None
+        # Both averages start at 0; dividing by 1 - betaᵗ corrects that bias.
+        corrected_lr, root = lr / (1 - beta1**steps), 1 / sqrt(1 - beta2**steps)
+        decay = 1 - lr * weight_decay if self.decoupled else None
         penalty = None if self.decoupled else weight_decay or None
-        return kept, penalty, beta1, 1 - beta1, beta2, 1 - beta2, root, group["eps"], corrected
+        return decay, penalty, beta1, 1 - beta1, beta2, 1 - beta2, root, group["eps"], corrected_lr
 
     @staticmethod
     @chain
     def update(data: Array, grad: Array, *operands: Any) -> None:
-        mean, square, kept, penalty, beta1, rest1, beta2, rest2, root, eps, lr = operands
-        if kept is not None:
-            data *= kept
+        mean, square, decay, penalty, beta1, one_minus_beta1, beta2, one_minus_beta2, root, eps, lr = operands
+        if decay is not None:
+            data *= decay
         if penalty is not None:
             grad = grad + data * penalty
         mean *= beta1
-        mean += grad * rest1
+        mean += grad * one_minus_beta1
         square *= beta2
-        square += grad * grad * rest2
+        square += grad * grad * one_minus_beta2
         data -= mean / (array_namespace(data).sqrt(square) * root + eps) * lr
 
 

@@ -10,15 +10,15 @@ from .optimizer import require
 
 
 def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> Array:
-    """Scale all gradients by one factor so that their common norm is at most `max_norm` (Pascanu et al. 2013).
+    """Scale all gradients by one factor so that their total norm is at most `max_norm` (Pascanu et al. 2013).
 
     Args:
-        parameters: such as `model.parameters()`; those without a gradient are passed over.
-        max_norm: the largest norm to leave.
+        parameters: such as `model.parameters()`; those without a gradient are ignored.
+        max_norm: the largest norm allowed.
 
     Returns:
-        the norm before, `√Σg²` over all elements of all gradients, as a 0-d array on their device. Gradients that are
-        not finite stay so.
+        the norm before clipping, `√Σg²` over all elements of all gradients, as a 0-d array on their device. Gradients
+        that are not finite stay so.
 
     Raises:
         ValueError: if no parameter has a gradient, or `max_norm` is negative.
@@ -32,7 +32,7 @@ def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> Array:
     for gradient in gradients[1:]:
         total = total + (gradient * gradient).sum()
     norm = xp.sqrt(total)
-    # The small number is PyTorch's; the comparison is left to the device, which nobody waits for.
+    # 1e-6 as in PyTorch. The minimum is taken on the device, so that the host does not wait for the norm.
     factor = xp.minimum(max_norm / (norm + 1e-6), 1)
     for gradient in gradients:
         gradient *= factor

@@ -1,4 +1,4 @@
-"""Parameters side by side in one array, with their gradients and state laid out alike."""
+"""Parameters packed into one array, and their gradients and optimizer state in the same way."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 from ..backend import Array, Device, device_of
 from ..nn.module import Parameter
 
-State = dict[str, dict[str, Any]]  # of each parameter by name: the steps it has taken, and its arrays
+State = dict[str, dict[str, Any]]  # by parameter name: the number of steps it has taken, and its arrays
 
 
 class Flat:
-    """The parameters of one group, device and dtype.
+    """The parameters of one group that have the same device and dtype.
 
     Attributes:
-        data, grad: of all parameters, `(total,)`.
-        state: further arrays `(total,)` by name.
+        data, grad: of all these parameters, `(total,)`, where total is their number of elements.
+        state: the optimizer's arrays by name, `(total,)` each.
     """
 
     def __init__(self, named: dict[str, Parameter], state: State, arrays: tuple[str, ...]) -> None:
@@ -32,6 +32,7 @@ class Flat:
         self.data = device.xp.empty(ends[-1], dtype)
         self.grad = device.xp.zeros(ends[-1], dtype)
         self.state = {name: device.xp.zeros(ends[-1], dtype) for name in arrays}
+        self._learning: list[int] = []  # which parameters had a gradient when it was gathered
         self._data_views = [self._view(self.data, i) for i in range(len(named))]
         self._grad_views = [self._view(self.grad, i) for i in range(len(named))]
         for i, parameter in enumerate(self._parameters):
@@ -45,11 +46,11 @@ class Flat:
 
     @classmethod
     def layout(cls, named: dict[str, Parameter], state: State, arrays: tuple[str, ...]) -> list[Flat]:
-        """Lay parameters out, those of one device and dtype together.
+        """Pack parameters, those of the same device and dtype together.
 
         Args:
             named: the parameters by name; their `data` become views.
-            state: what is known of each, by name; kept up to date from now on.
+            state: their state by name, which is loaded and from now on kept up to date.
             arrays: the names of the arrays that the optimizer keeps for each parameter.
         """
         kinds: dict[tuple[Device, Any], dict[str, Parameter]] = {}
@@ -58,32 +59,32 @@ class Flat:
         return [cls(kind, state, arrays) for kind in kinds.values()]
 
     def is_current(self, arrays: tuple[str, ...]) -> bool:
-        """Return whether the parameters still are the views that they were made, and the state has these arrays."""
+        """Return whether the parameters' data still are the views made here, and the state has these arrays."""
         return tuple(self.state) == arrays and all(
             parameter.data is view for parameter, view in zip(self._parameters, self._data_views, strict=True)
         )
 
     def gather(self) -> None:
-        """Copy the gradients into one array and make them views of it."""
-        views = self._grad_views
-        pending = [i for i, p in enumerate(self._parameters) if p.grad is not None and p.grad is not views[i]]
+        """Copy the gradients to `grad` and make them views of it."""
+        gradients = [parameter.grad for parameter in self._parameters]
+        self._learning = [i for i, gradient in enumerate(gradients) if gradient is not None]
+        pending = [i for i in self._learning if gradients[i] is not self._grad_views[i]]
         for run in _runs(pending):
-            gradients = [self._parameters[i].grad.reshape(-1) for i in run]  # type: ignore[union-attr]
             part = self.grad[self._slices[run[0]].start : self._slices[run[-1]].stop]
-            device_of(part).xp.concatenate(gradients, out=part)
+            flat = [gradients[i].reshape(-1) for i in run]  # type: ignore[union-attr]
+            device_of(part).xp.concatenate(flat, out=part)
             for i in run:
-                self._parameters[i].grad = views[i]
+                self._parameters[i].grad = self._grad_views[i]
 
     def spans(self) -> Iterator[tuple[slice, int]]:
-        """Count a step for the parameters that have a gradient; yield their parts of the arrays.
+        """Count a step for each parameter that had a gradient to gather; yield their slices of the arrays.
 
-        Each part comes with the number of steps that its parameters have taken: one that was without a gradient for a
-        while has taken fewer.
+        Each slice comes with the number of steps that its parameters have taken, which is lower for parameters that had
+        no gradient in some steps.
         """
-        learning = [i for i, parameter in enumerate(self._parameters) if parameter.grad is not None]
-        for i in learning:
+        for i in self._learning:
             self._states[i]["step"] += 1
-        for run in _runs(learning):
+        for run in _runs(self._learning):
             for steps, alike in groupby(run, key=lambda i: self._states[i]["step"]):
                 part = list(alike)
                 yield slice(self._slices[part[0]].start, self._slices[part[-1]].stop), steps
@@ -93,6 +94,9 @@ class Flat:
 
 
 def _runs(numbers: list[int]) -> Iterator[list[int]]:
-    """Cut ascending numbers into runs of consecutive ones."""
+    """Split ascending numbers into runs of consecutive ones."""
+    if numbers and numbers[-1] - numbers[0] == len(numbers) - 1:  # the usual case: one run
+        yield numbers
+        return
     for _, run in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
         yield [number for _, number in run]

@@ -1,4 +1,4 @@
-"""What all optimizers share: parameter groups, step counts, learning rates, and state that can be saved."""
+"""The base class of optimizers: parameter groups, step counts, learning rates, and state that can be saved."""
 
 from __future__ import annotations
 
@@ -17,27 +17,28 @@ Parameters: TypeAlias = Iterable[Named] | Iterable[dict[str, Any]]
 
 
 class Optimizer:
-    """Changes parameters by their gradients.
+    """Base class of optimizers, which update parameters from their gradients.
 
-    The parameters of a group lie side by side in one array for each dtype, and so do their gradients and state: a step
-    is one operation for each. So `parameter.data` becomes a view when the optimizer is made, and `parameter.grad` at
-    each step.
+    The parameters of a group are packed into one array per dtype, as are their gradients and state, so that a step is
+    one operation for each. For this, `parameter.data` becomes a view when the optimizer is created, and
+    `parameter.grad` at each step.
 
     A subclass defines `state_names`, `numbers` and `update`, and may extend `check`.
 
     Args:
         parameters: `model.parameters()`, `model.named_parameters()`, or parameter groups as in PyTorch: a list of
-            dictionaries with `"params"` (either of these) and options for these parameters alone, such as `"lr"`. State
-            is kept by name; parameters without one are numbered. A parameter given twice is taken once.
-        options: the options of all groups that do not have their own. The learning rate `lr` is a number, or a
-            schedule: a function of the number of steps already taken.
+            dictionaries with `"params"` (one of the above) and options for these parameters alone, such as `"lr"`.
+            State is kept by name; parameters without a name are numbered. A parameter given twice is used once.
+        options: the default options of all groups. The learning rate `lr` is a number, or a schedule: a function of the
+            number of steps already taken.
 
     Attributes:
-        param_groups: the groups, with all their options; these may be changed between steps.
-        steps: how many steps were taken.
+        param_groups: the groups, with all their options, which may be changed between steps.
+        steps: the number of steps taken.
 
     Raises:
-        ValueError: if there is no parameter, a name stands for two, or an option is out of range.
+        TypeError: if an item is not a parameter.
+        ValueError: if there is no parameter, two have the same name, or an option is out of range.
     """
 
     def __init__(self, parameters: Parameters, **options: Any) -> None:
@@ -72,42 +73,46 @@ class Optimizer:
     # -- What a subclass defines ---------------------------------------------------------------------------------------
 
     def check(self, group: dict[str, Any]) -> None:
-        """Raise ValueError unless a group's options are in their range."""
+        """Raise ValueError if one of a group's options is out of range."""
         if not callable(group["lr"]):
             require(group["lr"] >= 0, "lr", "at least 0", group["lr"])
         require(group["weight_decay"] >= 0, "weight_decay", "at least 0", group["weight_decay"])
 
     def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
-        """Return the names of the arrays kept for each parameter of a group, at first zero."""
+        """Return the names of the arrays kept for each parameter of a group, initially zero."""
         return ()
 
     def numbers(self, group: dict[str, Any], lr: float, steps: int) -> tuple[float | None, ...]:
-        """Return the numbers that `update` takes; None for what does not take part.
+        """Return the numbers that `update` takes; None for a term that is left out.
 
         Args:
             group: the options.
             lr: the learning rate of this step.
-            steps: how many steps these parameters have taken, this one included.
+            steps: the number of steps these parameters have taken, including this one.
         """
         raise NotImplementedError
 
     @staticmethod
     def update(data: Array, grad: Array, *operands: Any) -> None:
-        """Change `data` and the state's arrays in place; `grad` is only read. The numbers come last.
+        """Update `data` and the state's arrays in place; `grad` is only read.
 
-        A `backend.chain`, so that it is one kernel on a GPU.
+        Make it a `backend.chain`, so that it is one kernel on a GPU.
+
+        Args:
+            data, grad: of some parameters, flattened to one axis.
+            operands: the arrays of `state_names`, then what `numbers` returned.
         """
         raise NotImplementedError
 
     # -- What a training loop calls ------------------------------------------------------------------------------------
 
     def zero_grad(self) -> None:
-        """Forget the gradients, before the next backward pass."""
+        """Set all gradients to None, before the next backward pass."""
         for parameter in self.parameters.values():
             parameter.grad = None
 
     def step(self) -> None:
-        """Change every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         self.gather()
         self.steps += 1
         for group, flats in zip(self.param_groups, self._flats, strict=True):
@@ -120,14 +125,14 @@ class Optimizer:
                     device.map_elements(self.update, *operands, in_pieces=True)
 
     def gather(self) -> list[Array]:
-        """Put the gradients of each group side by side, and return them as one array for each dtype.
+        """Pack the gradients of each group, and return them as one array per device and dtype.
 
-        They may be changed in place before `step`, such as summed over processes. Gradients that are absent are left
-        out of the step, whatever stands in their place here.
+        They may be changed in place before `step`, such as by a sum over processes. Parameters without a gradient are
+        not updated, whatever is in their place in these arrays.
         """
         for i, (group, flats) in enumerate(zip(self.param_groups, self._flats, strict=True)):
             arrays = self.state_names(group)
-            if not all(flat.is_current(arrays) for flat in flats):  # moved to another device, or assigned anew
+            if not all(flat.is_current(arrays) for flat in flats):  # moved to another device, or reassigned
                 named = dict(zip(group["names"], group["params"], strict=True))
                 self._flats[i] = Flat.layout(named, self._state, arrays)
         found = [flat for flats in self._flats for flat in flats]
@@ -137,7 +142,7 @@ class Optimizer:
 
     @property
     def lr(self) -> float:
-        """The learning rate of the next step, that of the first group; setting it sets that of all groups."""
+        """The first group's learning rate in the next step; setting it sets that of all groups."""
         return self.learning_rate(self.steps)
 
     @lr.setter
@@ -146,7 +151,7 @@ class Optimizer:
             group["lr"] = value
 
     def learning_rate(self, step: int) -> float:
-        """Return the learning rate of the first group after so many steps."""
+        """Return the first group's learning rate after `step` steps."""
         return _rate(self.param_groups[0]["lr"], step)
 
     # -- Saved state ---------------------------------------------------------------------------------------------------
@@ -154,7 +159,7 @@ class Optimizer:
     def state_dict(self) -> dict[str, Array]:
         """Return the state by name: `"steps"`, `"<array>.<parameter>"`, and `"step.<parameter>"`.
 
-        The last is how many steps a parameter has taken, where that differs from `steps`.
+        The last is the number of steps that a parameter has taken, if that differs from `steps`.
         """
         device = device_of(next(iter(self.parameters.values())).data)
         found: dict[str, Array] = {"steps": device.asarray(np.array(self.steps))}
@@ -167,10 +172,10 @@ class Optimizer:
         return found
 
     def load_state_dict(self, state: Mapping[str, Array]) -> None:
-        """Take up what `state_dict` returned, on any device.
+        """Load what `state_dict` returned, on any device.
 
         Raises:
-            ValueError: if an array belongs to no parameter, or has another shape.
+            ValueError: if an array belongs to no parameter, or has a different shape.
         """
         steps = int(to_host(state.get("steps", np.array(0))))
         loaded: dict[str, dict[str, Array]] = {name: {} for name in self.parameters}
@@ -200,7 +205,12 @@ class Optimizer:
 
 
 def require(condition: bool, name: str, expected: str, value: Any) -> None:
-    """Raise ValueError unless an option is in its range."""
+    """Raise ValueError unless a condition on an option holds.
+
+    Args:
+        condition: whether it holds.
+        name, expected, value: for the message "`name` must be `expected`, got `value`".
+    """
     if not condition:
         raise ValueError(f"{name} must be {expected}, got {value!r}")
 

@@ -11,15 +11,15 @@ from .optimizer import Optimizer, Parameters, Schedule, require
 class RMSprop(Optimizer):
     """RMSprop (Hinton 2012), as PyTorch defines it: `s = alpha·s + (1 - alpha)·g²`, `w -= lr·g / (√s + eps)`.
 
-    With momentum the quotient is gathered first: `v = momentum·v + g / (√s + eps)`, `w -= lr·v`.
+    With momentum: `v = momentum·v + g / (√s + eps)`, `w -= lr·v`.
 
     Args:
-        parameters: the model's, or parameter groups: see `Optimizer`.
+        parameters: the model's parameters, or parameter groups: see `Optimizer`.
         lr: learning rate, a number or a schedule.
-        alpha: how much of the running mean of the squared gradients is kept at each step.
-        eps: added to the root of that mean, against division by 0.
-        weight_decay: L2 penalty; its gradient `weight_decay·w` is added to the gradient.
-        momentum: how much of the velocity is kept.
+        alpha: weight of the previous value in the running average of the squared gradients.
+        eps: added to the root of that average, so that nothing is divided by 0.
+        weight_decay: strength of an L2 penalty: `weight_decay·w` is added to the gradient.
+        momentum: weight of the previous velocity `v`; 0 for none.
 
     Raises:
         ValueError: if a number is out of range.
@@ -53,11 +53,11 @@ class RMSprop(Optimizer):
     @staticmethod
     @chain
     def update(data: Array, grad: Array, *operands: Any) -> None:
-        square, *velocities, weight_decay, alpha, rest, eps, momentum, lr = operands
+        square, *velocities, weight_decay, alpha, one_minus_alpha, eps, momentum, lr = operands
         if weight_decay is not None:
             grad = grad + data * weight_decay
         square *= alpha
-        square += grad * grad * rest
+        square += grad * grad * one_minus_alpha
         change = grad / (array_namespace(data).sqrt(square) + eps)
         if momentum is not None:
             (velocity,) = velocities

@@ -1,6 +1,6 @@
-"""Learning rate schedules: functions of the number of steps already taken, so a resumed run needs no state.
+"""Learning rate schedules: functions of the number of steps already taken, without state to save.
 
-A schedule takes the place of a number: `SGD(model.parameters(), lr=CosineSchedule(0.1, 1000))`.
+A schedule is used in place of a number: `SGD(model.parameters(), lr=CosineSchedule(0.1, 1000))`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from .optimizer import require
 
 @dataclass(frozen=True)
 class CosineSchedule:
-    """A linear rise to `lr` over `warmup_steps`, then half a cosine down to 0 (Loshchilov and Hutter 2017).
+    """Linear warm-up to `lr` over `warmup_steps`, then half a cosine down to 0 (Loshchilov and Hutter 2017).
 
     Args:
         lr: the highest learning rate.
-        total_steps: the length of the run; from there on the rate is 0.
-        warmup_steps: the length of the rise.
+        total_steps: number of steps, warm-up included, after which the learning rate is 0.
+        warmup_steps: number of steps of the warm-up, below `total_steps`.
+
+    Raises:
+        ValueError: if a number is out of range.
     """
 
     lr: float
@@ -39,7 +42,16 @@ class CosineSchedule:
 
 @dataclass(frozen=True)
 class StepSchedule:
-    """The learning rate multiplied by `gamma` after every `step_size` steps."""
+    """The learning rate is multiplied by `gamma` after every `step_size` steps.
+
+    Args:
+        lr: the initial learning rate.
+        step_size: number of steps between the changes.
+        gamma: the factor, above 0 and at most 1.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
 
     lr: float
     step_size: int

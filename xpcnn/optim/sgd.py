@@ -12,11 +12,11 @@ class SGD(Optimizer):
     """Stochastic gradient descent with momentum, as PyTorch defines it: `v = momentum·v + g`, `w -= lr·v`.
 
     Args:
-        parameters: the model's, or parameter groups: see `Optimizer`.
+        parameters: the model's parameters, or parameter groups: see `Optimizer`.
         lr: learning rate, a number or a schedule.
-        momentum: how much of the velocity is kept (Polyak 1964).
-        nesterov: look ahead along the velocity (Nesterov 1983, in the form of Sutskever et al. 2013).
-        weight_decay: L2 penalty; its gradient `weight_decay·w` is added to the gradient.
+        momentum: weight of the previous velocity `v`; 0 for none (Polyak 1964).
+        nesterov: whether to use Nesterov momentum (Nesterov 1983, in the form of Sutskever et al. 2013).
+        weight_decay: strength of an L2 penalty: `weight_decay·w` is added to the gradient.
 
     Raises:
         ValueError: if a number is out of range, or `nesterov` is asked for without momentum.
@@ -49,7 +49,7 @@ class SGD(Optimizer):
     @staticmethod
     @chain
     def update(data: Array, grad: Array, *operands: Any) -> None:
-        *velocities, weight_decay, momentum, ahead, lr = operands
+        *velocities, weight_decay, momentum, nesterov_momentum, lr = operands
         if weight_decay is not None:
             grad = grad + data * weight_decay
         if momentum is None:
@@ -58,4 +58,4 @@ class SGD(Optimizer):
         (velocity,) = velocities
         velocity *= momentum
         velocity += grad
-        data -= (velocity if ahead is None else velocity * ahead + grad) * lr
+        data -= (velocity if nesterov_momentum is None else velocity * nesterov_momentum + grad) * lr

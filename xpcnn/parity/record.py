@@ -23,7 +23,7 @@ from .. import __version__, backend
 from ..backend import Device, HostArray
 from ..data import Dataset, load_dataset
 from ..nn import Sequential
-from ..training.folder import removed_on_failure
+from ..training.folder import new_folder
 from .config import TraceConfig
 from .drift import drift_by_step, precisions, twin_of
 from .files import Folder, TraceError, read_array, store_step
@@ -101,8 +101,9 @@ def record(
         the trace, read back from the folder.
 
     Raises:
-        TraceError: if the loss is not finite, or the folder exists.
-        ValueError: if an option is outside its range. Whatever is raised, no folder is left behind.
+        TraceError: if the loss is not finite.
+        ValueError: if the folder exists already, or an option is outside its range.
+        OSError: if the folder cannot be written to. After any error, no folder is left behind.
     """
     if limit < 0:
         raise ValueError(f"limit must be at least 0, got {limit}")
@@ -112,10 +113,12 @@ def record(
     model = config.make_model(dataset)
     initial = host_state(model)
     model.to(device)
-    with removed_on_failure(path):
-        folder = Folder.create(path)
-        _record(folder, config, device, dataset, batches, model, initial, limit)
-        return Trace.load(path)
+    try:
+        with new_folder(path, "choose another --output"):
+            _record(Folder(path), config, device, dataset, batches, model, initial, limit)
+            return Trace.load(path)
+    except OSError as error:  # writing to a full disk raises it without a name
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _record(

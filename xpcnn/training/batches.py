@@ -1,4 +1,4 @@
-"""Batches of inputs and targets: what training takes them from, and what it refuses."""
+"""Batches of inputs and targets: where training gets them from, and which ones it refuses."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Batch: TypeAlias = tuple[Array, Array]
 
 @runtime_checkable
 class Epochs(Protocol):
-    """Batches that can be had again from any place, as a `Loader` gives them."""
+    """Batches of any epoch, from any batch on, as a `Loader` gives them."""
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Return the batches of an epoch, from number `start` on."""
+        """Return the batches of epoch `epoch` (0 is the first), from batch `start` on."""
         ...
 
 
@@ -26,20 +26,20 @@ Batches: TypeAlias = Epochs | Iterable[Batch]
 
 
 def epoch_of(batches: Batches, epoch: int, start: int) -> Iterator[Batch]:
-    """Return the batches of an epoch, from number `start` on."""
+    """Return the batches of epoch `epoch` (0 is the first), from batch `start` on."""
     return batches.epoch(epoch, start) if isinstance(batches, Epochs) else islice(iter(batches), start, None)
 
 
 def checked(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Pass on batches that lie on the host still, where they can be looked at."""
+    """Yield the batches, checked; on the host checking costs no synchronisation."""
     for inputs, targets in batches:
         check_batch(inputs, targets)
         yield inputs, targets
 
 
 def check_batch(inputs: Array, targets: Array) -> None:
-    """Raise ValueError for a batch on the host that no model can learn from."""
+    """Raise ValueError if a batch has unequal lengths, or is on the host and has values that are not finite."""
     if len(inputs) != len(targets):
         raise ValueError(f"expected as many targets as inputs, got {len(targets)} for {len(inputs)}")
     if device_of(inputs).on_host and not np.isfinite(inputs).all():
-        raise ValueError(f"the inputs hold {np.count_nonzero(~np.isfinite(inputs))} values that are nan or infinite")
+        raise ValueError(f"the inputs have {np.count_nonzero(~np.isfinite(inputs))} values that are nan or infinite")

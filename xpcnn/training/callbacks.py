@@ -1,6 +1,6 @@
-"""What may be done at set points of a training run.
+"""Callbacks: called at fixed points of a training run.
 
-A callback is told plain values and holds no reference to a trainer, so a hand-written loop calls the same methods:
+They receive plain values and keep no reference to a trainer, so a hand-written loop calls the same methods:
 
     for callback in callbacks:
         callback.on_epoch_end({"epoch": 1, "train_loss": 0.3})
@@ -18,16 +18,16 @@ from typing import Any, Literal, TextIO, TypeAlias
 
 from .files import write_atomically
 from .metrics import Metrics
-from .streams import TolerantStream, say
+from .streams import TolerantStream
 
 Record: TypeAlias = dict[str, float]  # "epoch", "step", "train_loss", "train_accuracy", "learning_rate", "seconds", …
 
 
 class Callback:
-    """Does nothing at any point; a subclass overrides the methods it has a use for."""
+    """Base class; its methods do nothing. A subclass overrides those it needs."""
 
     def on_epoch_start(self, epoch: int, epochs: int, batches: int | None) -> None:
-        """Called before the first batch of an epoch; `epoch` counts from 1, `batches` is None if nobody knows."""
+        """Called before the first batch of an epoch; `epoch` counts from 1; `batches` is None if unknown."""
 
     def on_step(self, metrics: Metrics) -> None:
         """Called after each step with the epoch's metrics; reading their values waits for the device."""
@@ -36,17 +36,17 @@ class Callback:
         """Called after each epoch and its evaluation."""
 
     def on_interrupt(self) -> None:
-        """Called when training was asked to stop early; the model is as the last step left it."""
+        """Called when training was asked to stop early; the model is in the state after the last step."""
 
     def on_stop(self) -> None:
-        """Called once when training ends, in whichever way."""
+        """Called once when training ends, for whatever reason."""
 
 
 class ProgressBar(Callback):
     """A bar on stderr while an epoch runs: loss, accuracy, images per second, time left.
 
     Args:
-        interval: seconds between two looks at the loss, each of which waits for the device.
+        interval: seconds between updates of the loss, each of which waits for the device.
     """
 
     def __init__(self, interval: float = 0.5) -> None:
@@ -59,12 +59,12 @@ class ProgressBar(Callback):
         self._looked = 0.0
 
     def on_epoch_start(self, epoch: int, epochs: int, batches: int | None) -> None:
-        form = "{desc} {percentage:3.0f}%|{bar:24}| {n}/{total} [{elapsed}<{remaining}{postfix}]"
+        layout = "{desc} {percentage:3.0f}%|{bar:24}| {n}/{total} [{elapsed}<{remaining}{postfix}]"
         if batches is None:
-            form = "{desc} {n} [{elapsed}{postfix}]"
+            layout = "{desc} {n} [{elapsed}{postfix}]"
         stream = TolerantStream(sys.stderr)
         title = f"epoch {epoch}/{epochs}"
-        self._bar = self._tqdm(total=batches, desc=title, bar_format=form, leave=False, file=stream)
+        self._bar = self._tqdm(total=batches, desc=title, bar_format=layout, leave=False, file=stream)
         self._samples, self._started = 0, time.perf_counter()
 
     def on_step(self, metrics: Metrics) -> None:
@@ -75,7 +75,7 @@ class ProgressBar(Callback):
         if now - self._looked >= self._interval:
             self._looked = now
             rate = self._samples / (now - self._started)
-            values = [f"{name} {_form(name).format(value)}" for name, value in metrics.averages().items()]
+            values = [f"{name} {_number_format(name).format(value)}" for name, value in metrics.averages().items()]
             self._bar.set_postfix_str(", ".join([*values, f"{rate:,.0f} images/s"]))
         self._bar.update()
 
@@ -89,36 +89,36 @@ class ProgressBar(Callback):
 
 
 class Table(Callback):
-    """One line per epoch, under a heading, printed to stdout or another stream, and dropped if that takes nothing more.
+    """One line per epoch, under a heading, printed to stdout or another stream; dropped if it cannot be written.
 
     The columns are the metrics of the first record, for training and test.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
-        self._columns: list[tuple[str, str, str]] = []  # key, heading and form
+        self._columns: list[tuple[str, str, str]] = []  # key, heading, format
 
     def on_epoch_end(self, record: Record) -> None:
-        stream = self._stream or sys.stdout
+        stream = TolerantStream(self._stream or sys.stdout)
         if not self._columns:
             names = [key.removeprefix("train_") for key in record if key.startswith("train_")]
             measured = [f"{part}_{name}" for part in ("train", "test") for name in names]
             self._columns = [
                 ("epoch", "epoch", "{:.0f}"),
-                *((key, key.replace("_", " "), _form(key)) for key in measured),
+                *((key, key.replace("_", " "), _number_format(key)) for key in measured),
                 ("images_per_second", "images/s", "{:,.0f}"),
                 ("seconds", "seconds", "{:.1f}"),
             ]
-            say("  ".join(heading for _, heading, _ in self._columns), stream)
+            print("  ".join(heading for _, heading, _ in self._columns), file=stream)
         cells = [
-            (form.format(record[key]) if key in record else "-").rjust(len(heading))
-            for key, heading, form in self._columns
+            (spec.format(record[key]) if key in record else "-").rjust(len(heading))
+            for key, heading, spec in self._columns
         ]
-        say("  ".join(cells), stream)
+        print("  ".join(cells), file=stream, flush=True)
 
 
 class History(Callback):
-    """Keeps each epoch's record in `records` and, all of them, in a JSON Lines file that is whole at any moment."""
+    """Appends each epoch's record to `records` and to a JSON Lines file, which is replaced atomically."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -133,18 +133,18 @@ OnSaveError: TypeAlias = Literal["stop", "continue"]
 
 
 class Checkpointer(Callback):
-    """Calls a function that saves the run: at the start, every few minutes, after every epoch and on interruption.
+    """Calls `save` at the start, every few minutes, after every epoch and on interruption.
 
-    It belongs before the callbacks that print, so that an epoch that somebody read of is saved.
+    Pass it before the callbacks that print, so that every epoch that was printed is saved.
 
     Args:
         save: writes the checkpoint.
         minutes: between two checkpoints within an epoch; 0 for one after each step.
-        on_error: what follows from an OSError in `save`, such as a full disk: `"stop"` raises it, `"continue"` says it
-            on stderr and trains on, to try again when the next checkpoint is due.
+        on_error: what to do if `save` raises an OSError, such as for a full disk: `"stop"` raises it; `"continue"`
+            prints a warning to stderr, continues training and tries again when the next checkpoint is due.
 
     Attributes:
-        failure: the error of the last attempt, if it failed and training went on.
+        failure: the error of the last save; None if it succeeded.
     """
 
     def __init__(self, save: Callable[[], None], minutes: float = 5.0, on_error: OnSaveError = "stop") -> None:
@@ -154,16 +154,16 @@ class Checkpointer(Callback):
             raise ValueError(f'expected on_error "stop" or "continue", got {on_error!r}')
         self._save_run, self._seconds, self._on_error = save, 60 * minutes, on_error
         self.failure: OSError | None = None
-        self._tried: float | None = None  # when a checkpoint was last begun
-        self._changed = True  # whether anything happened since
+        self._saved_at: float | None = None  # the time of the last save, successful or not
+        self._changed = True  # whether training has continued since
 
     def on_epoch_start(self, epoch: int, epochs: int, batches: int | None) -> None:
-        if self._tried is None:
+        if self._saved_at is None:
             self._save()
 
     def on_step(self, metrics: Metrics) -> None:
         self._changed = True
-        if self._tried is None or time.monotonic() - self._tried >= self._seconds:
+        if self._saved_at is None or time.monotonic() - self._saved_at >= self._seconds:
             self._save()
 
     def on_epoch_end(self, record: Record) -> None:
@@ -182,20 +182,20 @@ class Checkpointer(Callback):
             if self._on_error == "stop":
                 raise
             self.failure = error
-            say(f"xpcnn: warning: {error}; training goes on", sys.stderr)
+            print(f"xpcnn: warning: {error}; training continues", file=TolerantStream(sys.stderr), flush=True)
         finally:
-            self._tried = time.monotonic()
+            self._saved_at = time.monotonic()
 
 
-def _form(metric: str) -> str:
+def _number_format(metric: str) -> str:
     return "{:.2%}" if metric.endswith("accuracy") else "{:.4f}"
 
 
 def write_history(path: str | os.PathLike[str], records: list[Record]) -> None:
-    """Write records as a JSON Lines file, in one piece.
+    """Write records as a JSON Lines file, atomically.
 
     Raises:
-        OSError: if it cannot be written; an older file is as it was.
+        OSError: if it cannot be written; then the old content stays.
     """
     write_atomically(path, "".join(json.dumps(record) + "\n" for record in records).encode())
 
@@ -220,7 +220,7 @@ def read_history(path: str | os.PathLike[str]) -> list[Record]:
 
 
 def checked_record(record: Any) -> Record:
-    """Return a record that was read from a file.
+    """Return a record that was read from a file, checked.
 
     Raises:
         ValueError: if it is not a dictionary of numbers with an epoch.

@@ -20,7 +20,7 @@ from .files import write_atomically
 
 _FORMAT, _VERSION = "xpcnn-checkpoint", 3
 _READABLE = ("1", "2", "3")  # before 2 there were no optimizer step counts, before 3 no digests
-_INFO = "info"  # the digests' name for the JSON; those of arrays have a dot in them
+_INFO = "info"  # the key of the JSON's digest; the keys of arrays contain a dot
 _DTYPES = dict(
     zip(
         ["F64", "F32", "F16", "BOOL", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8"],  # safetensors' names
@@ -36,12 +36,12 @@ class CheckpointError(ValueError):
 
 @dataclass
 class Checkpoint:
-    """What is needed to use a model, or to go on training it.
+    """The state of a model, and of its training.
 
     Attributes:
         model: `Module.state_dict()`.
-        optimizer: `Optimizer.state_dict()`; empty where training is over for good.
-        info: whatever else is to be kept, as JSON can hold it.
+        optimizer: `Optimizer.state_dict()`; empty if training cannot be resumed.
+        info: further values that JSON can represent.
     """
 
     model: Mapping[str, Array]
@@ -49,17 +49,17 @@ class Checkpoint:
     info: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the checkpoint; an older file at that place stays whole until the new one is on the disk.
+        """Write the checkpoint. An existing file is replaced only when the new one is complete and on the disk.
 
         Raises:
             OSError: if it cannot be written.
-            TypeError: if `info` holds what JSON cannot.
+            TypeError: if JSON cannot represent `info`.
         """
         from safetensors.numpy import save
 
         arrays = {f"model.{name}": array for name, array in self.model.items()}
         arrays |= {f"optimizer.{name}": array for name, array in self.optimizer.items()}
-        # Not ascontiguousarray, which would give a count of batches, an array of no axes, one axis.
+        # Not ascontiguousarray, which would turn 0-d arrays into 1-d ones.
         host = {name: np.asarray(to_host(array), order="C") for name, array in arrays.items()}
         info = json.dumps(self.info)
         digests = {name: _digest(name, array) for name, array in host.items()}
@@ -69,7 +69,7 @@ class Checkpoint:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Checkpoint:
-        """Read a checkpoint and compare it with its digests, which those written before version 3 do not have.
+        """Read a checkpoint and verify its digests; those before version 3 have none.
 
         Returns:
             the checkpoint; its arrays are NumPy's.
@@ -105,11 +105,11 @@ class Checkpoint:
 
 
 def non_finite(state: Mapping[str, HostArray]) -> str:
-    """Return which array holds values that are nan or infinite, as the beginning of a sentence; "" if none does."""
+    """Return which array has values that are nan or infinite, as the start of a message; "" if none has."""
     for name, array in state.items():
         count = 0 if array.dtype.kind != "f" else np.count_nonzero(~np.isfinite(array))
         if count:
-            return f"{name} holds {count:,} values that are nan or infinite"
+            return f"{name} has {count:,} values that are nan or infinite"
     return ""
 
 
@@ -118,7 +118,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, HostA
     from safetensors import SafetensorError, deserialize
 
     try:
-        # Read as a whole, not mapped: a file that is cut off meanwhile would end the process.
+        # Read into memory, not mapped: if a mapped file were truncated meanwhile, the process would be killed.
         data = Path(path).read_bytes()
         found = deserialize(data)  # type: ignore[no-untyped-call]
         length = int.from_bytes(data[:8], "little")

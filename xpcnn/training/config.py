@@ -1,4 +1,4 @@
-"""What training follows from, besides the data set's files: the configuration that is kept with its results."""
+"""Configurations: all that determines a training run, besides the data set's files."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from .callbacks import Callback
 from .trainer import Trainer
 
 EVALUATION_BATCH = 256  # images
-_LARGEST = 2**63 - 1  # what other programs that read the files can hold
+_LARGEST = 2**63 - 1  # the largest integer that other programs can read from the files
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """What every kind of training follows from.
+    """The configuration of training.
 
     Attributes:
         model: a name in `models.MODELS`.
         data: a name in `data.DATASETS`.
         batch_size: images in a step.
         optimizer: a name in `optim.OPTIMIZERS`.
-        lr: the highest learning rate; None for the optimizer's usual one. It rises over the first twentieth of the
+        lr: the highest learning rate; None for the optimizer's default. It rises over the first twentieth of the
             steps and then falls along a cosine to 0.
         weight_decay: as the optimizer defines it.
         seed: of initial weights, order and augmentation.
@@ -89,7 +89,7 @@ class TrainingConfig:
         return build_model(self.model, tuple(in_shape), len(dataset.classes), seed=self.seed)
 
     def make_transform(self) -> Transform | None:
-        """Return what changes the training images at random, or None."""
+        """Return the augmentation of training images, or None."""
         return None
 
     def make_loader(self, dataset: Dataset, *, train: bool, device: Device = CPU) -> Loader:
@@ -119,10 +119,10 @@ class TrainingConfig:
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:
-    """Raise ValueError unless a value is of a field's type; a whole number will do where any number is meant."""
+    """Raise ValueError unless a value is of a field's type; an integer is allowed for a float."""
     kinds = get_args(hint) or (hint,)
     allowed = (*kinds, int) if float in kinds else kinds
-    # For Python a truth value is a whole number.
+    # bool is a subclass of int.
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in kinds):
         expected = " or ".join(_WORDS[kind] for kind in kinds)
         raise ValueError(f"{name} must be {expected}, got {value!r:.60}")
@@ -137,13 +137,13 @@ _WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true o
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(TrainingConfig):
-    """What a training run follows from.
+    """The configuration of `xpcnn train`.
 
     Attributes:
         epochs: passes over the training images.
         augment: whether training images are rotated, scaled and shifted a little at random.
 
-    The others are those of `TrainingConfig`.
+    For the other attributes see `TrainingConfig`.
     """
 
     epochs: int = 15
@@ -155,6 +155,6 @@ class RunConfig(TrainingConfig):
             raise ValueError(f"epochs must be at least 1, got {self.epochs}")
 
     def make_transform(self) -> Transform | None:
-        # Wide strokes and small turns are what handwriting and photographs have in common.
+        # Small rotations, scalings and shifts suit both handwriting and photographs.
         options: dict[str, Any] = {"degrees": 10, "scale": (0.9, 1.1), "translate": (0.07, 0.07)}
         return RandomAffine(**options) if self.augment else None

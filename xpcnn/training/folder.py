@@ -1,4 +1,4 @@
-"""Folders for results: always new ones, so that nothing is overwritten, and locked while they are written to."""
+"""Folders for results, always new so that nothing is overwritten, and locked while a process writes to them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import errno
 import os
 import shutil
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from .files import is_part, remove_parts
@@ -15,43 +15,38 @@ from .files import is_part, remove_parts
 LOCK = ".lock"
 
 
-def make_folder(path: Path, advice: str) -> None:
-    """Make a new folder, and those above it.
+@contextlib.contextmanager
+def new_folder(path: Path, advice: str) -> Iterator[None]:
+    """Make a new folder, with its parents, for the block to fill; if the block fails, they are removed again.
 
     Args:
         path: where.
-        advice: what to do if something is there already; the end of the message.
+        advice: what to do if it exists already; the end of the message.
 
     Raises:
-        ValueError: if something is there already, or the folder cannot be made.
+        ValueError: if it exists already, or cannot be made.
     """
+    parents = [folder for folder in path.parents if not folder.exists()]
     try:
         path.mkdir(parents=True)
     except FileExistsError:
         raise ValueError(f"{path} exists already; {advice}") from None
     except OSError as error:
         raise ValueError(f"{path} cannot be made: {error.strerror}") from error
-
-
-@contextlib.contextmanager
-def removed_on_failure(path: Path) -> Iterator[None]:
-    """Remove a folder that the block makes, and those made above it, if the block fails after having made it."""
-    made = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         yield
     except BaseException:
-        if path in made:
-            shutil.rmtree(path, ignore_errors=True)
-            for folder in made[1:]:
-                with contextlib.suppress(OSError):  # somebody else's work may lie in it by now
-                    folder.rmdir()
+        shutil.rmtree(path, ignore_errors=True)
+        for folder in parents:
+            with contextlib.suppress(OSError):  # not empty: another process uses it
+                folder.rmdir()
         raise
 
 
 class FolderLock:
-    """The right to write to a folder, which one process has at a time; the system takes it back when that one dies.
+    """The exclusive right to write to a folder. The system releases it when the process ends, in whatever way.
 
-    Where the file system knows no locks there is none, and two processes are not kept apart.
+    On file systems without locks it keeps no other process out.
 
     Args:
         folder: an existing one.
@@ -65,8 +60,7 @@ class FolderLock:
             number = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise ValueError(f"{folder} cannot be written to: {error.strerror}") from error
-        # Closed with this object at the latest, which also gives the lock back.
-        self._close = weakref.finalize(self, os.close, number)
+        self._close = weakref.finalize(self, os.close, number)  # closing the file releases the lock
         try:
             _lock(number)
         except OSError as error:
@@ -75,7 +69,7 @@ class FolderLock:
                 raise ValueError(f"{folder} is being trained by another process") from None
 
     def release(self) -> None:
-        """Let others write to the folder."""
+        """Let other processes write to the folder."""
         self._close()
 
 
@@ -92,24 +86,23 @@ except ImportError:  # Windows
         msvcrt.locking(number, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
 
 
-def holds_nothing(path: Path) -> bool:
-    """Return whether a folder is as good as new: empty, or left by a run that was killed while it began."""
+def is_unused(path: Path) -> bool:
+    """Return whether a folder is empty, but for what a run leaves that was killed before it wrote its first file."""
     return path.is_dir() and all(file.name == LOCK or is_part(file) for file in path.iterdir())
 
 
 def check_new(path: Path) -> None:
-    """Raise ValueError if a run cannot have a folder at a place, before any work is done for it."""
-    advice = "choose another output, or go on with it by --resume"
+    """Raise ValueError if a run cannot be written to a new folder at `path`."""
     try:
-        if (path.exists() or path.is_symlink()) and not holds_nothing(path):
-            raise ValueError(f"{path} exists already; {advice}")
-        above = next(folder for folder in (path, *path.parents) if folder.exists())
+        if (path.exists() or path.is_symlink()) and not is_unused(path):
+            raise ValueError(f"{path} exists already; choose another --output, or continue it with --resume")
+        parent = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     except OSError as error:
         raise ValueError(f"{path} cannot be made: {error.strerror}") from error
-    if not above.is_dir():
+    if not parent.is_dir():
         raise ValueError(f"{path} cannot be made: Not a directory")
-    if not os.access(above, os.W_OK):
-        raise ValueError(f"{path} cannot be made: no permission to write to {above}")
+    if not os.access(parent, os.W_OK):
+        raise ValueError(f"{path} cannot be made: no permission to write to {parent}")
 
 
 def claim_new(path: Path) -> FolderLock:
@@ -125,7 +118,7 @@ def claim_new(path: Path) -> FolderLock:
         raise ValueError(f"{path} cannot be made: {error.strerror}") from error
     lock = FolderLock(path)
     try:
-        check_new(path)  # another process may have begun a run here, and even finished it
+        check_new(path)  # again, as another process may have trained a run here before this one had the lock
     except ValueError:
         lock.release()
         raise
@@ -133,13 +126,14 @@ def claim_new(path: Path) -> FolderLock:
     return lock
 
 
-def claim_next(paths: Iterable[Path]) -> tuple[Path, FolderLock]:
-    """Make and lock the first folder that does not exist; two processes at once get two.
+def claim_next(paths: Iterator[Path]) -> tuple[Path, FolderLock]:
+    """Make and lock the first of endless paths that does not exist yet; two processes never get the same one.
 
     Raises:
         ValueError: if it cannot be made.
     """
-    for path in paths:
+    while True:
+        path = next(paths)
         try:
             path.mkdir(parents=True)
         except FileExistsError:
@@ -147,4 +141,3 @@ def claim_next(paths: Iterable[Path]) -> tuple[Path, FolderLock]:
         except OSError as error:
             raise ValueError(f"{path} cannot be made: {error.strerror}") from error
         return path, FolderLock(path)
-    raise ValueError("no folder to choose from")

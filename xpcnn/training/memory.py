@@ -1,4 +1,4 @@
-"""What is said when memory runs out: which layer asked for it, and for how many samples."""
+"""The message of an error for lack of memory: which layer asked for it, and for how many samples."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from ..nn import Module
 
 @contextmanager
 def naming_the_layer(model: Module, batch_size: int) -> Iterator[None]:
-    """Give a MemoryError in the block, CuPy's included, a message with the layer and the size of the batch.
+    """Add the layer and the batch size to the message of a MemoryError in the block, CuPy's included.
 
-    The layer is found in the traceback, so that a step costs nothing more for it.
+    The layer is found in the traceback, so a step without the error costs nothing more.
     """
     try:
         yield
     except MemoryError as error:
-        detail = f": {error}" if str(error) else ""
+        detail = f": {error}" if str(error) else ""  # NumPy and CuPy say how many bytes
         where = _layer(model, error.__traceback__)
         raise MemoryError(f"out of memory{where} with a batch of {batch_size:,}{detail}") from error
 
 
 def _layer(model: Module, traceback: TracebackType | None) -> str:
-    """Return the innermost module of a model that was computing, as " in layer conv1 (Conv2d)"; "" if none was."""
+    """Return the innermost module that was computing, such as " in layer conv1 (Conv2d)"; "" if there was none."""
     names = {id(module): name for name, module in model.named_modules() if name}
     found = ""
     while traceback is not None:

@@ -1,4 +1,4 @@
-"""Loss and other averages over an epoch, kept on the device and read from it only when somebody looks."""
+"""Loss and metrics averaged over an epoch. They stay on the device until they are read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class NonFiniteLossError(ArithmeticError):
     """The loss became infinite or not a number.
 
     Attributes:
-        batch: how many batches the metrics had seen before the one at fault.
+        batch: how many batches came before the one with this loss.
         value: the loss.
     """
 
@@ -25,11 +25,11 @@ class NonFiniteLossError(ArithmeticError):
 
 
 class Metrics:
-    """Averages over the samples seen since the metrics were made: of the loss, and of whatever else is measured.
+    """Averages over samples: of the loss and of other functions of outputs and targets.
 
     Args:
-        functions: by name, functions of outputs and targets that return the sum over the batch of something measured
-            for each sample, as a 0-d array; such as a loss's `metrics`. None for the accuracy of a classifier.
+        functions: by name, functions of outputs and targets that return a sum over the batch as a 0-d array, such as
+            `Loss.metrics`. None for the accuracy of a classifier.
 
     Attributes:
         losses: mean loss of each batch read so far.
@@ -45,7 +45,7 @@ class Metrics:
         self._pending: list[tuple[Array, ...]] = []
 
     def update(self, loss: Array, outputs: Array, targets: Array) -> None:
-        """Take up one batch, without waiting for the device.
+        """Add one batch, without waiting for the device.
 
         Args:
             loss: 0-d, the mean over the batch.
@@ -56,7 +56,7 @@ class Metrics:
         self.sizes.append(len(targets))
 
     def read(self) -> None:
-        """Fetch from the device what is not yet on the host.
+        """Copy values that are still on the device to the host.
 
         Raises:
             NonFiniteLossError: if a loss is infinite or not a number.
@@ -69,14 +69,15 @@ class Metrics:
         seen = len(self.losses)
         self.losses += to_host(xp.stack(losses)).tolist()
         for name, values in zip(self.functions, measured, strict=True):
-            for value in to_host(xp.stack(values)).tolist():  # one by one: the bits do not tell when somebody looked
+            # One by one, so that the sum has the same bits however often it is read.
+            for value in to_host(xp.stack(values)).tolist():
                 self.sums[name] += value
         for batch in range(seen, len(self.losses)):
             if not np.isfinite(self.losses[batch]):
                 raise NonFiniteLossError(batch, self.losses[batch])
 
     def state(self) -> dict[str, Any]:
-        """Return losses, sizes and sums, as JSON can hold them.
+        """Return losses, sizes and sums as values that JSON can represent.
 
         Raises:
             NonFiniteLossError: if a loss is infinite or not a number.
@@ -85,10 +86,10 @@ class Metrics:
         return {"losses": self.losses, "sizes": self.sizes, "sums": self.sums}
 
     def load_state(self, state: Any) -> None:
-        """Take up what `state` returned.
+        """Load what `state` returned.
 
         Raises:
-            ValueError: if it is of other metrics, or damaged.
+            ValueError: if it belongs to other metrics, or is damaged.
         """
         try:
             losses = [float(loss) for loss in state["losses"]]
@@ -105,27 +106,27 @@ class Metrics:
 
     @property
     def samples(self) -> int:
-        """How many samples were taken up."""
+        """The number of samples."""
         return sum(self.sizes)
 
     @property
     def loss(self) -> float:
-        """The mean loss per sample; nan if there was none."""
+        """The mean loss per sample; nan without samples."""
         self.read()
         return float(np.average(self.losses, weights=self.sizes)) if self.sizes else float("nan")
 
     def averages(self) -> dict[str, float]:
-        """Return the loss and each function's average over the samples by name; nan if there was none."""
+        """Return the loss and each function's average over the samples by name; nan without samples."""
         loss, samples = self.loss, self.samples or float("nan")
         return {"loss": loss} | {name: total / samples for name, total in self.sums.items()}
 
     @property
     def accuracy(self) -> float:
-        """The fraction of samples classified correctly, from 0 to 1, where that is measured; nan if there was none."""
+        """The fraction of samples classified correctly, from 0 to 1, if accuracy is measured; nan without samples."""
         return self.averages()["accuracy"]
 
     @property
     def correct(self) -> int:
-        """How many samples were classified correctly, where that is measured."""
+        """How many samples were classified correctly, if accuracy is measured."""
         self.read()
         return round(self.sums["accuracy"])

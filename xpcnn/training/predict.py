@@ -1,4 +1,4 @@
-"""What a trained classifier says about images."""
+"""Predictions of a trained classifier."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def predict(
     """Return the probability of each class for each image.
 
     Args:
-        model: images `(N, C, H, W)` to logits `(N, classes)`; it computes in evaluation mode on its own device, and is
-            left in the mode it was in.
+        model: images `(N, C, H, W)` to logits `(N, classes)`; it runs in evaluation mode on its own device; its mode is
+            restored afterwards.
         images: `(N, C, H, W)`, on any device: uint8 pixels, or floats from 0 to 1. Floats that are normalised already
             need neither mean nor std.
-        mean: what the training images were normalised by, as in `Loader`; zeros if None.
-        std: likewise; ones if None.
-        batch_size: images computed at a time, which bounds the memory this takes.
+        mean: of each channel, by which the training images were normalised, as in `Loader`; zeros if None.
+        std: of each channel; ones if None.
+        batch_size: images in one forward pass, which bounds the memory.
 
     Returns:
-        `(N, classes)`, NumPy's, in the model's data type; each row adds up to 1.
+        a NumPy array `(N, classes)` in the model's data type; each row sums to 1.
 
     Raises:
         ValueError: if there is no image, images have another shape or data type, or an option is outside its range.

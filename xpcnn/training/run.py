@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -19,47 +19,47 @@ from .callbacks import Callback, Checkpointer, OnSaveError, Record, checked_reco
 from .checkpoint import Checkpoint, CheckpointError, non_finite
 from .config import RunConfig
 from .files import remove_parts, write_atomically
-from .folder import FolderLock, check_new, claim_new, claim_next, holds_nothing
+from .folder import FolderLock, check_new, claim_new, claim_next, is_unused
 
 CHECKPOINT, CONFIG, HISTORY = "checkpoint.safetensors", "config.json", "history.jsonl"
 
 
 class SaveError(OSError):
-    """A run's file could not be written; the message names it, and the last good checkpoint and when it was saved."""
+    """A file of a run could not be written; the message names it and the last good checkpoint."""
 
 
 class Run:
-    """A training run with its folder, which no other process can train while this one has it.
+    """A training run with its folder, which is locked: no other process can train the same run.
 
-    The checkpoint is the one thing that counts. It holds the configuration and the history, too; the files of these
-    are there to be read, and the history is written anew from it when a run is resumed. So whenever the process is
-    killed, `resume` goes on from the last checkpoint, and ends with the bits and the history of an uninterrupted run.
+    The checkpoint is the only file that matters: it has copies of the configuration and of the history, and when a run
+    is resumed, `history.jsonl` is written again from it. So the process may be killed at any moment: the resumed run
+    ends with the bits and the history of an uninterrupted one.
 
     Args:
-        path: the folder: a new one, or with `resume` that of an earlier run. Of several, the first that does not exist
-            is made.
-        config: what the run follows from.
+        path: the folder: a new one, or with `resume` that of an earlier run. Of an endless iterator of paths, the first
+            that does not exist yet.
+        config: the configuration.
         data_dir: see `load_dataset`.
         device: where to train.
-        callbacks: told of each step and epoch, after what happened is saved.
-        resume: go on from the folder's checkpoint, or from the start if the run was killed before it wrote one.
-        checkpoint_minutes: how long training goes on within an epoch without a checkpoint; see `Checkpointer`.
-        on_save_error: what follows if a checkpoint cannot be written; see `Checkpointer`.
+        callbacks: called after the one that saves the checkpoint.
+        resume: continue from the folder's checkpoint, or from the start if the run was killed before it wrote one.
+        checkpoint_minutes: time between checkpoints within an epoch; see `Checkpointer`.
+        on_save_error: what to do if a checkpoint cannot be written; see `Checkpointer`.
 
     Attributes:
         path: the folder, holding `config.json`, `history.jsonl`, `checkpoint.safetensors` and pictures.
-        config: what the run follows from.
+        config: the configuration.
         loader: the loader of the training images.
-        trainer: ready to go on where the folder's checkpoint stops, or to begin.
+        trainer: at the start of training, or in the state of the folder's checkpoint.
         test: the loader of the test images.
         saving: whether a checkpoint is being written.
-        last_checkpoint: which one that is, for a person to read.
+        last_checkpoint: the last good checkpoint, described for messages.
 
-    A run gives the folder back when it is closed, or used as a context manager, or no longer referred to.
+    `close`, or the end of a `with` block, unlocks the folder.
 
     Raises:
-        ValueError: if the folder exists already or cannot be made, another process has it, the network cannot take the
-            images, or the configuration differs from the checkpoint's.
+        ValueError: if the folder exists already, cannot be made or is locked, the images do not fit the network, or the
+            configuration differs from the checkpoint's.
         CheckpointError: if there is no usable checkpoint to resume.
         SaveError: if the configuration cannot be written.
         DataError: if the data set cannot be read.
@@ -68,7 +68,7 @@ class Run:
 
     def __init__(
         self,
-        path: Path | Iterable[Path],
+        path: Path | Iterator[Path],
         config: RunConfig,
         *,
         data_dir: str | None = None,
@@ -92,16 +92,15 @@ class Run:
             self.loader = config.make_loader(train, train=True, device=device)
             self.test = config.make_loader(test, train=False, device=device)
             model = config.make_model(train)
-            # What is saved is saved before anything is said of it.
-            self.trainer = config.make_trainer(
-                model, config.epochs * len(self.loader), [self._checkpointer, *callbacks]
-            )
+            # The checkpoint comes before what the other callbacks print about it.
+            steps = config.epochs * len(self.loader)
+            self.trainer = config.make_trainer(model, steps, [self._checkpointer, *callbacks])
             if isinstance(path, Path):
                 self.path = path
             if resume:
                 self._resume()
             model.to(device)
-            if lock is None:  # last, so that what is refused leaves no folder
+            if lock is None:  # last, so that bad input leaves no folder behind
                 self.path, lock = (path, claim_new(path)) if isinstance(path, Path) else claim_next(path)
                 self._begin()
         except BaseException:
@@ -117,7 +116,7 @@ class Run:
         self.close()
 
     def close(self) -> None:
-        """Let other processes train this run."""
+        """Unlock the folder."""
         self._lock.release()
 
     @property
@@ -126,50 +125,51 @@ class Run:
         return self.trainer.records
 
     def fit(self) -> None:
-        """Train to the end, or until `trainer.stop()`; the folder is kept up to date throughout.
+        """Train to the end, or until `trainer.stop()`, with checkpoints.
 
         Raises:
-            SaveError: if the folder cannot be written to; with `on_save_error="continue"` at the end, if that is still
-                so.
-            TrainingDivergedError, MemoryError: as `Trainer.fit` does.
+            SaveError: if a checkpoint cannot be written; with `on_save_error="continue"`, if the last one cannot.
+            TrainingDivergedError, MemoryError: see `Trainer.fit`.
         """
         self.trainer.fit(self.loader, self.config.epochs, self.test)
         if self._checkpointer.failure is not None:
             raise self._checkpointer.failure
 
     def save(self) -> None:
-        """Write the checkpoint, and from it the history.
+        """Write the checkpoint, then the history.
 
         Raises:
             SaveError: if one of them cannot be written.
-            TrainingDivergedError: if a weight is not finite; the checkpoint before stays.
+            TrainingDivergedError: if the loss or a weight is not finite; then the previous checkpoint stays.
         """
         self.saving = True
-        file = self.path / CHECKPOINT
         try:
             checkpoint = self.trainer.checkpoint({"config": asdict(self.config)})
-            checkpoint.save(file)
+            self._write(CHECKPOINT, checkpoint.save)
             self.last_checkpoint = _described(checkpoint, time.time())
-            file = self.path / HISTORY
-            write_history(file, self.records)
-        except OSError as error:
-            raise SaveError(f"{file} cannot be written: {error.strerror or error}; {self.last_checkpoint}") from error
+            self._write(HISTORY, lambda path: write_history(path, self.records))
         finally:
             self.saving = False
 
     def _begin(self) -> None:
         """Write the configuration of a new run."""
+        text = json.dumps(asdict(self.config), indent=2) + "\n"
+        self._write(CONFIG, lambda path: write_atomically(path, text.encode()))
+
+    def _write(self, name: str, write: Callable[[Path], None]) -> None:
+        """Write a file of the folder, with the error that `SaveError` describes."""
         try:
-            write_atomically(self.path / CONFIG, (json.dumps(asdict(self.config), indent=2) + "\n").encode())
+            write(self.path / name)
         except OSError as error:
-            raise SaveError(f"{self.path / CONFIG} cannot be written: {error.strerror or error}") from error
+            reason = error.strerror or error
+            raise SaveError(f"{self.path / name} cannot be written: {reason}; {self.last_checkpoint}") from error
 
     def _resume(self) -> None:
-        """Take up the checkpoint, and make the history that of the checkpoint."""
+        """Load the checkpoint, and write the history again from it."""
         remove_parts(self.path)
         file = self.path / CHECKPOINT
         if not file.exists() and not (self.path / HISTORY).exists():
-            return  # killed before the first one
+            return  # killed before the first checkpoint
         checkpoint = Checkpoint.load(file)
         saved = config_of(file, checkpoint)
         if differences := self.config.differences(saved):
@@ -179,38 +179,35 @@ class Run:
         except ValueError as error:
             raise CheckpointError(f"{file}: {error}") from error
         self.last_checkpoint = _described(checkpoint, file.stat().st_mtime)
-        history = self.path / HISTORY
-        if "records" not in checkpoint.info:  # before version 3 only the history had them
-            self.trainer.records = _older_records(history, self.trainer.epoch)
-        try:
-            write_history(history, self.records)
-        except OSError as error:
-            raise SaveError(
-                f"{history} cannot be written: {error.strerror or error}; {self.last_checkpoint}"
-            ) from error
+        if "records" not in checkpoint.info:  # before version 3 they were in the history only
+            self.trainer.records = _older_records(self.path / HISTORY, self.trainer.epoch)
+        self._write(HISTORY, lambda path: write_history(path, self.records))
 
 
 def read_config(path: Path) -> RunConfig:
     """Return the configuration of a run's folder.
 
     Raises:
-        ValueError: if it is no run's folder, or its configuration is damaged.
+        ValueError: if the folder is not that of a run, or its configuration is damaged.
     """
+    file = path / CONFIG
     try:
-        return RunConfig.from_dict(json.loads((path / CONFIG).read_text(encoding="utf-8")))
+        if file.exists() and not file.is_file():
+            raise ValueError("it is not a regular file")
+        return RunConfig.from_dict(json.loads(file.read_text(encoding="utf-8")))
     except OSError as error:
-        if holds_nothing(path):
-            raise ValueError(f"nothing was trained in {path} yet: begin with --output {path}") from error
+        if is_unused(path):
+            raise ValueError(f"nothing was trained in {path} yet: start with --output {path}") from error
         raise ValueError(f"{path} is not the folder of a run: {CONFIG} cannot be read ({error.strerror})") from error
     except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path / CONFIG} is damaged: {error}") from error
+        raise ValueError(f"{file} is damaged: {error}") from error
 
 
 def config_of(file: Path, checkpoint: Checkpoint) -> RunConfig:
-    """Return the configuration that a run's checkpoint carries.
+    """Return the copy of the configuration in a run's checkpoint.
 
     Raises:
-        CheckpointError: if it has none, or one that is damaged.
+        CheckpointError: if it is absent or damaged.
     """
     try:
         return RunConfig.from_dict(checkpoint.info.get("config"))
@@ -233,7 +230,7 @@ def load_trained(path: str | os.PathLike[str], device: Device | str = "auto") ->
     checkpoint = Checkpoint.load(file)
     config = config_of(file, checkpoint)
     if fault := non_finite(checkpoint.model):
-        raise CheckpointError(f"{file} is of no use: {fault}")
+        raise CheckpointError(f"{file} cannot be used: {fault}")
     try:
         info = DATASETS[config.data]
         model = build_model(config.model, info.shape, len(info.classes), seed=config.seed)
@@ -246,11 +243,12 @@ def load_trained(path: str | os.PathLike[str], device: Device | str = "auto") ->
 def _described(checkpoint: Checkpoint, seconds: float) -> str:
     progress: dict[str, Any] = checkpoint.info["progress"]
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
-    return f"the last good checkpoint, after step {progress['step']} in epoch {progress['epoch'] + 1}, is of {when}"
+    place = f"step {progress['step']}, {progress['epoch']} epochs complete"
+    return f"the last good checkpoint is of {when} ({place})"
 
 
 def _older_records(path: Path, epoch: int) -> list[Record]:
-    """Return what an older history holds up to an epoch: a kill may have cut its lines, or made some appear twice."""
+    """Return the records of the first epochs from an older history, where a kill may have cut or repeated lines."""
     found: dict[float, Record] = {}
     if path.exists():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():

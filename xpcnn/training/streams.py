@@ -1,58 +1,59 @@
-"""Printing that never ends the work it reports on: a closed pipe or a full disk behind stdout costs the text only."""
+"""Output that never ends the work it reports on: a closed pipe or a full disk behind stdout loses text only."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 from typing import Any
 
 
 class TolerantStream:
-    """A text stream that drops what cannot be written.
+    """A text stream to which writing never fails: text that cannot be written is dropped.
+
+    Characters that the stream cannot encode are written as escapes such as `\\xe9`.
 
     Args:
-        stream: what to write to; None, as `sys.stdout` is where it was closed before the start, drops everything.
+        stream: where to write; None, as `sys.stdout` is if it was closed before the start, drops everything.
+
+    Attributes:
+        error: the first error that lost text, or None.
     """
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
+        self.error: Exception | None = None
 
     def write(self, text: str) -> int:
-        """Write, if that is possible, and return the length of the text."""
-        try:
-            if self._stream is not None:
+        """Write the text if possible, and return its length."""
+        if self._stream is not None:
+            try:
                 self._stream.write(text)
-        except UnicodeEncodeError:  # to a terminal that knows few characters
-            return self.write(text.encode("ascii", "backslashreplace").decode("ascii"))
-        except (OSError, ValueError):  # BrokenPipeError is an OSError; a closed stream raises ValueError
-            pass
+            except UnicodeEncodeError as error:
+                self.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
+            except (OSError, ValueError) as error:  # ValueError: the stream is closed
+                self.error = self.error or error
         return len(text)
 
-    def flush(self) -> bool:
-        """Flush, and return whether everything reached the system."""
-        try:
-            if self._stream is not None:
+    def flush(self) -> None:
+        """Flush the stream if possible."""
+        if self._stream is not None:
+            try:
                 self._stream.flush()
-        except (OSError, ValueError):
-            return False
-        return True
+            except (OSError, ValueError) as error:
+                self.error = self.error or error
 
     def isatty(self) -> bool:
-        """Return whether a person may be watching."""
-        try:
-            return self._stream is not None and bool(self._stream.isatty())
-        except (OSError, ValueError):
-            return False
+        """Return whether the stream is a terminal."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            return bool(self._stream.isatty())
+        return False
+
+    def discard_rest(self) -> None:
+        """Send what the stream still buffers to the null device, so that flushing it at exit does not fail."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self._stream.fileno())
+            os.close(null)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
-
-
-def say(text: str, stream: Any) -> None:
-    """Print a line at once, or drop it if the stream does not take it.
-
-    Args:
-        text: the line, or several.
-        stream: a text stream, or None.
-    """
-    tolerant = TolerantStream(stream)
-    tolerant.write(text + "\n")
-    tolerant.flush()

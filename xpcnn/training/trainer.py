@@ -30,19 +30,20 @@ class Trainer:
         model: called with a batch's inputs; training runs on the device its parameters are on.
         optimizer: over the model's parameters.
         loss: of outputs and targets; None for cross-entropy.
-        callbacks: told of each step and epoch, in order.
-        metrics: what to measure beside the loss, as `Metrics` takes it; None for what the loss has.
+        callbacks: called in this order at each step and epoch.
+        metrics: what to measure besides the loss, as in `Metrics`; None for the metrics of the loss.
         before_step: called with the optimizer between the backward pass and the step: the place to clip gradients, to
-            sum them over processes or to undo a scaling of the loss. If it returns False, the step is left out and the
-            gradients stay for the next batch to add to.
+            sum them over processes or to undo loss scaling. If it returns False, the step is skipped and the next
+            batch adds to the gradients.
 
     Attributes:
         epoch: how many epochs are complete.
-        batch: how many batches of the epoch under way are done.
-        metrics: of the epoch under way, or of the last one.
-        records: of all complete epochs, those before a resumed run included.
+        batch: how many batches of the current epoch are done.
+        metrics: those of the current epoch, or of the last one.
+        records: of all complete epochs, including those before the run was resumed.
+        interrupted: whether the last `fit` returned because `stop` was called.
 
-    Gradients summed over four batches, then clipped:
+    Example: gradients summed over four batches, then clipped.
 
         def before_step(optimizer):
             before_step.calls = getattr(before_step, "calls", 0) + 1
@@ -68,28 +69,27 @@ class Trainer:
         self.records: list[Record] = []
         self._functions = self.loss.metrics if metrics is None else metrics
         self.metrics = Metrics(self._functions)
-        self._steps: list[int] = []  # to which step each batch of the metrics belongs
-        self._seconds = 0.0  # spent on the epoch under way before `_started`
+        self._steps: list[int] = []  # the step of each batch of the metrics
+        self._seconds = 0.0  # spent on the current epoch before `_started`
         self._started: float | None = None
         self._keep_gradients = False
-        self._stop_requested = False
+        self.interrupted = self._stop_requested = False
 
     def fit(self, batches: Batches, epochs: int, test: Batches | None = None) -> list[Record]:
-        """Train until `epochs` epochs are complete, and return a record for each one trained here.
+        """Train until `epochs` epochs are complete, and return the record of each epoch trained by this call.
 
         Args:
             batches: a `Loader`, or anything to iterate over once for each epoch, such as a list of pairs of inputs and
                 targets; they may lie on the host.
-            epochs: in all, those before a resumed run included.
+            epochs: in total, including those before the run was resumed.
             test: batches to evaluate on after each epoch.
 
         Raises:
-            TrainingDivergedError: if the loss became infinite or not a number.
-            MemoryError: if a layer found no memory; the message names it and the size of the batch.
+            TrainingDivergedError: if the loss or a weight became infinite or not a number.
+            MemoryError: if there is not enough memory; the message names the layer and the batch size.
             ValueError: if there are no batches, or one does not fit the model.
         """
-        self._stop_requested = False
-        # A loss that overflows is told of once, below, with the step; not by NumPy for each layer it passes.
+        # An overflow is reported once, below, with its step, rather than by NumPy in each layer.
         with np.errstate(over="ignore", invalid="ignore"):
             return self._fit(batches, epochs, test)
 
@@ -98,7 +98,7 @@ class Trainer:
         length = len(batches) if isinstance(batches, Sized) else None
         try:
             while self.epoch < epochs and not self._stop_requested:
-                if not self.batch:  # else the metrics are those of the batches before
+                if not self.batch:  # else a resumed epoch, whose metrics continue
                     self.metrics, self._steps, self._seconds = Metrics(self._functions), [], 0.0
                 self._started = time.perf_counter()
                 self._tell("on_epoch_start", self.epoch + 1, epochs, length)
@@ -117,11 +117,12 @@ class Trainer:
             raise self._diverged(error) from error
         finally:
             self._started = None
+            self.interrupted, self._stop_requested = self._stop_requested, False
             self._tell("on_stop")
         return records
 
     def _train_epoch(self, batches: Iterator[Batch], length: int | None) -> bool:
-        """Train on the batches of an epoch, and return whether it is complete, or was stopped before."""
+        """Train on the batches of an epoch; return False if it was stopped before its end."""
         for inputs, targets in self.model.device.prefetch(checked(batches)):
             self._train_step(inputs, targets)
             self.batch += 1
@@ -129,11 +130,15 @@ class Trainer:
             if self._stop_requested:
                 return self.batch == length
         if not self.batch:
-            raise ValueError("there are no batches: an iterator can be used up; pass a list or a Loader")
+            raise ValueError("there are no batches: an iterator yields them only once; pass a list or a Loader")
         return True
 
     def train_step(self, inputs: Array, targets: Array) -> None:
-        """Change the model by one batch, which may lie on the host."""
+        """Train on one batch, which may be on the host.
+
+        Raises:
+            ValueError: if the batch does not fit the model, or holds values that are not finite.
+        """
         check_batch(inputs, targets)
         self._train_step(self.model.device.asarray(inputs), targets)
 
@@ -152,24 +157,19 @@ class Trainer:
             self.metrics.update(loss, outputs, targets)
 
     def stop(self) -> None:
-        """Ask a running `fit` to return after the step under way; may be called from a signal handler."""
+        """Make `fit` return after the current step, or the next `fit` at once; may be called from a signal handler."""
         self._stop_requested = True
 
-    @property
-    def interrupted(self) -> bool:
-        """Whether the last `fit` returned because `stop` was called."""
-        return self._stop_requested
-
     def checkpoint(self, info: dict[str, Any] | None = None) -> Checkpoint:
-        """Return all that is needed to go on from here with the same bits and the same records, on any device.
+        """Return a checkpoint from which training resumes with the same bits and records as without interruption.
 
-        Gradients that `before_step` left for the next batch are not part of it.
+        Gradients that `before_step` kept for the next batch are not included.
 
         Args:
-            info: what else is to be kept, as JSON can hold it.
+            info: further entries for `Checkpoint.info`.
 
         Raises:
-            TrainingDivergedError: if the loss or a weight is infinite or not a number; there is no going on from there.
+            TrainingDivergedError: if the loss or a weight is infinite or not a number.
         """
         kept: dict[str, Any] = {"records": self.records}
         try:
@@ -187,12 +187,13 @@ class Trainer:
         return Checkpoint(model, optimizer, {**(info or {}), **kept})
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Take up the state of a checkpoint, so that `fit` goes on with the batch after its last.
+        """Load a checkpoint, so that `fit` continues with the next batch.
 
-        Of a checkpoint before version 3 the records are empty, and the metrics those of the rest of its epoch.
+        Checkpoints before version 3 have neither records nor metrics: the record of an epoch that was interrupted
+        is then of the rest of that epoch.
 
         Raises:
-            CheckpointError: if it holds no training progress.
+            CheckpointError: if it has no training progress.
             ValueError: if it belongs to another model, optimizer or metrics.
         """
         try:
@@ -203,7 +204,7 @@ class Trainer:
             if not (0 <= epoch < 2**63 and 0 <= batch < 2**63 and 0 <= step < 2**63 and seconds >= 0):
                 raise ValueError(f"expected numbers of at least 0, got {progress}")
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-            raise CheckpointError(f"the checkpoint holds no training progress to resume: {error!r}") from error
+            raise CheckpointError(f"the checkpoint has no training progress to resume: {error!r}") from error
         metrics, steps = Metrics(self._functions), []
         if batch and (state := checkpoint.info.get("metrics")) is not None:
             try:
@@ -220,7 +221,7 @@ class Trainer:
                 module.calls = step
 
     def _elapsed(self) -> float:
-        """Return the seconds spent on the epoch under way."""
+        """Return the seconds spent on the current epoch."""
         return self._seconds + (0.0 if self._started is None else time.perf_counter() - self._started)
 
     def _diverged(self, error: NonFiniteLossError) -> TrainingDivergedError:
@@ -253,11 +254,11 @@ class Trainer:
 def evaluate(
     model: Module, batches: Batches, loss: Loss | None = None, metrics: Mapping[str, Metric] | None = None
 ) -> Metrics:
-    """Return loss and metrics of a model in evaluation mode; its mode is restored afterwards.
+    """Return the loss and metrics of a model, computed in evaluation mode; its mode is restored afterwards.
 
     Args:
-        model, loss, metrics: as `Trainer` takes them.
-        batches: see `Trainer.fit`; of a `Loader` the first epoch.
+        model, loss, metrics: see `Trainer`.
+        batches: see `Trainer.fit`; of a `Loader`, its first epoch.
     """
     loss = CrossEntropyLoss() if loss is None else loss
     training = model.training
