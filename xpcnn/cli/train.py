@@ -60,7 +60,9 @@ def _train(args: argparse.Namespace) -> int:
                 _introduce(run)
                 run.fit()
         except TrainingDivergedError as error:
-            raise TrainingDivergedError(f"{error}; {run.last_checkpoint}, in {run.path}; a lower --lr may help") from error
+            raise TrainingDivergedError(
+                f"{error}; {run.last_checkpoint}, in {run.path}; a lower --lr may help"
+            ) from error
         except KeyboardInterrupt:
             return _stopped(signals)
     if run.trainer.epoch < config.epochs:
