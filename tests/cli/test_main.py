@@ -1,5 +1,6 @@
 """The command line, used as its user does."""
 
+import errno
 import json
 import os
 import re
@@ -13,7 +14,7 @@ import pytest
 
 from xpcnn.cli import main
 from xpcnn.data import load_dataset
-from xpcnn.training import Checkpoint, read_history
+from xpcnn.training import Checkpoint, SaveError, TrainingDivergedError, read_history
 from xpcnn.training import run as run_module
 
 
@@ -263,3 +264,64 @@ def test_ctrl_c_leaves_a_checkpoint_that_resumes(tmp_path):
     assert 0 < progress["step"] < 50 * 157
     # Going on for 50 epochs is not for a test; the resumed run itself is, at the library's level.
     assert main(["evaluate", str(folder), "--device", "cpu"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (TrainingDivergedError("the loss became nan"), 1, "the loss became nan"),
+        (ValueError("bad\ninput"), 2, "bad input"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "x"), 2, "No such file: 'x'"),
+        (ImportError("no Pillow"), 2, "no Pillow"),
+        (MemoryError(), 3, "out of memory; try a smaller --batch-size or network"),
+        (MemoryError("Unable to allocate 9 GiB"), 3, "out of memory: Unable to allocate 9 GiB; try a smaller"),
+        (MemoryError("out of memory in layer fc1"), 3, "error: out of memory in layer fc1; try a smaller"),
+        (SaveError("the file cannot be written"), 3, "the file cannot be written"),
+        (OSError(errno.ENOSPC, "No space left on device", "x"), 3, "No space left on device: 'x'"),
+        (ZeroDivisionError("x"), 3, "a bug: ZeroDivisionError: x; please run it again with XPCNN_TRACEBACK=1"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_every_error_is_one_line_with_its_exit_code(monkeypatch, capsys, error, code, message):
+    def fail():
+        raise error
+
+    monkeypatch.setattr("xpcnn.cli.devices.available_devices", fail)
+    assert main(["devices"]) == code
+    captured = capsys.readouterr()
+    assert captured.err.startswith("xpcnn: error: ")
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    monkeypatch.setenv("XPCNN_TRACEBACK", "1")
+    assert main(["devices"]) == code
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_full_disk_behind_another_error_is_no_bad_input(tmp_path, monkeypatch, capsys):
+    def fail(*args, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.mkdir", fail)
+    assert main(["train", "--device", "cpu", "--output", str(tmp_path / "run")]) == 3
+    assert "run cannot be made: No space left on device" in capsys.readouterr().err
+
+
+def test_help_names_the_exit_codes(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "exit codes: 0 done" in capsys.readouterr().out
+
+
+def test_the_package_imports_nothing_before_it_is_used():
+    code = """
+import sys, xpcnn
+assert "numpy" not in sys.modules
+assert all(getattr(xpcnn, name) for name in dir(xpcnn))
+assert xpcnn.Trainer is xpcnn.training.Trainer and xpcnn.device is xpcnn.backend.device
+try:
+    xpcnn.nothing
+except AttributeError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "module 'xpcnn' has no attribute 'nothing'\n"

@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if os.environ.get("XPCNN_TRACEBACK"):
                 traceback.print_exc()
             code, message = _judge(error)
-            print(f"xpcnn: error: {' '.join(message.split())}", file=sys.stderr)
+            print(f"xpcnn: error: {_one_line(message)}", file=sys.stderr)
         stdout.flush()
         if isinstance(stdout.error, OSError) and not isinstance(stdout.error, BrokenPipeError):
             print(f"xpcnn: warning: stdout cannot be written: {stdout.error.strerror}", file=sys.stderr)
@@ -91,6 +91,11 @@ def _judge(error: Exception) -> tuple[int, str]:
     return FAILED, f"a bug: {type(error).__name__}: {error}{hint}"
 
 
+def _one_line(message: str) -> str:
+    text = " ".join(message.split())
+    return text if len(text) <= 1000 else f"{text[:600]} ... {text[-200:]}"  # it may repeat a long argument
+
+
 @contextlib.contextmanager
 def _tolerant_streams() -> Iterator[TolerantStream]:
     """Make stdout and stderr tolerant in the block, and yield stdout."""
@@ -114,7 +119,7 @@ def _tolerant_streams() -> Iterator[TolerantStream]:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         # One line, as for all bad input, without argparse's usage text before it.
-        self.exit(BAD_INPUT, f"{self.prog}: error: {message}\n")
+        self.exit(BAD_INPUT, f"{self.prog}: error: {_one_line(message)}\n")
 
 
 def _parser() -> argparse.ArgumentParser:
