@@ -273,9 +273,9 @@ def test_ctrl_c_leaves_a_checkpoint_that_resumes(tmp_path):
         (ValueError("bad\ninput"), 2, "bad input"),
         (FileNotFoundError(errno.ENOENT, "No such file", "x"), 2, "No such file: 'x'"),
         (ImportError("no Pillow"), 2, "no Pillow"),
-        (MemoryError(), 3, "out of memory; try a smaller --batch-size or network"),
-        (MemoryError("Unable to allocate 9 GiB"), 3, "out of memory: Unable to allocate 9 GiB; try a smaller"),
-        (MemoryError("out of memory in layer fc1"), 3, "error: out of memory in layer fc1; try a smaller"),
+        (MemoryError(), 3, "error: out of memory\n"),
+        (MemoryError("Unable to allocate 9 GiB"), 3, "error: out of memory: Unable to allocate 9 GiB\n"),
+        (MemoryError("out of memory in layer fc1"), 3, "error: out of memory in layer fc1\n"),
         (SaveError("the file cannot be written"), 3, "the file cannot be written"),
         (OSError(errno.ENOSPC, "No space left on device", "x"), 3, "No space left on device: 'x'"),
         (ZeroDivisionError("x"), 3, "a bug: ZeroDivisionError: x; please run it again with XPCNN_TRACEBACK=1"),
@@ -325,3 +325,18 @@ except AttributeError as error:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "module 'xpcnn' has no attribute 'nothing'\n"
+
+
+def test_out_of_memory_names_layer_batch_and_bytes_and_what_to_try(tmp_path, few_images, monkeypatch, capsys):
+    from xpcnn.nn import Conv2d
+
+    monkeypatch.setattr(Conv2d, "forward", lambda layer, x: np.empty((1 << 30, 1 << 30), "f"))
+    assert train(tmp_path / "run") == 3
+    assert re.fullmatch(
+        r"xpcnn: error: out of memory in layer conv1 \(Conv2d\) with a batch of 64: Unable to allocate 4.00 EiB .*"
+        r"; try a smaller --batch-size or network\n",
+        capsys.readouterr().err,
+    )
+    assert main(["parity", "record", "--output", str(tmp_path / "trace")]) == 3
+    assert "in layer conv1 (Conv2d) with a batch of 32: Unable" in capsys.readouterr().err
+    assert not (tmp_path / "trace").exists()

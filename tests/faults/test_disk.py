@@ -13,7 +13,8 @@ from xpcnn.training import Checkpoint, read_history
 from xpcnn.training.files import write_atomically
 
 kill_check = load_script("kill_check")
-DAMAGED_NAMES = ("checkpoint.safetensors", "config.json", "history.jsonl")
+FILES = {"checkpoint.safetensors", "config.json", "history.jsonl", ".lock"}
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot flush folders, nor limit file sizes")
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def test_a_full_disk_ends_training_with_the_last_checkpoint(tmp_path, few_images
     (error,) = capsys.readouterr().err.splitlines()
     assert error.startswith(f"xpcnn: error: {folder / name} cannot be written: No space left on device; ")
     assert last in error
-    assert {path.name for path in folder.iterdir()} <= {*DAMAGED_NAMES, ".lock"}
+    assert {path.name for path in folder.iterdir()} <= FILES
 
     full(())
     again = ["--output"] if name == "config.json" else ["--resume"]
@@ -78,7 +79,6 @@ def test_training_continues_if_asked_to_and_saves_when_there_is_room_again(tmp_p
     assert len(read_history(folder / "history.jsonl")) == 3
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows limits no file sizes")
 def test_a_limit_on_file_sizes(tmp_path):
     """The checkpoint with the optimizer's state is larger than the one at the start."""
     import resource
@@ -93,7 +93,7 @@ def test_a_limit_on_file_sizes(tmp_path):
     assert warning.startswith(f"xpcnn: warning: {folder}/checkpoint.safetensors cannot be written: File too large")
     assert error.startswith(f"xpcnn: error: {folder}/checkpoint.safetensors cannot be written: File too large")
     assert Checkpoint.load(folder / "checkpoint.safetensors").info["progress"]["step"] == 0
-    assert {path.name for path in folder.iterdir()} == {*DAMAGED_NAMES, ".lock"}
+    assert {path.name for path in folder.iterdir()} == FILES
 
 
 def test_a_trace_on_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, capsys):

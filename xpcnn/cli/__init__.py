@@ -64,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if os.environ.get("XPCNN_TRACEBACK"):
                 traceback.print_exc()
             code, message = _judge(error)
+            if isinstance(error, MemoryError) and "batch_size" in args:
+                message += "; try a smaller --batch-size or network"
             print(f"xpcnn: error: {_one_line(message)}", file=sys.stderr)
         stdout.flush()
         if isinstance(stdout.error, OSError) and not isinstance(stdout.error, BrokenPipeError):
@@ -80,7 +82,7 @@ def _judge(error: Exception) -> tuple[int, str]:
     if isinstance(error, MemoryError):
         text = str(error)
         start = "" if text.startswith("out of memory") else "out of memory: " if text else "out of memory"
-        return FAILED, f"{start}{text}; try a smaller --batch-size or network"
+        return FAILED, start + text
     if any(isinstance(e, OSError) and e.errno in _FAILURES for e in (error, error.__cause__)):
         return FAILED, str(error)
     if isinstance(error, SaveError):
