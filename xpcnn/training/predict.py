@@ -11,7 +11,7 @@ from ..backend import Array, HostArray, to_host
 from ..data.normalize import Normalize
 from ..functional import softmax_forward
 from ..nn import Module
-from .memory import naming_the_layer
+from .out_of_memory import naming_the_layer
 
 
 def predict(

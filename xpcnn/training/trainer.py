@@ -15,8 +15,8 @@ from ..optim import Optimizer
 from .batches import Batch, Batches, check_batch, checked, epoch_of
 from .callbacks import Callback, Record, checked_record
 from .checkpoint import Checkpoint, CheckpointError, non_finite
-from .memory import naming_the_layer
 from .metrics import Metrics, NonFiniteLossError
+from .out_of_memory import naming_the_layer
 
 
 class TrainingDivergedError(ArithmeticError):
