@@ -1,8 +1,9 @@
 """Initial weights, drawn on the host so that one seed gives the same network on every device.
 
 An initialiser is a function of the weight's shape, output channels first as `(O, C, KH, KW)` or `(out, in)`, and of a
-NumPy generator. The mean is 0. The fan-in is the number of inputs that one output depends on, C·KH·KW; the fan-out is
-the number of outputs that depend on one input, O·KH·KW.
+NumPy generator. It returns a float64 array of that shape, of mean 0, and raises ValueError if the shape has fewer than
+two axes. The fan-in is the number of inputs that one output depends on, C·KH·KW; the fan-out is the number of outputs
+that depend on one input, O·KH·KW.
 """
 
 from __future__ import annotations
@@ -19,98 +20,32 @@ Initializer: TypeAlias = Callable[[tuple[int, ...], np.random.Generator], HostAr
 
 
 def he_normal(shape: tuple[int, ...], rng: np.random.Generator) -> HostArray:
-    """Return normal weights of variance `2 / fan_in`, which keeps the scale through ReLU layers (He et al. 2015).
-
-    Args:
-        shape: of the weight, output channels first.
-        rng: the generator to draw from.
-
-    Returns:
-        a float64 array of that shape.
-
-    Raises:
-        ValueError: if the shape has fewer than two axes.
-    """
+    """Return normal weights of variance `2 / fan_in`, which keeps the scale through ReLU layers (He et al. 2015)."""
     return _normal(shape, rng, 2 / _fans(shape)[0])
 
 
 def he_uniform(shape: tuple[int, ...], rng: np.random.Generator) -> HostArray:
-    """Return uniform weights of variance `2 / fan_in` (He et al. 2015).
-
-    Args:
-        shape: of the weight, output channels first.
-        rng: the generator to draw from.
-
-    Returns:
-        a float64 array of that shape.
-
-    Raises:
-        ValueError: if the shape has fewer than two axes.
-    """
+    """Return uniform weights of variance `2 / fan_in` (He et al. 2015)."""
     return _uniform(shape, rng, 2 / _fans(shape)[0])
 
 
 def glorot_normal(shape: tuple[int, ...], rng: np.random.Generator) -> HostArray:
-    """Return normal weights of variance `2 / (fan_in + fan_out)`, for sigmoid and tanh (Glorot and Bengio 2010).
-
-    Args:
-        shape: of the weight, output channels first.
-        rng: the generator to draw from.
-
-    Returns:
-        a float64 array of that shape.
-
-    Raises:
-        ValueError: if the shape has fewer than two axes.
-    """
+    """Return normal weights of variance `2 / (fan_in + fan_out)`, for sigmoid and tanh (Glorot and Bengio 2010)."""
     return _normal(shape, rng, 2 / sum(_fans(shape)))
 
 
 def glorot_uniform(shape: tuple[int, ...], rng: np.random.Generator) -> HostArray:
-    """Return uniform weights of variance `2 / (fan_in + fan_out)` (Glorot and Bengio 2010).
-
-    Args:
-        shape: of the weight, output channels first.
-        rng: the generator to draw from.
-
-    Returns:
-        a float64 array of that shape.
-
-    Raises:
-        ValueError: if the shape has fewer than two axes.
-    """
+    """Return uniform weights of variance `2 / (fan_in + fan_out)` (Glorot and Bengio 2010)."""
     return _uniform(shape, rng, 2 / sum(_fans(shape)))
 
 
 def lecun_normal(shape: tuple[int, ...], rng: np.random.Generator) -> HostArray:
-    """Return normal weights of variance `1 / fan_in` (LeCun et al. 1998).
-
-    Args:
-        shape: of the weight, output channels first.
-        rng: the generator to draw from.
-
-    Returns:
-        a float64 array of that shape.
-
-    Raises:
-        ValueError: if the shape has fewer than two axes.
-    """
+    """Return normal weights of variance `1 / fan_in` (LeCun et al. 1998)."""
     return _normal(shape, rng, 1 / _fans(shape)[0])
 
 
 def lecun_uniform(shape: tuple[int, ...], rng: np.random.Generator) -> HostArray:
-    """Return uniform weights of variance `1 / fan_in` (LeCun et al. 1998).
-
-    Args:
-        shape: of the weight, output channels first.
-        rng: the generator to draw from.
-
-    Returns:
-        a float64 array of that shape.
-
-    Raises:
-        ValueError: if the shape has fewer than two axes.
-    """
+    """Return uniform weights of variance `1 / fan_in` (LeCun et al. 1998)."""
     return _uniform(shape, rng, 1 / _fans(shape)[0])
 
 
