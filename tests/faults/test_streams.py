@@ -20,8 +20,10 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a shell closes 
 def shell(redirection, *arguments):
     """Run `xpcnn` in a shell, with its streams redirected."""
     command = [sys.executable, str(Path(kill_check.__file__).resolve()), "--child", "0", *map(str, arguments)]
-    script = f'"$@" {redirection}'
-    return subprocess.run(["bash", "-c", script, "bash", *command], capture_output=True, text=True, check=False)
+    script = ["bash", "-c", f'"$@" {redirection}', "bash", *command]
+    # Python buffers its output, if it is no terminal, and writes the rest when it exits.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +52,23 @@ def test_a_report_that_is_lost_is_a_failure():
     done = shell(">/dev/full", "devices")
     assert (done.returncode, done.stderr.count("\n")) == (3, 1)
     assert "stdout cannot be written" in done.stderr
+
+
+def test_files_do_not_get_the_number_of_a_closed_stream(tmp_path):
+    """Else what C libraries print to stdout or stderr would go into them."""
+    code = """
+import sys
+from xpcnn.cli import devices, main
+def open_a_file():
+    with open(sys.argv[1], "w") as file:
+        file.write(str(file.fileno()))
+    return [], ""
+devices.available_devices = open_a_file
+main(["devices"])
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "file")]
+    subprocess.run(["bash", "-c", '"$@" <&- >&- 2>&-', "bash", *command], check=True)
+    assert int((tmp_path / "file").read_text()) > 2
 
 
 class Broken(io.StringIO):

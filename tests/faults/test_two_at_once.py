@@ -8,7 +8,8 @@ import pytest
 
 from xpcnn.cli import main
 from xpcnn.training import Run, RunConfig
-from xpcnn.training.folder import claim_new, claim_next
+from xpcnn.training import folder as folder_module
+from xpcnn.training.folder import FolderLock, claim_new, claim_next
 
 pytestmark = pytest.mark.usefixtures("few_images")
 
@@ -54,3 +55,14 @@ def test_of_several_runs_with_one_output_one_gets_it(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         claims = list(pool.map(claim, range(8)))
     assert claims.count(f"{tmp_path / 'run'} is being trained by another process") == 7
+
+
+def test_a_folder_that_another_run_just_finished_with_is_refused(tmp_path, monkeypatch):
+    def lock_later(path):
+        (path / "config.json").touch()
+        return FolderLock(path)
+
+    monkeypatch.setattr(folder_module, "FolderLock", lock_later)
+    with pytest.raises(ValueError, match="exists already"):
+        claim_new(tmp_path / "run")
+    FolderLock(tmp_path / "run").release()
