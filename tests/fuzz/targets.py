@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fuzz.mutate import mutate, repair_png
 from PIL import Image
 
+from fuzz.mutate import mutate, repair_png
 from xpcnn.data import DataError
 from xpcnn.data.download import unpack
 from xpcnn.data.formats.cifar import CIFAR10, RECORD, read_cifar

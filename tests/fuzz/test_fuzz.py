@@ -32,13 +32,9 @@ NAMES = [
     *("checkpoint", "trained network", "config.json", "history.jsonl"),
     *("trace.json", "trace, initial.safetensors", "trace, step-0001.safetensors"),
 ]
-UNCHECKED = pytest.mark.xfail(reason="checkpoints and configurations do not check everything they read yet")
 STRUCTURED = [
     *("idx", "png", "tiff", "trace, initial.safetensors", "trace, step-0001.safetensors"),
-    *(
-        pytest.param(name, marks=UNCHECKED)
-        for name in ("config.json", "history.jsonl", "checkpoint", "trained network", "trace.json")
-    ),
+    *("config.json", "history.jsonl", "checkpoint", "trained network", "trace.json"),
 ]
 
 
@@ -64,7 +60,6 @@ def test_well_formed_files_that_say_anything(readers, name):
     read()
 
 
-@pytest.mark.xfail(reason="--limit=-- fails in argparse", strict=False)
 def test_command_lines(tmp_path):
     @SHORT
     @given(COMMAND_LINES)

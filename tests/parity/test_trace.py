@@ -295,7 +295,7 @@ DAMAGE = {
     ),
     "unknown model": (
         edit(lambda info: info["config"].update(model="alexnet")),
-        "another model: unknown model 'alexnet'",
+        "does not describe a run .unknown model 'alexnet'",
     ),
     "another model": (edit(lambda info: info["config"].update(model="numpy_cnn")), "another model: state does not fit"),
     "another network of that name": (edit(lambda info: info["layers"].pop()), "another lenet5: its layers differ"),
@@ -316,10 +316,15 @@ def test_what_cannot_be_repeated_is_refused_in_one_line(trace, damage, message):
 
 
 def test_recording_refuses_what_makes_no_trace(tmp_path, recorded):
-    with pytest.raises(TraceError, match="exists already"):
+    with pytest.raises(ValueError, match="exists already"):
         record(recorded, TraceConfig(**QUICK))
+    assert (recorded / "trace.json").exists()
+    (tmp_path / "other").mkdir()
     with pytest.raises(TraceError, match=r"the loss became .* at step .* a lower lr may help"):
-        record(tmp_path / "new", TraceConfig(**QUICK, lr=1e30))
+        record(tmp_path / "new" / "trace", TraceConfig(**QUICK, lr=1e30))
+    with pytest.raises(ValueError, match="limit must be at least 0, got -1"):
+        record(tmp_path / "other" / "trace", TraceConfig(**QUICK), limit=-1)
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["other"]  # no folder left behind
     for options, message in (({"steps": 0}, "at least 1 step"), ({"dtype": "int8"}, "'int8'"), ({"data": "x"}, "'x'")):
         with pytest.raises(ValueError, match=message):
             TraceConfig(**options)

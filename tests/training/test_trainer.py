@@ -99,6 +99,15 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(tmp_path, step
     assert_same_bits(host_state(second), host_state(whole))
 
 
+def test_a_stop_before_training_counts_for_the_next_fit_only():
+    trainer = make_trainer()
+    trainer.stop()
+    assert trainer.fit(make_loader(), 1) == []
+    assert trainer.interrupted
+    assert len(trainer.fit(make_loader(), 1)) == 1
+    assert not trainer.interrupted
+
+
 def test_resuming_needs_progress_and_the_same_model():
     trainer = make_trainer()
     with pytest.raises(CheckpointError, match="no training progress"):

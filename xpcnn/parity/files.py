@@ -11,7 +11,6 @@ import numpy as np
 
 from ..backend import HostArray
 from ..data.files import open_file
-from ..training.folder import make_folder
 from .observe import LayerCall, LossCall
 from .schema import misfit
 from .steps import StepResult
@@ -36,19 +35,6 @@ class Folder:
         self.path = path
         self.stored = 0
         self._digests: dict[str, str] = {}
-
-    @classmethod
-    def create(cls, path: Path) -> Folder:
-        """Make a new folder.
-
-        Raises:
-            TraceError: if something is there already, or it cannot be made.
-        """
-        try:
-            make_folder(path, "choose another output")
-        except ValueError as error:
-            raise TraceError(str(error)) from error
-        return cls(path)
 
     def write_arrays(self, name: str, arrays: dict[str, HostArray]) -> None:
         """Write a file of arrays."""
