@@ -100,6 +100,9 @@ class Device:
         """Return an uninitialised C-contiguous array, for a result."""
         return self.xp.empty(shape, dtype)
 
+    def protect(self, x: Array) -> None:
+        """Make an array read-only, if the device can: later changes in place through this object raise ValueError."""
+
     def scratch(self, shape: Shape, dtype: Any, slot: str) -> Array:
         """Return uninitialised scratch memory, valid until the same thread asks for the same slot again."""
         return self.xp.empty(shape, dtype)

@@ -6,6 +6,7 @@ from math import ceil
 from typing import Any, NamedTuple
 
 from ..backend import ELEMENT_WORK, Array, array_namespace, batch_first, batch_last, blocks, chain, device_of
+from .checks import check_gradient, check_input
 from .windows import IntOrPair, Padding, Window, ceil_mode_window, offsets, pooling_window
 
 
@@ -13,6 +14,7 @@ class _Cache(NamedTuple):
     argmax: Array  # (C, OH, OW, N): index in the window of its first maximum, kh·KW + kw
     window: Window
     size: tuple[int, int]  # (H, W)
+    dtype: Any
 
 
 def max_pool2d_forward(
@@ -40,11 +42,11 @@ def max_pool2d_forward(
     Raises:
         ValueError: if the shape or an option does not fit.
     """
+    device = check_input("max_pool2d_forward", x, "(N, C, H, W)")
     if x.ndim != 4:
         raise ValueError(f"expected input (N, C, H, W), got {x.shape}")
     window = pooling_window(kernel_size, stride, padding, dilation)
     x = batch_last(x)
-    device = device_of(x)
     xp = device.xp
     C, H, W, N = x.shape
     if ceil_mode:
@@ -56,10 +58,16 @@ def max_pool2d_forward(
     window_offsets = offsets(window, OH, OW, H, W)
 
     def pool(channels: slice) -> None:
+        find(channels, _maximum_and_argmax, _update_maximum)
+        # Testing each candidate for NaN would take a CPU a fifth longer; whether there was one shows in the maxima.
+        if device.on_host and not isfinite(y[channels].max(initial=0)):
+            find(channels, _maximum_and_argmax_or_nan, _update_maximum_or_nan)
+
+    def find(channels: slice, maximum_and_argmax: Callable[..., None], update_maximum: Callable[..., None]) -> None:
         maximum, index = y[channels], argmax[channels]
         candidates = [x[channels, rows, cols] for _, _, (rows, cols) in window_offsets]
         if not any(window.padding) and len(candidates) <= _MAX_FUSED_OFFSETS:
-            _maximum_and_argmax(maximum, index, *candidates)
+            maximum_and_argmax(maximum, index, *candidates)
             return
         # Where all values are minus infinity, the maximum is the window's first pixel inside the image.
         index[...] = 0
@@ -72,7 +80,7 @@ def max_pool2d_forward(
             _update_maximum(candidate, maximum[:, rows, cols], index[:, rows, cols], index.dtype.type(offset))
 
     device.map(pool, blocks(C, device.parts(2 * y.size * KH * KW * ELEMENT_WORK)))
-    return batch_first(y), _Cache(argmax, window, (H, W))
+    return batch_first(y), _Cache(argmax, window, (H, W), x.dtype)
 
 
 def max_pool2d_backward(dy: Array, cache: Any) -> Array:
@@ -82,8 +90,8 @@ def max_pool2d_backward(dy: Array, cache: Any) -> Array:
         dy: gradient w.r.t. the output, `(N, C, OH, OW)`.
         cache: what the forward call returned.
     """
-    argmax, window, (H, W) = cache
-    dy = batch_last(dy)
+    argmax, window, (H, W), dtype = cache
+    dy = check_gradient("max_pool2d_backward", dy, argmax.shape, dtype)
     device = device_of(dy)
     C, OH, OW, N = dy.shape
     dx = device.empty((C, H, W, N), dy.dtype)
