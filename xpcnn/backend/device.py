@@ -41,7 +41,8 @@ class Device:
         tile_bytes: size of the column matrix that a convolution makes at a time.
         launch_bytes: bytes the device can write during one kernel launch.
         small_product: largest m·n·k served by BLAS's small-matrix kernels; 0 if there are none.
-        winograd_channels: the fewest channels for which Winograd's convolution is faster.
+        winograd_channels: the fewest channels for which convolution is by Winograd's algorithm. May be set to
+            `math.inf` for never: see `functional.conv2d_forward`.
     """
 
     name: str

@@ -165,7 +165,8 @@ def softmax_forward(x: Array, dim: int) -> tuple[Array, Any]:
         raise ValueError(f"dim must be an axis of the input: axis {dim} does not exist in shape {x.shape}")
     axis = (dim - 1) % x.ndim  # in the batch-last layout
     x = batch_last(x)
-    y = xp.exp(x - x.max(axis=axis, keepdims=True))
+    maximum = x.max(axis=axis, keepdims=True) if x.size else x
+    y = xp.exp(x - maximum)
     y /= y.sum(axis=axis, keepdims=True)
     return batch_first(y), (y, axis)
 

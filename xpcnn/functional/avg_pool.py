@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ..backend import ELEMENT_WORK, Array, Device, Shape, batch_first, batch_last, blocks, device_of
-from .checks import check_gradient, check_input
+from .checks import check_gradient, check_images, check_input
 from .windows import IntOrPair, Padding, Pair, Window, ceil_mode_window, offsets, pair, pooling_window
 
 
@@ -44,8 +44,7 @@ def avg_pool2d_forward(
         ValueError: if the shape or an option does not fit.
     """
     device = check_input("avg_pool2d_forward", x, "(N, C, H, W)", float16=False)
-    if x.ndim != 4:
-        raise ValueError(f"expected input (N, C, H, W), got {x.shape}")
+    check_images(x)
     window = pooling_window(kernel_size, stride, padding, 1)
     counted = window.padding if count_include_pad else (0, 0, 0, 0)
     x = batch_last(x)
@@ -107,7 +106,7 @@ def adaptive_avg_pool2d_forward(x: Array, output_size: IntOrPair) -> tuple[Array
         ValueError: if the shape or an option does not fit.
     """
     device = check_input("adaptive_avg_pool2d_forward", x, "(N, C, H, W)")
-    _check_pixels(x)
+    check_images(x)
     OH, OW = pair(output_size, "output_size", 1)
     x = batch_last(x)
     C, H, W, N = x.shape
@@ -157,7 +156,7 @@ def global_avg_pool2d_forward(x: Array) -> tuple[Array, Any]:
         x: `(N, C, H, W)`.
     """
     check_input("global_avg_pool2d_forward", x, "(N, C, H, W)")
-    _check_pixels(x)
+    check_images(x)
     x = batch_last(x)
     C, H, W, N = x.shape
     return x.reshape(C, H * W, N).mean(axis=1).T, (C, H, W, N, x.dtype)
@@ -176,12 +175,6 @@ def global_avg_pool2d_backward(dy: Array, cache: Any) -> Array:
     dx = device.empty((C, H, W, N), dy.dtype)
     dx[...] = (dy / (H * W)).reshape(C, 1, 1, N)
     return batch_first(dx)
-
-
-def _check_pixels(x: Array) -> None:
-    """Raise ValueError unless the input is `(N, C, H, W)` and its images have pixels."""
-    if x.ndim != 4 or 0 in x.shape[2:]:
-        raise ValueError(f"expected input (N, C, H, W) with H and W of at least 1, got {x.shape}")
 
 
 def _work(window: Window, y: Array) -> int:

@@ -39,6 +39,12 @@ def check_input(function: str, x: Array, expected: str = "(N, ...)", *, float16:
     return device
 
 
+def check_images(x: Array) -> None:
+    """Raise ValueError unless an input is `(N, C, H, W)` and its images have pixels."""
+    if x.ndim != 4 or 0 in x.shape[1:]:
+        raise ValueError(f"expected input (N, C, H, W) with C, H and W of at least 1, got {x.shape}")
+
+
 def refuse_float16(function: str, dtype: Any) -> None:
     """Raise ValueError if the dtype is float16, whose results would be wrong here.
 

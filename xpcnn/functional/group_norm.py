@@ -49,12 +49,12 @@ def group_norm_forward(
         ValueError: if shapes or dtypes do not fit, or the groups do not divide the channels.
     """
     check_input("group_norm_forward", x, "(N, C, ...)", float16=False)
-    if x.ndim < 2 or groups < 1 or x.shape[1] % groups:
+    if x.ndim < 2 or groups < 1 or x.shape[1] % groups or 0 in x.shape[1:]:
         raise ValueError(f"expected input (N, C, ...) with channels that {groups} groups divide, got {x.shape}")
     N, C = x.shape[:2]
     check_parameters("group_norm_forward", x, x.shape[1:2], weight=weight, bias=bias)
     affine = Affine((C, prod(x.shape[2:]), N), (C, 1, 1), (1, 2))
-    return _forward(x, (groups, -1, N), weight, bias, affine, eps)
+    return _forward(x, (groups, prod(x.shape[1:]) // groups, N), weight, bias, affine, eps)
 
 
 def layer_norm_forward(
@@ -81,7 +81,7 @@ def layer_norm_forward(
     """
     check_input("layer_norm_forward", x, float16=False)
     shape = tuple(normalized_shape)
-    if not shape or x.ndim <= len(shape) or x.shape[-len(shape) :] != shape:
+    if not shape or 0 in shape or x.ndim <= len(shape) or x.shape[-len(shape) :] != shape:
         raise ValueError(f"expected input (N, ..., {', '.join(map(str, shape))}), got {x.shape}")
     N, A, K = x.shape[0], prod(x.shape[1 : x.ndim - len(shape)]), prod(shape)
     check_parameters("layer_norm_forward", x, shape, weight=weight, bias=bias)
@@ -149,6 +149,6 @@ def _mean(x: Array) -> Array:
     A, K, N = x.shape
     length = isqrt(K)
     whole = K - K % length
-    total = x[:, :whole].reshape(A, -1, length, N).sum(axis=2).sum(axis=1)
+    total = x[:, :whole].reshape(A, whole // length, length, N).sum(axis=2).sum(axis=1)
     total += x[:, whole:].sum(axis=1)
     return (total / K)[:, None]
