@@ -121,7 +121,7 @@ def _as_int(value: Any, name: str) -> Any:
     try:
         return int(operator.index(value))
     except TypeError:
-        raise ValueError(f"{name} must be one or two integers, got {value!r}") from None
+        raise ValueError(f"{name} must be given in integers, got {value!r}") from None
 
 
 @lru_cache(maxsize=1024)
