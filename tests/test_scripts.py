@@ -1,8 +1,9 @@
-"""The benchmark's picture; other scripts are run by the tests of the source documents."""
+"""The benchmark's picture and the check against PyTorch; the tests of the source documents run other scripts."""
 
 import xml.etree.ElementTree as ElementTree
 
 from helpers import load_script
+from pytorch import single_threaded_torch
 
 
 def test_the_picture_of_the_benchmark_shows_each_ratio():
@@ -17,3 +18,16 @@ def test_the_picture_of_the_benchmark_shows_each_ratio():
     assert [bar.get("class") for bar in (first, second)] == ["bar", "bar slower"]
     right = max(float(bar.get("x")) + float(bar.get("width")) for bar in (first, second))
     assert right < float(root.get("viewBox").split()[2])
+
+
+def test_random_networks_train_as_in_pytorch_and_a_small_error_is_found():
+    single_threaded_torch()
+    crosscheck = load_script("crosscheck")
+    for seed in range(8):
+        case = crosscheck.draw_case(seed, 2)
+        problems, _ = crosscheck.differences(case, seed)
+        assert problems == []
+    case = crosscheck.draw_case(seed, 2)
+    next(iter(case.model.parameters())).data[...] *= 1 + 1e-9
+    problems, _ = crosscheck.differences(case, seed)
+    assert "loss" in problems[0]
