@@ -1,9 +1,10 @@
-"""The benchmark's picture and the fuzzer; other scripts are run by the tests of the source documents."""
+"""The benchmark's picture, the fuzzer, the check against PyTorch; tests of the source documents run other scripts."""
 
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 from helpers import load_script
+from pytorch import single_threaded_torch
 
 
 def test_the_picture_of_the_benchmark_shows_each_ratio():
@@ -33,3 +34,16 @@ def test_the_fuzzer_counts_and_keeps_each_kind_of_finding_once(tmp_path, capsys)
     assert (findings.executions["target"], findings.refused["target"]) == (3, 1)
     assert "FINDING" in capsys.readouterr().out
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b'"target"\nbad']
+
+
+def test_random_networks_train_as_in_pytorch_and_a_small_error_is_found():
+    single_threaded_torch()
+    crosscheck = load_script("crosscheck")
+    for seed in range(8):
+        case = crosscheck.draw_case(seed, 2)
+        problems, _ = crosscheck.differences(case, seed)
+        assert problems == []
+    case = crosscheck.draw_case(seed, 2)
+    next(iter(case.model.parameters())).data[...] *= 1 + 1e-9
+    problems, _ = crosscheck.differences(case, seed)
+    assert "loss" in problems[0]

@@ -43,6 +43,9 @@ class Trainer:
         records: of all complete epochs, including those before the run was resumed.
         interrupted: whether the last `fit` returned because `stop` was called.
 
+    Raises:
+        ValueError: if the optimizer has a parameter that is not one of the model's.
+
     Example: gradients summed over four batches, then clipped.
 
         def before_step(optimizer):
@@ -62,6 +65,12 @@ class Trainer:
         metrics: Mapping[str, Metric] | None = None,
         before_step: Callable[[Optimizer], bool | None] | None = None,
     ) -> None:
+        own = {id(parameter) for parameter in model.parameters()}
+        other = next((name for name, parameter in optimizer.parameters.items() if id(parameter) not in own), None)
+        if other is not None:
+            raise ValueError(
+                f"the optimizer belongs to another model: its parameter {other!r} is not one of this model's"
+            )
         self.model, self.optimizer, self.before_step = model, optimizer, before_step
         self.loss = CrossEntropyLoss() if loss is None else loss
         self.callbacks = list(callbacks)
