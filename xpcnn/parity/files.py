@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import HostArray
+from ..data.errors import one_line
 from ..data.files import open_file
 from .observe import LayerCall, LossCall
 from .schema import misfit
@@ -21,6 +22,9 @@ _LOSS_ARRAYS = ("output", "target", "value", "gradient")
 
 class TraceError(ValueError):
     """A trace is missing, damaged, of another version, or cannot be repeated here; the message says why in one line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))  # it may quote the file
 
 
 class Folder:

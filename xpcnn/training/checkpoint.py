@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, HostArray, to_host
+from ..data.errors import one_line
 from .files import write_atomically
 
 _FORMAT, _VERSION = "xpcnn-checkpoint", 3
@@ -32,6 +33,9 @@ _DTYPES = dict(
 
 class CheckpointError(ValueError):
     """A file is missing, damaged, or not a checkpoint of this package; the message says which."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))  # it may quote the file
 
 
 @dataclass
