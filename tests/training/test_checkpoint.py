@@ -70,6 +70,8 @@ def test_a_failed_save_leaves_the_old_checkpoint(tmp_path):
         ),
         (lambda path: write(path, [("model.w", "BF16", [2], b"1234")], metadata()), "model.w is of type BF16"),
         (lambda path: write(path, [("model.w", "F8_E4M3", [2], b"12")], metadata()), "model.w is of type F8_E4M3"),
+        (lambda path: write(path, [("model.w", "a\nb", [2], b"12")], metadata()), "damaged or not a checkpoint"),
+        (lambda path: write(path, [("model.w", "U8", [1] * 71, b"1")], metadata()), "a shape that NumPy refuses"),
         (lambda path: write(path, [], metadata(info="[]")), r"expected info to be a JSON object, got \[\]"),
         (lambda path: write(path, [], metadata(info="null")), "expected info to be a JSON object, got None"),
         (lambda path: write(path, [], metadata(info="[" * 100_000)), "damaged"),
