@@ -254,7 +254,7 @@ DAMAGE = {
         of_type("step-0001.safetensors", "BF16"),
         "step-0001.safetensors has arrays that cannot be read .'BF16'",
     ),
-    "a type of two lines": (of_type("step-0001.safetensors", "a\nb"), "step-0001.safetensors has arrays that cannot be"),
+    "two lines": (of_type("step-0001.safetensors", "a\nb"), "step-0001.safetensors has arrays that cannot be"),
     "bfloat16 weights": (of_type("initial.safetensors", "BF16"), "initial.safetensors has arrays that cannot be read"),
     "float16 weights": (
         edit_arrays("initial.safetensors", lambda a: a.update({"state.fc3.bias": np.zeros(10, np.float16)})),
