@@ -139,4 +139,4 @@ class CpuDevice(Device):
 
 CPU = CpuDevice()
 for _array_type in (np.ndarray, np.generic):  # NumPy's reductions return numbers where CuPy's return 0-d arrays
-    register(_array_type, lambda array: CPU)
+    register(_array_type, CPU)
