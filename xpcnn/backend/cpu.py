@@ -73,6 +73,9 @@ class CpuDevice(Device):
     def empty(self, shape: Shape, dtype: Any) -> Array:
         return self._memory.empty(shape, dtype)
 
+    def protect(self, x: Array) -> None:
+        x.setflags(write=False)
+
     def scratch(self, shape: Shape, dtype: Any, slot: str) -> Array:
         # Each thread keeps its scratch memory: touching fresh pages costs as much as the arithmetic done in them.
         buffers = self._local.__dict__.setdefault("buffers", {})
@@ -136,4 +139,4 @@ class CpuDevice(Device):
 
 CPU = CpuDevice()
 for _array_type in (np.ndarray, np.generic):  # NumPy's reductions return numbers where CuPy's return 0-d arrays
-    register(_array_type, lambda array: CPU)
+    register(_array_type, CPU)

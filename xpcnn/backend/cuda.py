@@ -99,7 +99,7 @@ class CudaDevice(Device):
         def traced(*operands: Any) -> Any:
             for operand in operands:
                 if hasattr(operand, "ndim") and device_or_none(operand) is None:
-                    register(type(operand), lambda stand_in: self)
+                    register(type(operand), self)
             return function(*operands)
 
         return traced
@@ -162,7 +162,7 @@ def cuda_device(index: int) -> CudaDevice:
         raise DeviceUnavailableError(f"cuda:{index} does not answer ({_first_line(error)}). {_INSTALL}") from error
     device = CudaDevice(cupy, index)
     # Asking CuPy for an array's device is slow, and only needed if there are several.
-    register(cupy.ndarray, lambda array: device if count == 1 else _device_of(array))
+    register(cupy.ndarray, device if count == 1 else _device_of)
     return device
 
 

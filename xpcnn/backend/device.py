@@ -41,7 +41,8 @@ class Device:
         tile_bytes: size of the column matrix that a convolution makes at a time.
         launch_bytes: bytes the device can write during one kernel launch.
         small_product: largest m·n·k served by BLAS's small-matrix kernels; 0 if there are none.
-        winograd_channels: the fewest channels for which Winograd's convolution is faster.
+        winograd_channels: the fewest channels for which convolution is by Winograd's algorithm. May be set to
+            `math.inf` for never: see `functional.conv2d_forward`.
     """
 
     name: str
@@ -99,6 +100,9 @@ class Device:
     def empty(self, shape: Shape, dtype: Any) -> Array:
         """Return an uninitialised C-contiguous array, for a result."""
         return self.xp.empty(shape, dtype)
+
+    def protect(self, x: Array) -> None:
+        """Make an array read-only, if the device can: later changes in place through this object raise ValueError."""
 
     def scratch(self, shape: Shape, dtype: Any, slot: str) -> Array:
         """Return uninitialised scratch memory, valid until the same thread asks for the same slot again."""
@@ -186,29 +190,34 @@ def blocks(length: int, count: int) -> list[slice]:
 
 
 DeviceOfArray: TypeAlias = Callable[[Any], Device]
+_DEVICE_OF_ALL: dict[type | str, Device] = {}  # of types whose arrays are all on one device
 _DEVICE_OF_TYPE: dict[type, DeviceOfArray] = {}
 _DEVICE_OF_NAME: dict[str, DeviceOfArray] = {}
 
 
-def register(array_type: type | str, device_of_array: DeviceOfArray) -> None:
+def register(array_type: type | str, device: Device | DeviceOfArray) -> None:
     """Register an array type, so that `device_of` knows it.
 
     Args:
         array_type: the class, or its qualified name such as `"cupy.ndarray"`, if importing it should be avoided.
-        device_of_array: returns the device of such an array.
+        device: the device of all such arrays, or a function that returns the device of one. By name, a function.
     """
-    if isinstance(array_type, str):
-        _DEVICE_OF_NAME[array_type] = device_of_array
+    if isinstance(device, Device):
+        _DEVICE_OF_ALL[array_type] = device
+    elif isinstance(array_type, str):
+        _DEVICE_OF_NAME[array_type] = device
     else:
-        _DEVICE_OF_TYPE[array_type] = device_of_array
+        _DEVICE_OF_TYPE[array_type] = device
 
 
 def device_or_none(x: object) -> Device | None:
     """Return the device of an array, or None if `x` is not an array."""
-    find = _DEVICE_OF_TYPE.get(type(x))
-    if find is not None:
-        return find(x)
+    device = _DEVICE_OF_ALL.get(type(x))
+    if device is not None:
+        return device
     for array_type in type(x).__mro__:
+        if array_type in _DEVICE_OF_ALL:
+            return _DEVICE_OF_ALL.setdefault(type(x), _DEVICE_OF_ALL[array_type])
         named = _DEVICE_OF_NAME.get(f"{array_type.__module__}.{array_type.__qualname__}")
         find = _DEVICE_OF_TYPE.get(array_type, named)
         if find is not None:
@@ -222,8 +231,7 @@ def device_of(x: Array) -> Device:
     Raises:
         TypeError: if `x` is not an array.
     """
-    find = _DEVICE_OF_TYPE.get(type(x))  # asked some sixty times in a training step
-    device = device_or_none(x) if find is None else find(x)
+    device = _DEVICE_OF_ALL.get(type(x)) or device_or_none(x)  # asked some sixty times in a training step
     if device is None:
         raise TypeError(f"expected an array, got {type(x).__name__}")
     return device
