@@ -84,9 +84,8 @@ def _judge(error: Exception) -> tuple[int, str]:
         text = str(error)
         start = "" if text.startswith("out of memory") else "out of memory: " if text else "out of memory"
         return FAILED, start + text
-    if any(isinstance(e, OSError) and e.errno in _FAILURES for e in (error, error.__cause__)):
-        return FAILED, str(error)
-    if isinstance(error, SaveError):
+    of_the_system = any(isinstance(e, OSError) and e.errno in _FAILURES for e in (error, error.__cause__))
+    if of_the_system or isinstance(error, SaveError):
         return FAILED, str(error)
     if isinstance(error, ValueError | OSError | ImportError | DeviceUnavailableError):
         return BAD_INPUT, str(error)
