@@ -105,7 +105,7 @@ def test_a_trainer_predicts_from_pixels_as_they_are_in_the_training_set(device, 
     trainer = Trainer(model, SGD(model.parameters(), 0.01))
     with pytest.raises(ValueError, match="fit was given no Loader"):
         trainer.predict(images)
-    with pytest.raises(ValueError, match="differ from the training images in mean .*like=train"):
+    with pytest.raises(ValueError, match=r"differ from the training images in mean .*like=train"):
         trainer.fit(Loader(train, 8), 1, Loader(Dataset(images, labels), 8))
     trainer.fit(Loader(train, 8), 1, Loader(test, 8))
     found = trainer.predict(images[:20])
