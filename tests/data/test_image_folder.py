@@ -211,7 +211,7 @@ def test_folders_of_another_layout_get_one_clear_line(folder, files, fault):
         Dataset.from_folder(folder)
     assert "\n" not in str(caught.value)
     if "bad" in fault:
-        with pytest.raises(DataError, match="no picture of cat can be read"):
+        with pytest.raises(DataError, match="no train picture of cat can be read; remove its bad files"):
             Dataset.from_folder(folder, skip_bad=True)
 
 

@@ -81,12 +81,12 @@ class CachePlace:
 
     def open(self) -> Cache | None:
         """Return the cache if there is one of exactly these files."""
-        cache = read_cache(self.path)
+        cache = _read_if_whole(self.path)
         return cache if cache is not None and cache.files == self._files else None
 
     def older(self) -> Cache | None:
         """Return a cache for the same request from before the folder was changed, if there is one."""
-        caches = (read_cache(path) for path in self._others() if path.name.startswith(self._of_request))
+        caches = (_read_if_whole(path) for path in self._others() if path.name.startswith(self._of_request))
         return next((cache for cache in caches if cache is not None), None)
 
     def write(self, plan: Plan, decoded: Iterator[Decoded]) -> None:
@@ -137,30 +137,43 @@ class CachePlace:
         return [path for path in paths if path.name.startswith(self._of_folder) and path != self.path]
 
 
-def read_cache(path: Path) -> Cache | None:
-    """Return what a cache holds; None if there is no file, or it is another kind of file, or damaged.
+def read_cache(path: Path) -> Cache:
+    """Return what a cache holds.
 
-    Pixels are not read, so damage to them goes unnoticed.
+    Pixels are not read, so damage to them goes unnoticed; all else has a checksum.
+
+    Raises:
+        DataError: if there is no file, or it is another kind of file, or damaged.
     """
     try:
         with open_file(path) as file:
             size = os.fstat(file.fileno()).st_size
             file.seek(max(0, size - _TRAILER.size))
-            length, digest, magic = _TRAILER.unpack(file.read())
+            end = file.read()
+            if not end.endswith(_MAGIC) or len(end) < _TRAILER.size:
+                raise DataError("it does not end as a cache does")
+            length, digest, _ = _TRAILER.unpack(end)
             start = size - _TRAILER.size - length
-            if magic != _MAGIC or start < 0:
-                return None
+            if start < 0:
+                raise DataError(f"truncated: its description has {length} bytes, the file {size}")
             file.seek(start)
             text = file.read(length)
         if hashlib.sha256(text).digest() != digest:
-            return None
+            raise DataError("its description is damaged")
         files, faults, plan = _parse(json.loads(text))
         shape = (len(files) - len(faults), *plan.shape)
         if math.prod(shape) != start:
-            return None
+            raise DataError(f"expected {math.prod(shape)} bytes of pixels, found {start}")
         images = np.memmap(path, np.uint8, "r", 0, shape) if shape[0] else np.empty(shape, np.uint8)
-        return Cache(images, files, faults, plan)
-    except (OSError, ValueError, TypeError, KeyError, struct.error, OverflowError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise DataError(f"{path}: no cache of decoded pictures, or damaged ({error})") from error
+    return Cache(images, files, faults, plan)
+
+
+def _read_if_whole(path: Path) -> Cache | None:
+    try:
+        return read_cache(path)
+    except DataError:
         return None
 
 
@@ -173,6 +186,13 @@ def _description(files: Sequence[Picture], faults: dict[str, str], plan: Plan) -
 
 def _parse(info: Any) -> tuple[list[Picture], dict[str, str], Plan]:
     if info["version"] != _VERSION:
-        raise ValueError("of another version")
-    plan = info["plan"] | {"shape": tuple(info["plan"]["shape"]), "because": tuple(info["plan"]["because"])}
-    return [Picture(*file) for file in info["files"]], info["faults"], Plan(**plan)
+        raise DataError(f"version {info['version']}, expected {_VERSION}")
+    values = info["plan"]
+    plan = Plan(**values | {"shape": tuple(values["shape"]), "because": tuple(values["because"])})
+    files = [Picture(*file) for file in info["files"]]
+    faults = info["faults"]
+    if len(plan.shape) != 3 or not all(isinstance(length, int) and length > 0 for length in plan.shape):
+        raise DataError(f"images of the shape {plan.shape}")
+    if not faults.keys() <= {file.path for file in files}:
+        raise DataError("faults of files that are not listed")
+    return files, faults, plan

@@ -68,11 +68,11 @@ def read_folder(
     if cache.faults:
         _tell(root, cache, skip_bad)
     parts, first = [], 0
-    for part in listing.parts.values():
+    for part_name, part in listing.parts.items():
         counts = [sum(file.path not in cache.faults for file in those) for those in part.values()]
         for (name, those), count in zip(part.items(), counts, strict=True):
             if those and not count:
-                raise DataError(f"{root}: no picture of {name} can be read")
+                raise DataError(f"{root}: no {part_name} picture of {name} can be read; remove its bad files")
         labels = np.repeat(np.array([*part], dtype=str), counts)
         parts.append(FolderImages(cache.images[first : first + len(labels)], labels))
         first += len(labels)
