@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from itertools import chain
 from pathlib import Path
 
@@ -101,7 +102,7 @@ def _look(root: Path, files: list[Picture], size: int | None) -> tuple[Plan, flo
 
 def _decoded(
     root: Path, files: list[Picture], plan: Plan, older: Cache | None, seconds: float, progress: bool
-) -> Iterator[Decoded]:
+) -> Generator[Decoded, None, None]:
     """Yield the pixels and faults of all pictures, in order.
 
     Args:
@@ -122,20 +123,16 @@ def _decoded(
     work = seconds * sum(map(len, paths))
     # In a program that brings Python with it, `sys.executable` is that program.
     processes = 1 if getattr(sys, "frozen", False) else min(CPU.threads, int(work / _WORTHWHILE))
-    with tqdm(total=len(files), desc=root.name, unit=" pictures", disable=not progress) as bar:
-        for batch, decoding, decoded in zip(batches, new, decode_all(paths, plan, processes), strict=True):
+    bar = tqdm(total=len(files), desc=root.resolve().name, unit=" pictures", disable=not progress)
+    with bar, closing(decode_all(paths, plan, processes)) as results:  # closing ends the processes
+        for batch, decoding, decoded in zip(batches, new, results, strict=True):
             if decoded.misfit is not None:
                 raise _MisfitError(decoding[decoded.misfit].path)
             faults = {decoding[i].path: text for i, text in decoded.faults.items()}
             pixels = decoded.pixels
             if older is not None and len(decoding) < len(batch):
-                place = {file: i for i, file in enumerate(file for file in decoding if file.path not in faults)}
-                pixels = np.stack(
-                    [
-                        older.images[rows[file]] if file in rows else pixels[place[file]]
-                        for file in batch
-                        if file.path not in faults
-                    ]
-                )
+                good = [file for file in batch if file.path not in faults]
+                decoded_rows = iter(pixels)
+                pixels = np.stack([older.images[rows[file]] if file in rows else next(decoded_rows) for file in good])
             yield pixels, faults
             bar.update(len(batch))

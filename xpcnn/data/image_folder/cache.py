@@ -12,8 +12,8 @@ import json
 import math
 import os
 import struct
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Sequence
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ class CachePlace:
         caches = (_read_if_whole(path) for path in self._others() if path.name.startswith(self._of_request))
         return next((cache for cache in caches if cache is not None), None)
 
-    def write(self, plan: Plan, decoded: Iterator[Decoded]) -> None:
+    def write(self, plan: Plan, decoded: Generator[Decoded, None, None]) -> None:
         """Write the cache, and remove those of what the folder was before.
 
         Args:
@@ -102,7 +102,7 @@ class CachePlace:
         faults: dict[str, str] = {}
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with scratch_folder(self._folder) as scratch, (scratch / "pixels").open("wb") as file:
+            with scratch_folder(self._folder) as scratch, (scratch / "pixels").open("wb") as file, closing(decoded):
                 for pixels, bad in decoded:
                     file.write(pixels.reshape(-1).data)
                     faults |= bad

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from queue import SimpleQueue
@@ -29,7 +29,7 @@ _READY = b"ready\n"
 _AHEAD = 2  # batches for each process that are being decoded, or wait to be taken
 
 
-def decode_all(batches: Sequence[Sequence[str]], plan: Plan, processes: int) -> Iterator[Batch]:
+def decode_all(batches: Sequence[Sequence[str]], plan: Plan, processes: int) -> Generator[Batch, None, None]:
     """Yield what `decode` returns for each batch of paths, in order.
 
     Args:
