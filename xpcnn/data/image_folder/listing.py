@@ -107,10 +107,10 @@ def _split(pictures: list[Picture], test_share: float) -> tuple[list[Picture], l
     ranks = [_rank(picture.path) for picture in pictures]
     ordered = sorted(ranks)
     border = min(max(test_share, ordered[0]), ordered[-2])
-    ranked = [*zip(ranks, pictures, strict=True)]
-    return [picture for rank, picture in ranked if rank > border], [
-        picture for rank, picture in ranked if rank <= border
-    ]
+    parts: tuple[list[Picture], list[Picture]] = ([], [])
+    for rank, picture in zip(ranks, pictures, strict=True):
+        parts[rank <= border].append(picture)
+    return parts
 
 
 def _rank(path: str) -> float:
@@ -121,7 +121,7 @@ def _rank(path: str) -> float:
 
 def _folders(folder: Path) -> dict[str, str]:
     """Return the paths of the subfolders by name, sorted; hidden ones are left out."""
-    return {entry.name: entry.path for entry in _scan(folder) if entry.is_dir()}
+    return {entry.name: entry.path for entry in _scan(folder) if _is_folder(entry)}
 
 
 def _pictures_by_class(folder: Path, root: Path) -> dict[str, list[Picture]]:
@@ -137,12 +137,13 @@ def _pictures(folder: str, path: str, seen: set[tuple[int, int]]) -> Iterator[Pi
         path: its path from the data set's folder, with a `/` at the end.
         seen: folders that were read, and are not read again: links may lead round in a circle.
     """
+    entries = _scan(folder)
     status = os.stat(folder)  # noqa: PTH116  (paths are strings here, as there may be millions)
     if (place := (status.st_dev, status.st_ino)) in seen:
         return
     seen.add(place)
-    for entry in _scan(folder):
-        if entry.is_dir():
+    for entry in entries:
+        if _is_folder(entry):
             yield from _pictures(entry.path, f"{path}{entry.name}/", seen)
         elif entry.name.lower().endswith(SUFFIXES):
             try:
@@ -150,6 +151,13 @@ def _pictures(folder: str, path: str, seen: set[tuple[int, int]]) -> Iterator[Pi
                 yield Picture(path + entry.name, status.st_size, status.st_mtime_ns)
             except OSError:  # a link that leads nowhere: reading it says so
                 yield Picture(path + entry.name, -1, -1)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _scan(folder: str | Path) -> list[os.DirEntry[str]]:
