@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...extras import needed_for
 from ..errors import DataError
 from ..files import open_file
 
 # The others that Pillow knows are left out: some run programs (EPS), some are not pictures of pixels.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
 LARGEST = 512 << 20  # bytes of a decoded file
 LONGEST = 65_535  # pixels of a side, as in a JPEG
 KEPT = 1 << 24  # pixels of the result: a larger picture is scaled down by a whole number
@@ -74,8 +76,10 @@ def read_picture(path: str | os.PathLike[str], channels: int) -> tuple[Any, list
     Raises:
         DataError: if the file is absent, damaged or no picture, takes more than `LARGEST` bytes once decoded, or has
             pixels of an unknown range.
+        ImportError: if Pillow is not installed.
     """
-    from PIL import Image, UnidentifiedImageError
+    with needed_for("reading pictures"):
+        from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings(), open_file(path) as file:
