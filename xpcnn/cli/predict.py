@@ -83,4 +83,4 @@ def _progress(args: argparse.Namespace, total: int) -> Any:
 
     lines = args.csv in (None, STDOUT) and sys.stdout.isatty()
     shown = args.progress or (total >= _MANY and sys.stderr.isatty() and not lines)
-    return tqdm(total=total, unit=" pictures", leave=False, file=sys.stderr, disable=not shown)
+    return tqdm(total=total, unit=" pictures", file=sys.stderr, disable=not shown)
