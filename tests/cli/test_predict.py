@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from xpcnn.backend import CPU
 from xpcnn.cli import main, pictures
 from xpcnn.data import DataSpec, load_dataset
+from xpcnn.data.image_folder import build, decode, workers
 from xpcnn.models import build_model
 from xpcnn.training import Checkpoint, RunConfig, load_trained
 from xpcnn.training import run as run_module
@@ -139,7 +141,7 @@ def test_a_bad_file_is_named_and_there_is_no_result_unless_it_may_be_left_out(
     assert [str(path) in captured.err for path in bad] == [True] * 5 + [False] * 2
     assert captured.err.endswith("; and 2 more\n")
     assert captured.err.count("\n") == 1
-    assert len(captured.out.splitlines()) == (1 if csv_file == "-" else 0)  # the heading
+    assert len(table(captured.out)) == (1 if csv_file == "-" else 0)  # the heading
     assert (tmp_path / "out.csv").read_text() == "old"
     assert sorted(tmp_path.iterdir()) == before
 
@@ -159,16 +161,33 @@ def test_a_bad_file_is_named_and_there_is_no_result_unless_it_may_be_left_out(
 def test_pictures_are_read_classified_and_printed_in_batches(model, folder, monkeypatch, capsys):
     """So that memory is bounded, whatever their number."""
     printed_before_reading = []
-    read = pictures.read_image
+    read = decode.read_image
 
     def spy(path, *arguments, **options):
         printed_before_reading.append(sys.stdout.getvalue().count("\n"))
         return read(path, *arguments, **options)
 
-    monkeypatch.setattr(pictures, "read_image", spy)
-    monkeypatch.setattr(pictures, "_BATCH", 2)
+    monkeypatch.setattr(decode, "read_image", spy)
+    monkeypatch.setattr(pictures, "_LOOKED_AT", 1)
+    monkeypatch.setattr(build, "_BATCH", 2)
     assert predict(model, folder) == 0
-    assert printed_before_reading == [0, 0, 2, 2, 4]
+    assert printed_before_reading == [0, 0, 0, 2, 2, 4]  # first one that is timed
+
+
+def test_many_pictures_are_read_in_several_processes(model, folder, tmp_path, monkeypatch, capsys):
+    (folder / "a" / "bad.png").write_text("no picture")
+    assert predict(model, folder, "--skip-bad") == 0
+    expected = capsys.readouterr()
+    monkeypatch.setattr(build, "_BATCH", 2)
+    monkeypatch.setattr(build, "_WORTHWHILE", 1e-9)
+    monkeypatch.setattr(CPU, "threads", 2)
+    started = []
+    monkeypatch.setattr(
+        pictures, "decode_all", lambda *arguments: started.append(arguments[-1]) or workers.decode_all(*arguments)
+    )
+    assert predict(model, folder, "--skip-bad") == 0
+    assert capsys.readouterr() == expected
+    assert started == [2]
 
 
 @pytest.mark.parametrize(

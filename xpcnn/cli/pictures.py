@@ -3,69 +3,46 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-
-import numpy as np
 
 from ..backend import HostArray
 from ..data import DataSpec
-from ..data.errors import DataError
-from ..data.formats.images import read_image
+from ..data.errors import DataError, one_line
 from ..data.formats.pictures import SUFFIXES
+from ..data.image_folder.build import batch_length, processes_for
+from ..data.image_folder.decode import Plan, decode
+from ..data.image_folder.listing import pictures_below
+from ..data.image_folder.workers import decode_all
 
-_BATCH = 64  # pictures read before they are classified
+_LOOKED_AT = 16  # pictures that are timed
 _NAMED = 5  # bad files in a message
 
 
-def find_pictures(paths: Iterable[str]) -> Iterator[str]:
-    """Yield each path that is a file; of a folder, the pictures in it and its subfolders, sorted, without hidden ones.
+def find_pictures(paths: Iterable[str]) -> list[str]:
+    """Return each path that is a file; of a folder, the pictures in it and its subfolders, sorted, without hidden ones.
 
-    A path at which there is nothing is yielded too: reading it says so.
+    A path at which there is nothing is among them: reading it says so.
 
     Raises:
         DataError: if a folder has no pictures, or cannot be read.
     """
+    found = []
     for path in paths:
-        if not os.path.isdir(path):  # noqa: PTH112  (False for a name with a null character, where Path raises)
-            yield path
-            continue
-        pictures = _pictures_below(path, set())
-        first = next(pictures, None)
-        if first is None:
+        pictures = [path]
+        if os.path.isdir(path):  # noqa: PTH112  (False for a name with a null character, where Path raises)
+            pictures = [entry.path for entry in pictures_below(path)]
+        if not pictures:
             raise DataError(f"{path}: no pictures ({', '.join(SUFFIXES)})")
-        yield first
-        yield from pictures
-
-
-def _pictures_below(folder: str, seen: set[tuple[int, int]]) -> Iterator[str]:
-    """Yield the paths of the pictures below a folder.
-
-    Args:
-        folder: the folder.
-        seen: folders that were read, and are not read again: links may lead round in a circle.
-    """
-    try:
-        status = os.stat(folder)  # noqa: PTH116
-        if (place := (status.st_dev, status.st_ino)) in seen:
-            return
-        seen.add(place)
-        with os.scandir(folder) as entries:
-            found = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be read ({error.strerror})") from error
-    for entry in found:
-        if entry.is_dir():
-            yield from _pictures_below(entry.path, seen)
-        elif entry.name.lower().endswith(SUFFIXES):
-            yield entry.path
+        found += pictures
+    return found
 
 
 @dataclass
-class Batch:
+class Pictures:
     """Pictures that were read together.
 
     Attributes:
@@ -84,26 +61,34 @@ class Batch:
         return len(self.paths) + len(self.faults)
 
 
-def read_pictures(paths: Iterable[str], spec: DataSpec) -> Iterator[Batch]:
-    """Yield pictures in the shape that a network takes, in batches.
+def read_pictures(paths: Sequence[str], spec: DataSpec) -> Generator[Pictures, None, None]:
+    """Yield pictures in the shape that a network takes, a batch at a time; if there are many, further ones are decoded
+    on all cores meanwhile.
 
     Raises:
         ImportError: if Pillow is not installed.
     """
-    rest = iter(paths)
-    while some := [*islice(rest, _BATCH)]:
-        batch = Batch([], np.empty((len(some), *spec.shape), np.uint8), [], [])
-        with _quiet_libraries():
-            for path in some:
-                try:
-                    batch.images[len(batch.paths)], done = read_image(path, spec.shape, drawing=spec.drawing)
-                except DataError as error:
-                    batch.faults.append(str(error))
-                else:
-                    batch.paths.append(path)
-                    batch.done.append(done)
-        batch.images = batch.images[: len(batch.paths)]
-        yield batch
+    plan = Plan(spec.shape, spec.drawing)
+    length = batch_length(plan)
+    batches = [paths[first : first + length] for first in range(0, len(paths), length)]
+    with closing(decode_all(batches, plan, _processes(paths, length, plan))) as results:
+        for batch in batches:
+            with _quiet_libraries():
+                decoded = next(results)
+            faults = [f"{one_line(batch[i])}: {text}" for i, text in decoded.faults.items()]
+            good = [path for i, path in enumerate(batch) if i not in decoded.faults]
+            yield Pictures(good, decoded.pixels, decoded.done, faults)
+
+
+def _processes(paths: Sequence[str], length: int, plan: Plan) -> int:
+    """Return how many processes to read pictures in, by the time that a few take; 1 if all are one batch."""
+    if len(paths) <= length:
+        return 1
+    some = paths[:: len(paths) // _LOOKED_AT + 1]
+    started = time.perf_counter()
+    with _quiet_libraries():
+        decode(some, plan)
+    return processes_for((time.perf_counter() - started) / len(some) * len(paths))
 
 
 @dataclass

@@ -59,10 +59,11 @@ def _predict(args: argparse.Namespace) -> int:
     spec = trained.spec
     if spec.pixels != "uint8" or spec.shape[0] not in (1, 3):
         raise ValueError(f"{args.run} was trained on {spec.pixels} images of shape {spec.shape}, which no picture has")
-    total = sum(1 for _ in find_pictures(args.images))
+    paths = find_pictures(args.images)
+    total = len(paths)
     bad = BadFiles()
     with results(args.csv, spec.classes) as write, _progress(args, total) as bar:
-        for batch in read_pictures(find_pictures(args.images), spec):
+        for batch in read_pictures(paths, spec):
             bad.add(batch.faults)
             # After a bad file the others are read only to name all that are bad.
             if batch.paths and (args.skip_bad or not bad.count):

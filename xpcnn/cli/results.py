@@ -15,11 +15,11 @@ from ..data.errors import one_line
 from ..data.formats.pictures import SUFFIXES
 from ..training.files import replacing
 from .options import check_writable, naming
-from .pictures import Batch
+from .pictures import Pictures
 
 STDOUT = "-"
 
-Write: TypeAlias = Callable[[Batch, HostArray], None]  # given the probabilities `(N, classes)` of a batch
+Write: TypeAlias = Callable[[Pictures, HostArray], None]  # given the probabilities `(N, classes)` of a batch
 
 
 def check_csv(name: str) -> None:
@@ -54,7 +54,7 @@ def results(name: str | None, classes: Sequence[str]) -> Iterator[Write]:
             text.detach()
 
 
-def _print(batch: Batch, probabilities: HostArray, classes: Sequence[str]) -> None:
+def _print(batch: Pictures, probabilities: HostArray, classes: Sequence[str]) -> None:
     for path, done, row in zip(batch.paths, batch.done, probabilities, strict=True):
         best = int(row.argmax())
         print(f"{one_line(path)}: {one_line(classes[best])} ({row[best]:.1%})  [{'; '.join(done)}]")
@@ -65,7 +65,7 @@ def _table(stream: Any, classes: Sequence[str]) -> Write:
     writer = csv.writer(stream)
     writer.writerow(["path", "class", "probability", *classes])
 
-    def write(batch: Batch, probabilities: HostArray) -> None:
+    def write(batch: Pictures, probabilities: HostArray) -> None:
         # As text, each number has as many digits as tell it from its neighbours in the network's data type.
         for path, best, row in zip(batch.paths, probabilities.argmax(1), probabilities.astype(str), strict=True):
             writer.writerow([path, classes[best], row[best], *row])
