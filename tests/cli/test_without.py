@@ -73,7 +73,7 @@ def test_a_data_set_of_pictures_names_the_install_command(tmp_path):
     for name in ("a/1.png", "a/2.png", "b/1.png", "b/2.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
-    with pytest.raises(ImportError, match="^reading pictures needs Pillow: python -m pip install pillow$"):
+    with pytest.raises(ImportError, match=r"^reading pictures needs Pillow: python -m pip install pillow$"):
         Dataset.from_folder(tmp_path)
 
 
