@@ -62,8 +62,9 @@ class Pictures:
 
 
 def read_pictures(paths: Sequence[str], spec: DataSpec) -> Generator[Pictures, None, None]:
-    """Yield pictures in the shape that a network takes, a batch at a time; if there are many, further ones are decoded
-    on all cores meanwhile.
+    """Yield pictures in the shape that a network takes, in batches.
+
+    If there are many, processes on all cores decode the next ones while the network computes.
 
     Raises:
         ImportError: if Pillow is not installed.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import closing
 from typing import Any
 
 from ..data import load_dataset
@@ -62,8 +63,9 @@ def _predict(args: argparse.Namespace) -> int:
     paths = find_pictures(args.images)
     total = len(paths)
     bad = BadFiles()
-    with results(args.csv, spec.classes) as write, _progress(args, total) as bar:
-        for batch in read_pictures(paths, spec):
+    reading = closing(read_pictures(paths, spec))  # closing ends its processes
+    with results(args.csv, spec.classes) as write, reading as batches, _progress(args, total) as bar:
+        for batch in batches:
             bad.add(batch.faults)
             # After a bad file the others are read only to name all that are bad.
             if batch.paths and (args.skip_bad or not bad.count):
