@@ -12,11 +12,10 @@ import pytest
 
 from xpcnn.backend import CPU
 from xpcnn.cli import main, pictures
-from xpcnn.data import DataSpec, load_dataset
+from xpcnn.data import DataSpec, load_dataset, sources
 from xpcnn.data.image_folder import build, decode, workers
 from xpcnn.models import build_model
 from xpcnn.training import Checkpoint, RunConfig, load_trained
-from xpcnn.training import run as run_module
 
 Image = pytest.importorskip("PIL.Image", reason="predict reads pictures with Pillow, of the viz extra")
 
@@ -65,7 +64,7 @@ def table(text):
 
 def test_class_probability_and_what_was_done(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
-        run_module, "load_dataset", lambda name, split, *where: load_dataset(name, split).subset(slice(640))
+        sources, "load_dataset", lambda name, split, *where: load_dataset(name, split).subset(slice(640))
     )
     main(["train", "--device", "cpu", "--epochs", "6", "--output", str(tmp_path / "run")])
     digits = load_dataset("mnist-mini", "test")

@@ -9,11 +9,10 @@ import pytest
 
 import xpcnn
 from xpcnn.cli import main
-from xpcnn.data import Dataset, load_dataset
+from xpcnn.data import load_dataset, sources
 from xpcnn.extras import needed_for
 from xpcnn.models import build_model
 from xpcnn.training import Checkpoint, RunConfig
-from xpcnn.training import run as run_module
 
 
 @pytest.fixture
@@ -35,7 +34,7 @@ def core_only(monkeypatch):
 @pytest.mark.usefixtures("core_only")
 def test_training_ends_as_well(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
-        run_module, "load_dataset", lambda name, split, *where: load_dataset(name, split).subset(slice(64))
+        sources, "load_dataset", lambda name, split, *where: load_dataset(name, split).subset(slice(64))
     )
     assert main(["train", "--device", "cpu", "--epochs", "1", "--output", str(tmp_path / "run")]) == 0
     captured = capsys.readouterr()
@@ -53,6 +52,10 @@ def test_training_ends_as_well(tmp_path, monkeypatch, capsys):
             "reading pictures needs Pillow: python -m pip install pillow",
         ),
         (
+            ["train", "--data", "pictures", "--device", "cpu"],
+            "reading pictures needs Pillow: python -m pip install pillow",
+        ),
+        (
             ["parity", "run", "--devices", "cpu,cpu", "--picture", "x.png"],
             "--picture needs Matplotlib: python -m pip install matplotlib",
         ),
@@ -64,17 +67,11 @@ def test_training_ends_as_well(tmp_path, monkeypatch, capsys):
 )
 def test_one_line_names_the_install_command(command, needed, model, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    for name in ("a/1.png", "a/2.png", "b/1.png", "b/2.png"):
+        (tmp_path / "pictures" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pictures" / name).write_text("")
     assert main([model if word == "MODEL" else word for word in command]) == (0 if needed is None else 2)
     assert capsys.readouterr().err == ("" if needed is None else f"xpcnn: error: {needed}\n")
-
-
-@pytest.mark.usefixtures("core_only")
-def test_a_data_set_of_pictures_names_the_install_command(tmp_path):
-    for name in ("a/1.png", "a/2.png", "b/1.png", "b/2.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("")
-    with pytest.raises(ImportError, match=r"^reading pictures needs Pillow: python -m pip install pillow$"):
-        Dataset.from_folder(tmp_path)
 
 
 def test_a_damaged_package_is_told_from_one_that_is_not_there():
