@@ -206,34 +206,6 @@ def test_resume_takes_no_other_options(tmp_path, few_images, capsys):
     assert "leave out --lr" in capsys.readouterr().err
 
 
-def test_predict_says_class_probability_and_what_it_did(tmp_path, few_images, capsys):
-    Image = pytest.importorskip("PIL.Image", reason="predict reads pictures with Pillow, of the viz extra")
-    main(["train", "--device", "cpu", "--epochs", "6", "--output", str(tmp_path / "run")])
-    digits = load_dataset("mnist-mini", "test")
-    paths = []
-    for i in range(20):
-        page = Image.new("L", (300, 200), "white")
-        ink = Image.fromarray(255 - digits.images[i, 0]).resize((112, 112))
-        page.paste(ink, (150, 40))
-        paths.append(tmp_path / f"{i}.{'png' if i % 2 else 'jpg'}")
-        page.save(paths[-1])
-    capsys.readouterr()
-    assert main(["predict", str(tmp_path / "run"), "--device", "cpu", *map(str, paths)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 20
-    assert all("read 300×200 as grey; inverted" in line and "centred in 28×28" in line for line in lines)
-    right = sum(
-        line.startswith(f"{path}: {digits.labels[i]} (")
-        for i, (path, line) in enumerate(zip(paths, lines, strict=True))
-    )
-    assert right >= 15  # a network that saw 640 images; chance is 2
-
-    assert main(["predict", str(tmp_path / "run"), "--device", "cpu", str(paths[0]), "absent.png"]) == 2
-    captured = capsys.readouterr()
-    assert "absent.png: no such file" in captured.err
-    assert not captured.out
-
-
 def test_devices_lists_what_answers(capsys):
     assert main(["devices"]) == 0
     out = capsys.readouterr().out

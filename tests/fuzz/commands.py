@@ -30,11 +30,24 @@ _NAMES = [
     "cpu,cpu",
     "é\n\x1b[2J",
 ]
-_PATHS = ["", "new", "new/deep", "file", "file/x", ".", "~nosuchuser/x", "a\nb\x1b[31m\udcff", "n" * 300, "fifo"]
+_PATHS = [
+    "",
+    "new",
+    "new/deep",
+    "file",
+    "file/x",
+    ".",
+    "~nosuchuser/x",
+    "a\nb\x1b[31m\udcff",
+    "n" * 300,
+    "fifo",
+    "x.png",
+    "-",
+]
 
 _NUMERIC = ["--epochs", "--batch-size", "--size", "--lr", "--weight-decay", "--seed", "--steps", "--limit"]
 _NAMED = ["--model", "--data", "--optimizer", "--device", "--devices", "--dtype"]
-_FILES = ["--output", "--resume", "--data-dir", "--data", "--picture"]
+_FILES = ["--output", "--resume", "--data-dir", "--data", "--picture", "--csv"]
 _FLAGS = ["--skip-bad", "--progress", "--json", "--tf32", "--help", "--version", "--unknown"]
 _COMMANDS = [["train"], ["evaluate"], ["predict"], ["devices"], ["parity", "record"], ["parity", "check"]]
 _COMMANDS += [["parity", "run"], ["parity"], [], ["unknown"]]

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
+from ..extras import needed_for
 from ..parity import Report, TraceConfig, check, record, run
 from .options import (
     add_command,
@@ -20,7 +20,9 @@ from .options import (
     add_network,
     add_threads,
     add_training_options,
+    check_writable,
     config_from,
+    naming,
     network_from,
 )
 
@@ -107,18 +109,14 @@ def _check_picture(name: str | None) -> None:
     """Raise ValueError or ImportError if a picture cannot be drawn, before the work for it."""
     if name is None:
         return
-    from matplotlib.figure import Figure
+    with needed_for("--picture"):
+        from matplotlib.figure import Figure
 
     path = Path(name)
     known = ["", *Figure().canvas.get_supported_filetypes()]  # "" becomes .png
     if path.suffix[1:].lower() not in known:
         raise ValueError(f"--picture {name}: expected a name that ends in{' .'.join(known)}")
-    if path.is_dir():
-        raise ValueError(f"--picture {name}: it is a folder")
-    if not path.absolute().parent.is_dir():
-        raise ValueError(f"--picture {name}: there is no folder {path.parent}")
-    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
-        raise ValueError(f"--picture {name}: no permission to write there")
+    check_writable("--picture", name)
 
 
 def _show(reports: list[Report], args: argparse.Namespace) -> int:
@@ -129,9 +127,7 @@ def _show(reports: list[Report], args: argparse.Namespace) -> int:
     if args.picture:
         from .. import viz
 
-        try:
+        with naming(args.picture):
             viz.error_growth(reports[-1].growth()).savefig(args.picture)
-        except OSError as error:  # writing to a full disk raises it without a name
-            raise OSError(error.errno, error.strerror, args.picture) from error
         print(f"picture in {args.picture}", file=sys.stderr)
     return 0 if all(report.agrees for report in reports) else 1

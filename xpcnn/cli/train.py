@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .. import viz
 from ..training import ProgressBar, Run, RunConfig, Table, TrainingDivergedError
 from ..training.files import write_atomically
 from ..training.run import read_config
@@ -135,11 +136,9 @@ def _new(args: argparse.Namespace) -> tuple[Path | Iterator[Path], RunConfig]:
 def _draw(run: Run) -> None:
     """Draw the curves of a run and some of its predictions into its folder."""
     try:
-        from .. import viz
-
         figures = {"curves.png": viz.curves(run.records)}
-    except ImportError:
-        print("no pictures: pip install matplotlib for them", file=sys.stderr)
+    except ImportError as error:
+        print(f"xpcnn: no pictures of the run: {error}", file=sys.stderr)
         return
     sample = run.test.dataset.subset(slice(32))
     probabilities = run.trainer.predict(sample.images)

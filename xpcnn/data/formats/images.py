@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...extras import needed_for
 from .pictures import read_picture
 
 
@@ -28,8 +29,10 @@ def read_image(
 
     Raises:
         DataError: if the file is absent, damaged, no picture, or one that `read_picture` refuses.
+        ImportError: if Pillow is not installed.
     """
-    from PIL import Image
+    with needed_for("reading pictures"):
+        from PIL import Image
 
     channels, height, width = shape
     picture, done = read_picture(path, channels)

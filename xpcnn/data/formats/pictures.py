@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...extras import needed_for
 from ..errors import DataError
 from ..files import open_file
 
@@ -75,8 +76,10 @@ def read_picture(path: str | os.PathLike[str], channels: int) -> tuple[Any, list
     Raises:
         DataError: if the file is absent, damaged or no picture, takes more than `LARGEST` bytes once decoded, or has
             pixels of an unknown range.
+        ImportError: if Pillow is not installed.
     """
-    from PIL import Image, UnidentifiedImageError
+    with needed_for("reading pictures"):
+        from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings(), open_file(path) as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ...backend import CPU
+from ...extras import needed_for
 from ..errors import DataError
 from ..formats.pictures import read_picture
 from .cache import Cache, CachePlace, Decoded
@@ -44,10 +46,8 @@ def build_cache(
         DataError: if the cache cannot be written.
         ImportError: if Pillow is not installed.
     """
-    try:
+    with needed_for("reading pictures"):
         import PIL.Image  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f"reading pictures needs Pillow: pip install pillow ({error})") from error
 
     older = place.older()
     if older is not None and plan is None:
@@ -71,6 +71,18 @@ def build_cache(
     if cache is None:
         raise DataError(f"{place.path}: another process has changed or removed it; please try again")
     return cache
+
+
+def batch_length(plan: Plan) -> int:
+    """Return how many pictures to decode together."""
+    return max(1, min(_BATCH, _BATCH_BYTES // math.prod(plan.shape)))
+
+
+def processes_for(seconds: float) -> int:
+    """Return how many processes to decode in, for so much work on one core."""
+    if getattr(sys, "frozen", False):  # in a program that brings Python with it, `sys.executable` is that program
+        return 1
+    return min(CPU.threads, int(seconds / _WORTHWHILE))
 
 
 class _MisfitError(Exception):
@@ -116,13 +128,11 @@ def _decoded(
     from tqdm import tqdm
 
     rows = {} if older is None else older.rows()
-    length = max(1, min(_BATCH, _BATCH_BYTES // (plan.shape[0] * plan.shape[1] * plan.shape[2])))
+    length = batch_length(plan)
     batches = [files[first : first + length] for first in range(0, len(files), length)]
     new = [[file for file in batch if file not in rows] for batch in batches]
     paths = [[f"{root}/{file.path}" for file in batch] for batch in new]
-    work = seconds * sum(map(len, paths))
-    # In a program that brings Python with it, `sys.executable` is that program.
-    processes = 1 if getattr(sys, "frozen", False) else min(CPU.threads, int(work / _WORTHWHILE))
+    processes = processes_for(seconds * sum(map(len, paths)))
     bar = tqdm(total=len(files), desc=root.resolve().name, unit=" pictures", disable=not progress)
     with bar, closing(decode_all(paths, plan, processes)) as results:  # closing ends the processes
         for batch, decoding, decoded in zip(batches, new, results, strict=True):

@@ -77,11 +77,13 @@ class Batch:
 
     Attributes:
         pixels: `(N, C, H, W)` uint8, of those without a fault.
+        done: what was done to each of those, in words, if the plan has no conditions.
         faults: what is wrong with the others, by their place.
         misfit: the place of a picture that does not meet the plan's conditions; then the rest is of no use.
     """
 
     pixels: NDArray[np.uint8]
+    done: list[list[str]] = field(default_factory=list)
     faults: dict[int, str] = field(default_factory=dict)
     misfit: int | None = None
 
@@ -106,7 +108,8 @@ def decode(paths: Sequence[str], plan: Plan) -> Batch:
                     picture = picture.getchannel(0)
                 batch.pixels[count] = pixels_of(scaled_and_cropped(picture, plan.shape[2], plan.shape[1]))
             else:
-                batch.pixels[count] = read_image(path, plan.shape, drawing=plan.drawing)[0]
+                batch.pixels[count], done = read_image(path, plan.shape, drawing=plan.drawing)
+                batch.done.append(done)
             count += 1
         except DataError as error:
             batch.faults[i] = str(error).removeprefix(f"{one_line(path)}: ")

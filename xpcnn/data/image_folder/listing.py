@@ -126,31 +126,46 @@ def _folders(folder: Path) -> dict[str, str]:
 
 def _pictures_by_class(folder: Path, root: Path) -> dict[str, list[Picture]]:
     start = "" if folder == root else f"{folder.name}/"
-    return {name: [*_pictures(path, f"{start}{name}/", set())] for name, path in _folders(folder).items()}
+    return {name: [*_pictures(path, f"{start}{name}/")] for name, path in _folders(folder).items()}
 
 
-def _pictures(folder: str, path: str, seen: set[tuple[int, int]]) -> Iterator[Picture]:
+def _pictures(folder: str, path: str) -> Iterator[Picture]:
     """Yield the pictures below a folder, sorted by path.
 
     Args:
         folder: the folder.
         path: its path from the data set's folder, with a `/` at the end.
-        seen: folders that were read, and are not read again: links may lead round in a circle.
     """
-    entries = _scan(folder)
-    status = os.stat(folder)  # noqa: PTH116  (paths are strings here, as there may be millions)
-    if (place := (status.st_dev, status.st_ino)) in seen:
-        return
-    seen.add(place)
-    for entry in entries:
-        if _is_folder(entry):
-            yield from _pictures(entry.path, f"{path}{entry.name}/", seen)
-        elif entry.name.lower().endswith(SUFFIXES):
-            try:
-                status = entry.stat()
-                yield Picture(path + entry.name, status.st_size, status.st_mtime_ns)
-            except OSError:  # a link that leads nowhere: reading it says so
-                yield Picture(path + entry.name, -1, -1)
+    for entry in pictures_below(folder):
+        inside = entry.path[len(folder) + 1 :].replace(os.sep, "/")
+        try:
+            status = entry.stat()
+            yield Picture(path + inside, status.st_size, status.st_mtime_ns)
+        except OSError:  # a link that leads nowhere: reading it says so
+            yield Picture(path + inside, -1, -1)
+
+
+def pictures_below(folder: str) -> Iterator[os.DirEntry[str]]:
+    """Yield the files in a folder and its subfolders that are pictures by their names, sorted, without hidden ones.
+
+    Raises:
+        DataError: if a folder cannot be read.
+    """
+    seen = set()  # folders that were read, and are not read again: links may lead round in a circle
+
+    def below(folder: str) -> Iterator[os.DirEntry[str]]:
+        entries = _scan(folder)
+        status = os.stat(folder)  # noqa: PTH116  (paths are strings here, as there may be millions)
+        if (place := (status.st_dev, status.st_ino)) in seen:
+            return
+        seen.add(place)
+        for entry in entries:
+            if _is_folder(entry):
+                yield from below(entry.path)
+            elif entry.name.lower().endswith(SUFFIXES):
+                yield entry
+
+    yield from below(folder)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

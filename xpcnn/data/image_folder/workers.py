@@ -89,12 +89,13 @@ class _Worker:
         self.close()
         self._start()
         if len(paths) == 1:
-            return Batch(np.empty((0, *plan.shape), np.uint8), {0: "it crashes the process that decodes it"})
+            return Batch(np.empty((0, *plan.shape), np.uint8), faults={0: "it crashes the process that decodes it"})
         # One by one, to find the file.
         parts = [self.decode([path], plan) for path in paths]
         misfit = next((i for i, part in enumerate(parts) if part.misfit is not None), None)
         faults = {i: text for i, part in enumerate(parts) for text in part.faults.values()}
-        return Batch(np.concatenate([part.pixels for part in parts]), faults, misfit)
+        done = [words for part in parts for words in part.done]
+        return Batch(np.concatenate([part.pixels for part in parts]), done, faults, misfit)
 
     def kill(self) -> None:
         """End the process, whatever it does; a thread that waits for its answer gets an error."""
@@ -140,7 +141,8 @@ class _Worker:
         pixels = np.empty((answer["count"], *plan.shape), np.uint8)
         if process.stdout.readinto(pixels.reshape(-1).data) != pixels.nbytes:  # type: ignore[attr-defined]
             raise EOFError
-        return Batch(pixels, {int(i): text for i, text in answer["faults"].items()}, answer["misfit"])
+        faults = {int(i): text for i, text in answer["faults"].items()}
+        return Batch(pixels, answer["done"], faults, answer["misfit"])
 
 
 def serve() -> None:
@@ -157,7 +159,7 @@ def serve() -> None:
             batch = decode(request["paths"], Plan(**plan | {"shape": tuple(plan["shape"])}))
             _send(
                 answers,
-                {"count": len(batch.pixels), "faults": batch.faults, "misfit": batch.misfit},
+                {"count": len(batch.pixels), "done": batch.done, "faults": batch.faults, "misfit": batch.misfit},
                 batch.pixels.reshape(-1).data,
             )
 
