@@ -97,6 +97,13 @@ def test_layers_of_your_own_are_unknown_unless_they_say(rng):
     assert Counted(rng).summary((4,)).multiply_adds == 48
 
 
+def test_what_is_shared_counts_once(rng):
+    first, second = (nn.Linear(4, 4, rng=rng) for _ in range(2))
+    second.weight = first.weight
+    summary = nn.Sequential(first, second, first).summary((4,))
+    assert [(row.name, row.parameters, row.multiply_adds) for row in summary.layers] == [("0", 20, 32), ("1", 4, 16)]
+
+
 def test_nothing_about_the_model_changes(device, rng):
     def network():
         layers = nn.Conv2d(2, 3, 3, rng=np.random.default_rng(1)), nn.BatchNorm2d(3), nn.Flatten()

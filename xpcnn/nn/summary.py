@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -63,30 +63,34 @@ class Summary:
 
     def __str__(self) -> str:
         rows = [["layer", "kind", "output shape", "parameters", "multiply-adds"]]
-        rows += [
-            [layer.name, layer.kind, _shape(layer.output_shape), f"{layer.parameters:,}", _count(layer)]
-            for layer in self.layers
-        ]
-        rows.append(
-            [
-                f"{len(self.layers)} layer{'s' * (len(self.layers) != 1)}",
-                "",
-                "",
-                f"{self.parameters:,}",
-                f"{self.multiply_adds:,}",
-            ]
-        )
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(
-                cell.rjust(width) if i > 2 else cell.ljust(width) for i, (cell, width) in enumerate(cells)
-            ).rstrip()
-            for cells in (list(zip(row, widths, strict=True)) for row in rows)
-        ]
-        rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-        note = [f"- : not known, {self.unknown} of the layers; the total leaves them out"] if self.unknown else []
-        start = f"for one image of shape {self.in_shape}"
-        return "\n".join([start, lines[0], rule, *lines[1:-1], rule, lines[-1], *note])
+        for layer in self.layers:
+            shape = "-" if layer.output_shape is None else str(layer.output_shape)
+            count = "-" if layer.multiply_adds is None else f"{layer.multiply_adds:,}"
+            rows.append([layer.name, layer.kind, shape, f"{layer.parameters:,}", count])
+        number = f"{len(self.layers)} layer{'' if len(self.layers) == 1 else 's'}"
+        rows.append([number, "", "", f"{self.parameters:,}", f"{self.multiply_adds:,}"])
+        head, *lines, totals = aligned(rows, left=3)
+        rule = "-" * max(map(len, (head, *lines, totals)))
+        table = [f"for one image of shape {self.in_shape}", head, rule, *lines, rule, totals]
+        if self.unknown:
+            table.append(f"- : not known, {self.unknown} of the layers; the total leaves them out")
+        return "\n".join(table)
+
+
+def aligned(rows: Sequence[Sequence[str]], left: int) -> list[str]:
+    """Return the lines of a table in text.
+
+    Args:
+        rows: of cells, the headings first; all of the same length.
+        left: how many columns are text, aligned to the left; those after them are numbers.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = zip(row, widths, strict=True)
+        padded = (cell.ljust(width) if i < left else cell.rjust(width) for i, (cell, width) in enumerate(cells))
+        lines.append("  ".join(padded).rstrip())
+    return lines
 
 
 def summarize(model: Any, in_shape: Sequence[int]) -> Summary:
@@ -102,34 +106,29 @@ def summarize(model: Any, in_shape: Sequence[int]) -> Summary:
         shape = ()
     if not shape or min(shape) < 1:
         raise ValueError(f"expected in_shape to be the sizes of one image, such as (1, 28, 28), got {in_shape!r}")
-    counted: set[int] = set()
-    parameters: dict[str, int] = {}
-    watched = []
-    leaves = {name for name, _ in model.named_leaves()}
-    for name, module in model.named_modules():
-        own = module.own_parameters().values()
-        if own or name in leaves:
-            watched.append((name, module))
-            parameters[name] = sum(parameter.data.size for parameter in own if id(parameter) not in counted)
-            counted.update(map(id, own))
-    calls: dict[str, tuple[tuple[int, ...] | None, int | None]] = {}
+    layers = list(_layers(model))
+    called: dict[str, LayerSummary] = {}
     with _left_as_it_was(model):
-        for name, module in watched:
-            vars(module)["forward"] = _observed(name, module, module.forward, calls)
+        for module, layer in layers:
+            vars(module)["forward"] = _observed(module, layer, called)
         for _, module in model.named_modules():
             module.training = False  # not `eval()`, which releases what forward passes saved
         model(_zeros(model, shape))
-    for name, _ in watched:
-        calls.setdefault(name, (None, 0))  # it was not called
-    modules = dict(watched)
-    kinds = {name: type(modules[name]).__name__ for name in calls}
-    return Summary(
-        shape,
-        [
-            LayerSummary(name or kinds[name], kinds[name], found[0], parameters[name], found[1])
-            for name, found in calls.items()
-        ],
-    )
+    idle = [layer for _, layer in layers if layer.name not in called]
+    return Summary(shape, [*called.values(), *idle])
+
+
+def _layers(model: Any) -> Iterator[tuple[Any, LayerSummary]]:
+    """Yield the modules that the table shows, each with its entry as it is before any call."""
+    leaves = {id(module) for _, module in model.named_leaves()}
+    seen = set()  # modules and parameters, as either may be shared
+    for name, module in model.named_modules():
+        own = module.own_parameters().values()
+        if id(module) not in seen and (own or id(module) in leaves):
+            count = sum(parameter.data.size for parameter in own if id(parameter) not in seen)
+            seen.update(map(id, (module, *own)))
+            kind = type(module).__name__
+            yield module, LayerSummary(name or kind, kind, None, count, 0)
 
 
 def _zeros(model: Any, shape: tuple[int, ...]) -> Array:
@@ -151,28 +150,17 @@ def _left_as_it_was(model: Any) -> Iterator[None]:
             vars(module).update(attributes)
 
 
-def _observed(
-    name: str,
-    module: Any,
-    forward: Callable[[Array], Array],
-    calls: dict[str, tuple[tuple[int, ...] | None, int | None]],
-) -> Callable[[Array], Array]:
-    """Return a layer's forward pass, which also enters output shape and multiply-adds into `calls`."""
+def _observed(module: Any, layer: LayerSummary, called: dict[str, LayerSummary]) -> Callable[[Array], Array]:
+    """Return the forward pass of a module, which also enters what it did into `called`."""
+    forward = module.forward
 
     def observed(x: Array) -> Array:
-        _, before = calls.setdefault(name, (None, 0))  # here, so that a module comes before the layers inside it
+        called.setdefault(layer.name, layer)  # before the call, so that a module precedes the layers inside it
         y = forward(x)
-        count = module.multiply_adds(x, y)
-        shape = getattr(y, "shape", None)
-        calls[name] = None if shape is None else shape[1:], None if None in (before, count) else before + count
+        before, count = called[layer.name].multiply_adds, module.multiply_adds(x, y)
+        total = None if before is None or count is None else before + count
+        shape = tuple(y.shape[1:]) if hasattr(y, "shape") else None
+        called[layer.name] = replace(layer, output_shape=shape, multiply_adds=total)
         return y
 
     return observed
-
-
-def _count(layer: LayerSummary) -> str:
-    return "-" if layer.multiply_adds is None else f"{layer.multiply_adds:,}"
-
-
-def _shape(shape: tuple[int, ...] | None) -> str:
-    return "-" if shape is None else str(shape)
