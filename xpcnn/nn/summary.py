@@ -121,7 +121,7 @@ def summarize(model: Any, in_shape: Sequence[int]) -> Summary:
 def _layers(model: Any) -> Iterator[tuple[Any, LayerSummary]]:
     """Yield the modules that the table shows, each with its entry as it is before any call."""
     leaves = {id(module) for _, module in model.named_leaves()}
-    seen = set()  # modules and parameters, as either may be shared
+    seen: set[int] = set()  # modules and parameters, as either may be shared
     for name, module in model.named_modules():
         own = module.own_parameters().values()
         if id(module) not in seen and (own or id(module) in leaves):

@@ -1,0 +1,18 @@
+"""Reports: a page about a training run, a parity check, or several runs.
+
+Each is one HTML file, light and dark, which runs no script and loads nothing. No optional package is needed.
+
+    from pathlib import Path
+    from xpcnn.report import run_report
+    from xpcnn.training import predict
+
+    probabilities = predict(model, test.images, mean=test.mean, std=test.std)
+    text = run_report("My network", trainer.records, test=test, probabilities=probabilities, model=model)
+    Path("report.html").write_text(text, encoding="utf-8")
+"""
+
+from .markup import write_page
+from .parity import parity_report
+from .run import run_report, write_run_report
+
+__all__ = ["parity_report", "run_report", "write_page", "write_run_report"]

@@ -1,0 +1,105 @@
+"""The page about a parity check."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from math import isfinite
+from typing import Any
+
+from ..parity import Comparison, Report
+from .charts import Curve, error_scale, line_chart
+from .markup import Html, element, facts, joined, page, section, table
+
+
+def parity_report(reports: Sequence[Report]) -> str:
+    """Return a page about parity checks, as HTML in one file.
+
+    Args:
+        reports: what `xpcnn.parity.check` returned, or each of those of `xpcnn.parity.run`.
+    """
+    first = reports[0]
+    title = f"Do {' and '.join(_devices(reports))} compute the same?"
+    what = (
+        f"{first.config.model} on {first.config.data}, {first.config.steps} steps of {first.config.batch_size} images"
+    )
+    settings = section("Configuration", facts(asdict(first.config).items()))
+    return page(
+        title, element("p", what, class_="soft"), *(part for report in reports for part in _report(report)), settings
+    )
+
+
+def _devices(reports: Sequence[Report]) -> list[str]:
+    return [str(reports[0].recorded["device"]), *(str(report.here["device"]) for report in reports)]
+
+
+def _report(report: Report) -> Iterator[Html]:
+    verdict, _, rest = report.verdict.partition(": ")
+    yield element("p", verdict, class_="big good" if report.agrees else "big bad")
+    yield element("p", rest)
+    yield element("div", *(_side(name, side) for name, side in _sides(report)), class_="columns")
+    text = (
+        "The array nearest to its tolerance, for each layer and pass over all steps. The bar ends at the tolerance, the "
+        "dot is the error, both relative to the size of the numbers, on a logarithmic axis."
+    )
+    yield section("Each layer's error and its tolerance", element("p", text, class_="soft"), _arrays(report.worst()))
+    yield section("Growth of the errors", _growth(report), _losses(report))
+
+
+def _sides(report: Report) -> list[tuple[str, dict[str, Any]]]:
+    return [("Recorded", report.recorded), ("Compared with it", report.here)]
+
+
+def _side(name: str, side: dict[str, Any]) -> Html:
+    entries = [("device", f"{side['device']} ({side['description']})"), *side["versions"].items()]
+    return section(name, facts(entries))
+
+
+def _arrays(comparisons: Sequence[Comparison]) -> Html:
+    sizes = [size for row in comparisons for size in (row.relative, row.tolerance) if isfinite(size) and size > 0]
+    lowest, highest = min(sizes, default=1e-9) / 2, max(sizes, default=1.0) * 2
+    rows = [
+        (
+            row.layer,
+            row.direction,
+            row.array + (" (size)" if row.source == "sizes" else ""),
+            error_scale(row.relative, row.tolerance, lowest, highest, agrees=row.agrees),
+            f"{row.relative:.1e}",
+            f"{row.tolerance:.1e}",
+            f"{row.absolute:.1e}",
+            row.step,
+            _verdict(row.agrees),
+        )
+        for row in comparisons
+    ]
+    head = ("layer", "pass", "array", f"{lowest:.0e} to {highest:.0e}", "relative error", "tolerance", "largest error")
+    return table("Errors and tolerances", (*head, "step", "verdict"), rows, left=4)
+
+
+def _growth(report: Report) -> Html:
+    names = list(report.growth().items())
+    curves = [
+        Curve(name, list(enumerate(errors, 1)), min(i, 2), dashed="tolerance" in name)
+        for i, (name, errors) in enumerate(names)
+    ]
+    return line_chart("relative error", curves, x_label="step", show="{:.1e}".format, logarithmic=True)
+
+
+def _losses(report: Report) -> Html:
+    rows = [
+        (
+            loss.step,
+            f"{loss.recorded:.6f}",
+            f"{loss.here:.6f}",
+            f"{loss.relative:.1e}",
+            f"{loss.tolerance:.1e}",
+            _verdict(loss.agrees),
+        )
+        for loss in report.losses
+    ]
+    head = ("step", "loss recorded", "loss here", "relative error", "tolerance", "verdict")
+    return element("details", element("summary", "the loss of each step"), table("Loss of each step", head, rows))
+
+
+def _verdict(agrees: bool) -> Html:
+    return element("span", "agrees", class_="good") if agrees else element("span", "DIFFERS", class_="bad")
