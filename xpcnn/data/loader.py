@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -13,6 +14,8 @@ from ..backend import CPU, Array, Device
 from ..random import stream
 from .dataset import Dataset
 from .normalize import Normalize
+from .rows import Rows
+from .spec import DataSpec, pixels_of
 from .transforms import Transform
 
 Batch = tuple[Array, Array]  # images and labels
@@ -33,9 +36,9 @@ class Loader:
         shuffle: draw a new order for each epoch; if false, keep the data set's.
         drop_last: leave out a last batch with fewer samples.
         seed: the run's seed, for the order and the transform.
-        transform: changes each batch of uint8 images before it is normalised; see `xpcnn.data.transforms`.
-        mean: subtracted from each channel, pixels scaled to [0, 1]; if None the data set's, or zeros if it has none.
-        std: each channel is divided by it afterwards; if None the data set's, or ones if it has none.
+        transform: changes each batch of images before it is normalised; see `xpcnn.data.transforms`.
+        mean: subtracted from each channel, after bytes are divided by 255; if None the data set's.
+        std: each channel is divided by it afterwards; if None the data set's.
         dtype: of the images handed out, float32 or float64.
         device: where training runs. On a GPU the images are kept as they are stored, one byte a pixel, and batches are
             made there, so that only an epoch's order moves. A transform needs the host: with one, batches are made
@@ -43,6 +46,7 @@ class Loader:
 
     Attributes:
         device: where batches are made, and lie.
+        spec: what a network must know of the data: shape, classes, and the mean and std in use.
 
     Raises:
         ValueError: if an option is outside its range, or there would be no batch.
@@ -78,13 +82,16 @@ class Loader:
         self.drop_last = drop_last
         self.seed = seed
         self.transform = transform
-        mean, std = dataset.mean if mean is None else mean, dataset.std if std is None else std
+        mean, std = (tuple(dataset.mean if mean is None else mean), tuple(dataset.std if std is None else std))
+        pixels: Any = pixels_of(dataset.images.dtype)
+        self.spec = DataSpec(dataset.shape, dataset.classes, mean, std, pixels, dataset.drawing)
         self.dtype = np.dtype(dtype)
         device = backend.device(device)
-        self.device = device if transform is None else CPU
-        self._images, self._labels = (self.device.asarray(x) for x in (dataset.images, dataset.labels))
+        self.device = device if transform is None and not isinstance(dataset.images, Rows) else CPU
+        self._images = dataset.images if isinstance(dataset.images, Rows) else self.device.asarray(dataset.images)
+        self._labels = self.device.asarray(dataset.labels)
         self._passes = 0  # how many were begun by iterating
-        self._normalize = Normalize(dataset.images.shape[1], mean, std, dtype=dtype, device=self.device)
+        self._normalize = Normalize(mean, std, white=self.spec.white, dtype=dtype, device=self.device)
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
