@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from ..data import DATASETS
@@ -75,3 +78,25 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     """Add `--threads`, which `main` obeys."""
     text = "CPU threads (all cores); results do not depend on it"
     parser.add_argument("--threads", type=int, metavar="N", help=text)
+
+
+def check_writable(option: str, name: str) -> None:
+    """Raise ValueError if the file that an option names cannot be written, before the work for it."""
+    path = Path(name)
+    if path.is_dir():
+        raise ValueError(f"{option} {name}: it is a folder")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"{option} {name}: there is no folder {path.parent}")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{option} {name}: it is not a regular file")
+    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise ValueError(f"{option} {name}: no permission to write there")
+
+
+@contextmanager
+def naming(file: str) -> Iterator[None]:
+    """Add a file's name to an OSError in the block: writing to a full disk raises it without."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, file) from error

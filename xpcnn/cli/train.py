@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..report import REPORT, write_run_report
 from ..training import ProgressBar, Run, RunConfig, Table, TrainingDivergedError, predict
 from ..training.files import write_atomically
 from ..training.run import read_config
@@ -71,6 +72,7 @@ def _train(args: argparse.Namespace) -> int:
         accuracy = run.records[-1]["test_accuracy"]
         print(f"test accuracy {accuracy:.2%}, {time.perf_counter() - started:.1f} s in all")
     _draw(run)
+    _report(run)
     print(f"saved in {run.path}")
     return 0
 
@@ -119,7 +121,7 @@ def _draw(run: Run) -> None:
 
         figures = {"curves.png": viz.curves(run.records)}
     except ImportError:
-        print("no pictures: pip install matplotlib for them", file=sys.stderr)
+        print('no pictures without Matplotlib: pip install "xpcnn[viz]"', file=sys.stderr)
         return
     sample = run.test.dataset.subset(slice(32))
     probabilities = predict(run.trainer.model, sample.images, mean=sample.mean, std=sample.std)
@@ -131,3 +133,11 @@ def _draw(run: Run) -> None:
             write_atomically(run.path / name, picture.getvalue())
         except OSError as error:  # the run itself is saved
             print(f"xpcnn: warning: {run.path / name} cannot be written: {error.strerror}", file=sys.stderr)
+
+
+def _report(run: Run) -> None:
+    """Write the report into the run's folder."""
+    try:
+        write_run_report(run)
+    except OSError as error:  # the run itself is saved
+        print(f"xpcnn: warning: {run.path / REPORT} cannot be written: {error.strerror}", file=sys.stderr)

@@ -78,8 +78,11 @@ def _table(counts: HostArray, names: Sequence[str]) -> Html:
     tall = "tall" if max(map(len, names)) > 3 else None
     head = element(
         "tr",
-        element("th", "true ↓  predicted →", scope="col"),
-        *(element("th", element("span", name, class_=tall), scope="col") for name in names),
+        element("th", element("span", "true ↓"), element("span", "predicted →"), scope="col", class_="corner"),
+        *(
+            element("th", element("span", name, class_=tall, title=name if tall else None), scope="col")
+            for name in names
+        ),
     )
     rows = []
     for i, (name, row) in enumerate(zip(names, counts, strict=True)):
@@ -141,7 +144,7 @@ def _mistakes(data: Dataset, found: Predictions, names: Sequence[str]) -> list[H
 
 def _mistake(data: Dataset, found: Predictions, names: Sequence[str], i: int) -> Html:
     guess, label = names[found.predicted[i]], names[data.labels[i]]
-    caption = element("figcaption", "is ", element("strong", label), f", taken for {guess} ({found.confidence[i]:.0%})")
+    caption = element("figcaption", "is ", element("strong", label), f", taken for {guess} ({found.confidence[i]:.1%})")
     return element("figure", picture(np.asarray(data.images[i]), f"test image {i}, of class {label}"), caption)
 
 

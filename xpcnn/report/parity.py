@@ -9,7 +9,7 @@ from typing import Any
 
 from ..parity import Comparison, Report
 from .charts import Curve, error_scale, line_chart
-from .markup import Html, element, facts, joined, page, section, table
+from .markup import Html, element, facts, page, section, table
 
 
 def parity_report(reports: Sequence[Report]) -> str:
@@ -39,8 +39,8 @@ def _report(report: Report) -> Iterator[Html]:
     yield element("p", rest)
     yield element("div", *(_side(name, side) for name, side in _sides(report)), class_="columns")
     text = (
-        "The array nearest to its tolerance, for each layer and pass over all steps. The bar ends at the tolerance, the "
-        "dot is the error, both relative to the size of the numbers, on a logarithmic axis."
+        "The array nearest to its tolerance, for each layer and pass over all steps. The bar ends at the tolerance, "
+        "the dot is the error, both relative to the size of the numbers, on a logarithmic axis."
     )
     yield section("Each layer's error and its tolerance", element("p", text, class_="soft"), _arrays(report.worst()))
     yield section("Growth of the errors", _growth(report), _losses(report))

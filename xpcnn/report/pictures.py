@@ -57,7 +57,8 @@ def reduced(pixels: HostArray, largest: int = _LARGEST) -> HostArray:
         return pixels
     rows, columns = height // factor, width // factor
     squares = pixels[: rows * factor, : columns * factor].reshape(rows, factor, columns, factor, channels)
-    return np.rint(squares.mean(axis=(1, 3))).astype(np.uint8)
+    means: HostArray = np.rint(squares.mean(axis=(1, 3)))
+    return means.astype(np.uint8)
 
 
 def png(pixels: HostArray) -> bytes:

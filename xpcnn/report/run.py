@@ -80,9 +80,8 @@ def write_run_report(run: Run) -> Path:
     test, model = run.test.dataset, run.trainer.model
     parts = []
     for first in range(0, len(test), _AT_ONCE):
-        rows = slice(first, first + _AT_ONCE)
-        probabilities = predict(model, test.images[rows], mean=test.mean, std=test.std)
-        parts.append(Predictions.of(probabilities, test.labels[rows]))
+        some = test.subset(slice(first, first + _AT_ONCE))
+        parts.append(Predictions.of(predict(model, some.images, test.spec), some.labels))
     path, config = run.path / REPORT, asdict(run.config)
     title = f"{config['model']} on {config['data']}"
     write_page(
@@ -136,7 +135,7 @@ def curve(records: Iterable[Record], key: str) -> list[tuple[float, float]]:
 
 def formatted(quantity: str) -> Any:
     """Return the function that shows a value of a quantity: accuracies in percent."""
-    return (lambda value: f"{100 * value:.5g} %") if quantity.endswith("accuracy") else "{:.4g}".format
+    return (lambda value: f"{100 * value:.4g}%") if quantity.endswith("accuracy") else "{:.4g}".format
 
 
 def _curves(records: Sequence[Record]) -> list[Html]:

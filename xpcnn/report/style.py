@@ -46,14 +46,18 @@ thead th { color: var(--soft); font-weight: 500; vertical-align: bottom; positio
   background: var(--paper); z-index: 1 }
 tbody th, tfoot th, th.text, td.text { text-align: left; font-weight: 500 }
 td.text { font-weight: 400 }
+tbody th, td.text { max-width: 22rem; overflow: hidden; text-overflow: ellipsis }
 tfoot th, tfoot td { font-weight: 650; border-bottom: 0 }
 .facts { display: grid; grid-template-columns: fit-content(45%) 1fr; font-size: .87rem; margin: .4rem 0 }
 .facts dt { color: var(--soft); padding: .2rem 1rem .2rem 0; border-bottom: 1px solid var(--line) }
 .facts dd { margin: 0; padding: .2rem 0; border-bottom: 1px solid var(--line) }
 .confusion th, .confusion td { padding: .2rem .4rem }
 .confusion tbody th, .confusion thead th:first-child { position: sticky; left: 0; background: var(--paper); z-index: 1 }
-.confusion thead th:first-child { z-index: 2; text-align: left }
-.confusion .tall { writing-mode: vertical-rl; transform: rotate(180deg); text-align: left; max-height: 9rem }
+.confusion thead th:first-child { z-index: 2 }
+.confusion .corner span { display: block; text-align: left }
+.confusion thead th { text-align: center }
+.confusion .tall { display: inline-block; writing-mode: vertical-rl; transform: rotate(180deg); text-align: left;
+  max-height: 9rem; overflow: hidden; text-overflow: ellipsis }
 .confusion td { border: 1px solid var(--line); min-width: 2.1rem; text-align: center }
 .hit { background: rgb(var(--right) / var(--a)) }
 .miss { background: rgb(var(--wrong) / var(--a)) }
@@ -86,3 +90,8 @@ details { margin: .75rem 0 }
 details > summary { cursor: pointer; color: var(--soft) }
 """
 )
+@media (max-width: 30rem) {
+  .bar { width: 2.5rem }
+  tbody th, td.text { max-width: 11rem }
+}
+"""
