@@ -2,25 +2,17 @@
 
 SERIES = 8  # colours for curves: --s1 to --s8
 
-_LIGHT = ["#1f6fb4", "#b8500a", "#1d7f4e", "#8a3fa8", "#b02a48", "#6b6200", "#0a7684", "#5a5a66"]
-_DARK = ["#6cb6ff", "#f69d50", "#6bc98f", "#d39df0", "#ff8fa3", "#d8cf5e", "#5fd0de", "#b4b4c0"]
-
-
-def _series(colours: list[str]) -> str:
-    return " ".join(f"--s{i}: {colour};" for i, colour in enumerate(colours, 1))
-
-
-STYLE = (
-    f"""
-:root {{ color-scheme: light dark; --paper: #fff; --ink: #1c1f24; --soft: #59626e; --line: #d5d9df;
-  --right: 31 111 180; --wrong: 212 92 10; {_series(_LIGHT)} }}
-@media (prefers-color-scheme: dark) {{
-  :root {{ --paper: #14171b; --ink: #e6e8eb; --soft: #9ea8b4; --line: #353c45;
-    --right: 84 160 235; --wrong: 240 140 60; {_series(_DARK)} }}
-}}
-"""
-    + "".join(f".s{i} {{ --c: var(--s{i}) }}\n" for i in range(1, SERIES + 1))
-    + """
+STYLE = """
+:root { color-scheme: light dark; --paper: #fff; --ink: #1c1f24; --soft: #59626e; --line: #d5d9df;
+  --right: 31 111 180; --wrong: 212 92 10;
+  --s1: #1f6fb4; --s2: #b8500a; --s3: #1d7f4e; --s4: #8a3fa8;
+  --s5: #b02a48; --s6: #6b6200; --s7: #0a7684; --s8: #5a5a66; }
+@media (prefers-color-scheme: dark) { :root { --paper: #14171b; --ink: #e6e8eb; --soft: #9ea8b4; --line: #353c45;
+  --right: 84 160 235; --wrong: 240 140 60;
+  --s1: #6cb6ff; --s2: #f69d50; --s3: #6bc98f; --s4: #d39df0;
+  --s5: #ff8fa3; --s6: #d8cf5e; --s7: #5fd0de; --s8: #b4b4c0; } }
+.s1 { --c: var(--s1) } .s2 { --c: var(--s2) } .s3 { --c: var(--s3) } .s4 { --c: var(--s4) }
+.s5 { --c: var(--s5) } .s6 { --c: var(--s6) } .s7 { --c: var(--s7) } .s8 { --c: var(--s8) }
 * { box-sizing: border-box }
 html { -webkit-text-size-adjust: 100% }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif;
@@ -88,8 +80,6 @@ tfoot th, tfoot td { font-weight: 650; border-bottom: 0 }
 .filters img { display: inline-block; width: 3.2rem; height: 3.2rem; margin: 0; image-rendering: pixelated }
 details { margin: .75rem 0 }
 details > summary { cursor: pointer; color: var(--soft) }
-"""
-)
 @media (max-width: 30rem) {
   .bar { width: 2.5rem }
   tbody th, td.text { max-width: 11rem }
