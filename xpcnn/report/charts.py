@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from math import ceil, floor, isfinite, log10
 
 from .markup import Html, element, joined
@@ -21,7 +22,7 @@ class Curve:
 
     Attributes:
         name: for the legend.
-        points: pairs of x and y; those that are not finite are left out.
+        points: pairs of x and y; the line has a gap where one cannot be drawn, as it is not finite.
         colour: from 0; after the last colour they start again, dashed.
         dashed: whether the line is dashed.
     """
@@ -53,54 +54,69 @@ def line_chart(
         curves: those without a point that can be drawn are left out.
         x_label: what the x axis counts.
         show: returns a tick's y as text.
-        logarithmic: whether y is on a logarithmic axis; then values of 0 or less are left out.
+        logarithmic: whether y is on a logarithmic axis; then values of 0 or less cannot be drawn.
     """
     lowest = 0.0 if logarithmic else float("-inf")
-    drawn = [
-        (curve, [(x, y) for x, y in curve.points if isfinite(x) and isfinite(y) and y > lowest]) for curve in curves
-    ]
+    drawn = [(curve, [point for point in curve.points if _drawable(point, lowest)]) for curve in curves]
     drawn = [(curve, points) for curve, points in drawn if points]
     if not drawn:
         return element("div", element("h3", title), element("p", "no values that can be drawn", class_="soft"))
     xs, ys = zip(*(point for _, points in drawn for point in points), strict=True)
     ticks = log_ticks(min(ys), max(ys)) if logarithmic else linear_ticks(min(ys), max(ys))
-    scale: Callable[[float], float] = log10 if logarithmic else float
-    first, last = min(xs), max(xs)
-    margin = 0.5 if first == last else 0.0
-    across = _axis(first - margin, last + margin, _LEFT, _WIDTH - _RIGHT)
-    up = _axis(scale(min(*ticks, *ys)), scale(max(*ticks, *ys)), _HEIGHT - _BOTTOM, _TOP)
-    parts = []
-    for y in ticks:
-        height = _number(up(scale(y)))
-        parts.append(element("line", class_="grid", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=height, y2=height))
-        parts.append(element("text", show(y), x=_LEFT - 6, y=height, dy=".35em", text_anchor="end"))
-    for x in whole_ticks(first, last):
-        middle = {"x": _number(across(x)), "text_anchor": "middle"}
-        parts.append(element("text", f"{x:,}", y=_HEIGHT - _BOTTOM + 15, **middle))
-    parts.append(element("text", x_label, x=(_LEFT + _WIDTH - _RIGHT) / 2, y=_HEIGHT - 4, text_anchor="middle"))
-    for curve, points in drawn:
-        places = [(_number(across(x)), _number(up(scale(y)))) for x, y in points]
-        line = " ".join(f"{x},{y}" for x, y in places)
-        inside = [element("polyline", points=line, class_="curve")]
-        if len(points) <= _MOST_DOTS:
-            inside += [
-                element(
-                    "circle",
-                    element("title", f"{curve.name}, {x_label} {x:g}: {show(y)}"),
-                    class_="dot",
-                    cx=a,
-                    cy=b,
-                    r=2.4,
-                )
-                for (x, y), (a, b) in zip(points, places, strict=True)
-            ]
-        parts.append(element("g", *inside, class_=curve.style))
-    ends = "; ".join(f"{curve.name} from {show(p[0][1])} to {show(p[-1][1])}" for curve, p in drawn)
-    label = f"{title} by {x_label}: {ends}"
-    drawing = element(
-        "svg", *parts, class_="chart", viewBox=f"0 0 {_WIDTH:g} {_HEIGHT:g}", role="img", aria_label=label
-    )
+    frame = _Frame(min(xs), max(xs), ticks[0], ticks[-1], logarithmic)
+    parts = [*_grid(frame, ticks, show, x_label), *(_drawn(frame, curve, lowest, show, x_label) for curve, _ in drawn)]
+    ends = "; ".join(f"{curve.name} from {show(points[0][1])} to {show(points[-1][1])}" for curve, points in drawn)
+    box, label = f"0 0 {_WIDTH:g} {_HEIGHT:g}", f"{title} by {x_label}: {ends}"
+    drawing = element("svg", *parts, class_="chart", viewBox=box, role="img", aria_label=label)
     return element("div", element("h3", title), _legend([curve for curve, _ in drawn]), drawing)
+
+
+class _Frame:
+    """Where points lie in a chart whose axes run from `left` to `right` and from `low` to `high`."""
+
+    def __init__(self, left: float, right: float, low: float, high: float, logarithmic: bool) -> None:
+        margin = 0.5 if left == right else 0.0
+        self.left, self.right = left, right
+        self._scale: Callable[[float], float] = log10 if logarithmic else float
+        self._across = _axis(left - margin, right + margin, _LEFT, _WIDTH - _RIGHT)
+        self._up = _axis(self._scale(low), self._scale(high), _HEIGHT - _BOTTOM, _TOP)
+
+    def across(self, x: float) -> str:
+        return _number(self._across(x))
+
+    def up(self, y: float) -> str:
+        return _number(self._up(self._scale(y)))
+
+
+def _grid(frame: _Frame, ticks: Sequence[float], show: Callable[[float], str], x_label: str) -> Iterator[Html]:
+    """Yield the lines and the labels of the axes."""
+    for y in ticks:
+        height = frame.up(y)
+        yield element("line", class_="grid", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=height, y2=height)
+        yield element("text", show(y), x=_LEFT - 6, y=height, dy=".35em", text_anchor="end")
+    for x in whole_ticks(frame.left, frame.right):
+        yield element("text", f"{x:,}", x=frame.across(x), y=_HEIGHT - _BOTTOM + 15, text_anchor="middle")
+    yield element("text", x_label, x=(_LEFT + _WIDTH - _RIGHT) / 2, y=_HEIGHT - 4, text_anchor="middle")
+
+
+def _drawn(frame: _Frame, curve: Curve, lowest: float, show: Callable[[float], str], x_label: str) -> Html:
+    """Return a curve: a line with gaps, and dots that show their values under the pointer if there are not too many."""
+    lines, dots = [], []
+    for drawable, points in groupby(curve.points, lambda point: _drawable(point, lowest)):
+        if not drawable:
+            continue
+        places = []
+        for x, y in points:
+            place = frame.across(x), frame.up(y)
+            text = element("title", f"{curve.name}, {x_label} {x:g}: {show(y)}")
+            dots.append(element("circle", text, class_="dot", cx=place[0], cy=place[1], r=2.4))
+            places.append(",".join(place))
+        lines.append(element("polyline", points=" ".join(places), class_="curve"))
+    return element("g", *lines, *(dots if len(dots) <= _MOST_DOTS else ()), class_=curve.style)
+
+
+def _drawable(point: tuple[float, float], lowest: float) -> bool:
+    return all(map(isfinite, point)) and point[1] > lowest
 
 
 def _legend(curves: Sequence[Curve]) -> Html:
@@ -149,7 +165,7 @@ def linear_ticks(low: float, high: float, most: int = 5) -> list[float]:
         margin = abs(low) / 10 or 1.0
         low, high = low - margin, high + margin
     step = _round_step((high - low) / most, (1, 2, 2.5, 5, 10))
-    return [round(i * step, 12) for i in range(floor(low / step + 1e-9), ceil(high / step - 1e-9) + 1)]
+    return [float(f"{i * step:.10g}") for i in range(floor(low / step + 1e-9), ceil(high / step - 1e-9) + 1)]
 
 
 def whole_ticks(low: float, high: float, most: int = 8) -> list[int]:

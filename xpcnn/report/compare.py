@@ -81,7 +81,7 @@ class FinishedRun:
             f"{done}" if done == epochs else f"{done} of {epochs}",
             self.part or "-",
             f"{accuracies[-1][1]:.2%}" if accuracies else "-",
-            f"{best[1]:.2%} in {best[0]:.0f}" if best else "-",
+            f"{best[1]:.2%} ({best[0]:.0f})" if best else "-",
             f"{losses[-1][1]:.4f}" if losses else "-",
             f"{test:.2%}" if isinstance(test, float) else "-",
             f"{self.parameters:,}" if self.parameters else "-",
@@ -90,7 +90,7 @@ class FinishedRun:
         ]
 
 
-HEAD = ["run", "model", "data", "epochs", "measured on", "accuracy", "best", "loss", "test at end"]
+HEAD = ["run", "model", "data", "epochs", "measured on", "accuracy", "best (epoch)", "loss", "test at end"]
 HEAD += ["parameters", "time", "images/s"]
 _TEXT_COLUMNS = 5
 
@@ -109,7 +109,7 @@ def option_rows(runs: Sequence[FinishedRun]) -> list[list[str]]:
         name for name in options[0] if name not in _IN_THE_TABLE and any(o[name] != options[0][name] for o in options)
     ]
     rows = [
-        [one_line(text) for text in (run.name, *(str(o[name]) for name in names))]
+        [one_line(text) for text in (run.name, *("-" if o[name] is None else str(o[name]) for name in names))]
         for run, o in zip(runs, options, strict=True)
     ]
     return [["run", *names], *rows] if names else []
@@ -119,7 +119,7 @@ def comparison_text(runs: Sequence[FinishedRun]) -> str:
     """Return the tables as text."""
     lines = aligned(comparison_rows(runs), left=_TEXT_COLUMNS)
     if options := option_rows(runs):
-        lines += ["", "options that differ:", *aligned(options, left=1)]
+        lines += ["", "options that differ:", *aligned(options, left=len(options[0]))]
     return "\n".join(lines)
 
 
@@ -131,7 +131,9 @@ def comparison_report(runs: Sequence[FinishedRun]) -> str:
         section("Curves", element("div", *_charts(runs), class_="columns")),
     ]
     if options := option_rows(runs):
-        parts.append(section("Options that differ", table("Options that differ", options[0], options[1:])))
+        parts.append(
+            section("Options that differ", table("Options that differ", options[0], options[1:], left=len(options[0])))
+        )
     return page(f"{len(runs)} training run{'' if len(runs) == 1 else 's'}", *parts)
 
 

@@ -94,10 +94,9 @@ def scrolling(label: str, content: Html) -> Html:
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> Html:
-    """Return a list of names, each with its value."""
-    return element(
-        "dl", *(item for name, value in pairs for item in (element("dt", name), element("dd", value))), class_="facts"
-    )
+    """Return a list of names, each with its value; None is shown as a dash."""
+    items = ((element("dt", name), element("dd", "-" if value is None else value)) for name, value in pairs)
+    return element("dl", *(item for pair in items for item in pair), class_="facts")
 
 
 def page(title: str, *parts: Html | None) -> str:

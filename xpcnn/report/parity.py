@@ -38,11 +38,7 @@ def _report(report: Report) -> Iterator[Html]:
     yield element("p", verdict, class_="big good" if report.agrees else "big bad")
     yield element("p", rest)
     yield element("div", *(_side(name, side) for name, side in _sides(report)), class_="columns")
-    text = (
-        "The array nearest to its tolerance, for each layer and pass over all steps. The bar ends at the tolerance, "
-        "the dot is the error, both relative to the size of the numbers, on a logarithmic axis."
-    )
-    yield section("Each layer's error and its tolerance", element("p", text, class_="soft"), _arrays(report.worst()))
+    yield section("Each layer's error and its tolerance", *_arrays(report.worst()))
     yield section("Growth of the errors", _growth(report), _losses(report))
 
 
@@ -55,7 +51,7 @@ def _side(name: str, side: dict[str, Any]) -> Html:
     return section(name, facts(entries))
 
 
-def _arrays(comparisons: Sequence[Comparison]) -> Html:
+def _arrays(comparisons: Sequence[Comparison]) -> list[Html]:
     sizes = [size for row in comparisons for size in (row.relative, row.tolerance) if isfinite(size) and size > 0]
     lowest, highest = min(sizes, default=1e-9) / 2, max(sizes, default=1.0) * 2
     rows = [
@@ -64,16 +60,22 @@ def _arrays(comparisons: Sequence[Comparison]) -> Html:
             row.direction,
             row.array + (" (size)" if row.source == "sizes" else ""),
             error_scale(row.relative, row.tolerance, lowest, highest, agrees=row.agrees),
-            f"{row.relative:.1e}",
-            f"{row.tolerance:.1e}",
-            f"{row.absolute:.1e}",
+            _size(row.relative),
+            _size(row.tolerance),
+            _size(row.absolute),
             row.step,
             _verdict(row.agrees),
         )
-        for row in comparisons
+        for row in sorted(comparisons, key=lambda row: row.agrees)  # those that differ first
     ]
-    head = ("layer", "pass", "array", f"{lowest:.0e} to {highest:.0e}", "relative error", "tolerance", "largest error")
-    return table("Errors and tolerances", (*head, "step", "verdict"), rows, left=4)
+    head = ("layer", "pass", "array", "error and tolerance", "relative error", "tolerance", "largest error")
+    text = (
+        "For each layer and pass, the array nearest to its tolerance over all steps. The dot is the error and the bar "
+        "ends at the tolerance, both relative to the size of the numbers, on a logarithmic axis from "
+        f"{lowest:.0e} to {highest:.0e}."
+    )
+    shown = table("Errors and tolerances", (*head, "step", "verdict"), rows, left=4)
+    return [element("p", text, class_="soft"), shown]
 
 
 def _growth(report: Report) -> Html:
@@ -82,7 +84,7 @@ def _growth(report: Report) -> Html:
         Curve(name, list(enumerate(errors, 1)), min(i, 2), dashed="tolerance" in name)
         for i, (name, errors) in enumerate(names)
     ]
-    return line_chart("relative error", curves, x_label="step", show="{:.1e}".format, logarithmic=True)
+    return line_chart("relative error", curves, x_label="step", show="{:.2g}".format, logarithmic=True)
 
 
 def _losses(report: Report) -> Html:
@@ -91,14 +93,18 @@ def _losses(report: Report) -> Html:
             loss.step,
             f"{loss.recorded:.6f}",
             f"{loss.here:.6f}",
-            f"{loss.relative:.1e}",
-            f"{loss.tolerance:.1e}",
+            _size(loss.relative),
+            _size(loss.tolerance),
             _verdict(loss.agrees),
         )
         for loss in report.losses
     ]
     head = ("step", "loss recorded", "loss here", "relative error", "tolerance", "verdict")
     return element("details", element("summary", "the loss of each step"), table("Loss of each step", head, rows))
+
+
+def _size(value: float) -> str:
+    return f"{value:.1e}" if value else "0"
 
 
 def _verdict(agrees: bool) -> Html:
