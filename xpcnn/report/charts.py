@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from math import ceil, floor, isfinite, log10
+from math import ceil, floor, inf, isfinite, log10
 
 from .markup import Html, element, joined
 from .style import SERIES
@@ -45,6 +45,7 @@ def line_chart(
     *,
     x_label: str = "epoch",
     show: Callable[[float], str] = "{:g}".format,
+    bounds: tuple[float, float] = (-inf, inf),
     logarithmic: bool = False,
 ) -> Html:
     """Return a line chart with its title and legend. The x axis counts, so its ticks are whole numbers.
@@ -54,15 +55,17 @@ def line_chart(
         curves: those without a point that can be drawn are left out.
         x_label: what the x axis counts.
         show: returns a tick's y as text.
+        bounds: what y cannot pass, such as 0 and 1; there are no ticks beyond.
         logarithmic: whether y is on a logarithmic axis; then values of 0 or less cannot be drawn.
     """
-    lowest = 0.0 if logarithmic else float("-inf")
+    lowest = 0.0 if logarithmic else -inf
     drawn = [(curve, [point for point in curve.points if _drawable(point, lowest)]) for curve in curves]
     drawn = [(curve, points) for curve, points in drawn if points]
     if not drawn:
         return element("div", element("h3", title), element("p", "no values that can be drawn", class_="soft"))
     xs, ys = zip(*(point for _, points in drawn for point in points), strict=True)
     ticks = log_ticks(min(ys), max(ys)) if logarithmic else linear_ticks(min(ys), max(ys))
+    ticks = [tick for tick in ticks if bounds[0] <= tick <= bounds[1]]
     frame = _Frame(min(xs), max(xs), ticks[0], ticks[-1], logarithmic)
     parts = [*_grid(frame, ticks, show, x_label), *(_drawn(frame, curve, lowest, show, x_label) for curve, _ in drawn)]
     ends = "; ".join(f"{curve.name} from {show(points[0][1])} to {show(points[-1][1])}" for curve, points in drawn)

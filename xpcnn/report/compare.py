@@ -13,12 +13,11 @@ from ..nn.summary import aligned
 from ..training import Checkpoint, RunConfig, read_history
 from ..training.callbacks import Record
 from ..training.run import CHECKPOINT, HISTORY, read_config
-from .charts import Curve, line_chart
+from .charts import Curve
 from .markup import Html, element, page, section, table
-from .run import curve, duration, formatted, measured_in
+from .run import PARTS, curve, duration, measured_in, quantity_chart
 
 _IN_THE_TABLE = {"model", "data", "epochs"}  # options that have columns of their own
-_TITLES = {"train": "training", "validation": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -142,4 +141,4 @@ def _charts(runs: Sequence[FinishedRun]) -> Iterator[Html]:
     for part in reversed(parts):  # test or validation first
         for quantity in quantities:
             curves = [Curve(run.name, curve(run.records, f"{part}_{quantity}"), i) for i, run in enumerate(runs)]
-            yield line_chart(f"{_TITLES[part]} {quantity}", curves, show=formatted(quantity))
+            yield quantity_chart(f"{PARTS[part]} {quantity}", quantity, curves)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from .pictures import picture
 
 REPORT = "report.html"
 
-_PARTS = {"train": "training", "validation": "validation", "test": "test"}
+PARTS = {"train": "training", "validation": "validation", "test": "test"}
 _AT_ONCE = 8192  # images whose probabilities are in memory at the same time
 _MOST_FILTERS = 64
 
@@ -123,8 +124,8 @@ def measured_in(records: Iterable[Record]) -> tuple[list[str], list[str]]:
     """
     keys = dict.fromkeys(key for record in records for key in record)
     split = [key.partition("_") for key in keys]
-    parts = [part for part in _PARTS if any(part == found for found, _, _ in split)]
-    names = dict.fromkeys(name for found, _, name in split if found in _PARTS)
+    parts = [part for part in PARTS if any(part == found for found, _, _ in split)]
+    names = dict.fromkeys(name for found, _, name in split if found in PARTS)
     return parts, sorted(names, key=lambda name: name != "loss")
 
 
@@ -135,7 +136,13 @@ def curve(records: Iterable[Record], key: str) -> list[tuple[float, float]]:
 
 def formatted(quantity: str) -> Any:
     """Return the function that shows a value of a quantity: accuracies in percent."""
-    return (lambda value: f"{100 * value:.4g}%") if quantity.endswith("accuracy") else "{:.4g}".format
+    return (lambda value: f"{100 * value:.6g}%") if quantity.endswith("accuracy") else "{:.5g}".format
+
+
+def quantity_chart(title: str, quantity: str, curves: Sequence[Curve]) -> Html:
+    """Return the chart of one quantity by epoch."""
+    bounds = (0.0, 1.0) if quantity.endswith("accuracy") else (-inf, inf)
+    return line_chart(title, curves, show=formatted(quantity), bounds=bounds)
 
 
 def _curves(records: Sequence[Record]) -> list[Html]:
@@ -144,12 +151,10 @@ def _curves(records: Sequence[Record]) -> list[Html]:
         return []
     charts = []
     for quantity in quantities:
-        curves = [
-            Curve(_PARTS[part], curve(records, f"{part}_{quantity}"), colour) for colour, part in enumerate(parts)
-        ]
-        charts.append(line_chart(quantity, curves, show=formatted(quantity)))
+        curves = [Curve(PARTS[part], curve(records, f"{part}_{quantity}"), colour) for colour, part in enumerate(parts)]
+        charts.append(quantity_chart(quantity, quantity, curves))
     columns = [(f"{part}_{quantity}", quantity) for part in parts for quantity in quantities]
-    head = ["epoch", *(f"{_PARTS[key.partition('_')[0]]} {quantity}" for key, quantity in columns)]
+    head = ["epoch", *(f"{PARTS[key.partition('_')[0]]} {quantity}" for key, quantity in columns)]
     rows = [
         [
             f"{record['epoch']:.0f}",
