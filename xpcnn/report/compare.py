@@ -12,10 +12,11 @@ from ..data.errors import one_line
 from ..nn.summary import aligned
 from ..training import Checkpoint, RunConfig, read_history
 from ..training.callbacks import Record
-from ..training.run import CHECKPOINT, HISTORY, read_config
+from ..training.folder import CHECKPOINT, HISTORY
+from ..training.run import read_config
 from .charts import Curve
 from .markup import Html, element, page, section, table
-from .run import PARTS, curve, duration, measured_in, quantity_chart
+from .run import PARTS, curve, duration, measured_in, quantity_chart, short_names
 
 _IN_THE_TABLE = {"model", "data", "epochs"}  # options that have columns of their own
 
@@ -75,8 +76,7 @@ class FinishedRun:
         test = self.test.get("accuracy")
         return [
             self.name,
-            self.config.model,
-            self.config.data,
+            *short_names(self.config),
             f"{done}" if done == epochs else f"{done} of {epochs}",
             self.part or "-",
             f"{accuracies[-1][1]:.2%}" if accuracies else "-",

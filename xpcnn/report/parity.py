@@ -10,6 +10,7 @@ from typing import Any
 from ..parity import Comparison, Report
 from .charts import Curve, error_scale, line_chart
 from .markup import Html, element, facts, page, section, table
+from .run import short_names
 
 
 def parity_report(reports: Sequence[Report]) -> str:

@@ -16,7 +16,7 @@ from ..data import Dataset
 from ..nn import Conv2d, Module
 from ..nn.summary import Summary
 from ..parity.record import versions
-from ..training import Run, predict
+from ..training import Run, TrainingConfig, predict
 from ..training.callbacks import Record
 from .charts import Curve, line_chart
 from .classes import Predictions, class_sections
@@ -83,13 +83,15 @@ def write_run_report(run: Run) -> Path:
     for first in range(0, len(test), _AT_ONCE):
         some = test.subset(slice(first, first + _AT_ONCE))
         parts.append(Predictions.of(predict(model, some.images, test.spec), some.labels))
-    path, config = run.path / REPORT, asdict(run.config)
-    title = f"{config['model']} on {config['data']}"
-    write_page(
-        path,
-        run_report(title, run.records, test=test, probabilities=Predictions.joined(parts), model=model, config=config),
-    )
+    title, found, config = " on ".join(short_names(run.config)), Predictions.joined(parts), asdict(run.config)
+    path = run.path / REPORT
+    write_page(path, run_report(title, run.records, test=test, probabilities=found, model=model, config=config))
     return path
+
+
+def short_names(config: TrainingConfig) -> tuple[str, str]:
+    """Return the names of the network and of the data, without the folders of those that are files."""
+    return config.model.rpartition(":")[2], Path(config.data).name
 
 
 def _checked(probabilities: HostArray, test: Dataset) -> Predictions:
