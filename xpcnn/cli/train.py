@@ -157,6 +157,6 @@ def _draw(run: Run) -> None:
 def _report(run: Run) -> None:
     """Write the report into the run's folder."""
     try:
-        write_run_report(run)
+        print(f"report in {write_run_report(run)}")
     except OSError as error:  # the run itself is saved
         print(f"xpcnn: warning: {run.path / REPORT} cannot be written: {error.strerror}", file=sys.stderr)

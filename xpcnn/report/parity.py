@@ -21,9 +21,8 @@ def parity_report(reports: Sequence[Report]) -> str:
     """
     first = reports[0]
     title = f"Do {' and '.join(_devices(reports))} compute the same?"
-    what = (
-        f"{first.config.model} on {first.config.data}, {first.config.steps} steps of {first.config.batch_size} images"
-    )
+    names = " on ".join(short_names(first.config))
+    what = f"{names}, {first.config.steps} steps of {first.config.batch_size} images"
     settings = section("Configuration", facts(asdict(first.config).items()))
     return page(
         title, element("p", what, class_="soft"), *(part for report in reports for part in _report(report)), settings
