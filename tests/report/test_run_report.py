@@ -8,8 +8,11 @@ from html_pages import Page
 from inputs import refused
 
 from xpcnn import Dataset, models, nn
-from xpcnn.report import run_report
+from xpcnn.data import load_dataset
+from xpcnn.report import run_report, write_run_report
 from xpcnn.report.classes import Predictions
+from xpcnn.training import Run, RunConfig
+from xpcnn.training import run as run_module
 
 CONFUSION = "Number of test images by true class (rows) and predicted class (columns)"
 EACH = "Recall: correct among the images of the class. Precision: correct among those taken for it."
@@ -131,6 +134,22 @@ def test_predictions_of_parts_are_those_of_the_whole(rng):
     np.testing.assert_array_equal(whole.predicted, found.argmax(1))
     np.testing.assert_array_equal(whole.confidence, found.max(1))
     assert whole.loss == pytest.approx(-np.log(found[range(9), labels]).mean())
+
+
+def test_a_run_on_any_device_writes_its_report(tmp_path, device, monkeypatch):
+    def few(name, part, data_dir=None):
+        return load_dataset(name, part).subset(slice(96))
+
+    monkeypatch.setattr(run_module, "load_dataset", few)
+    monkeypatch.setattr("xpcnn.report.run._AT_ONCE", 40)  # three parts, the last one shorter
+    with Run(tmp_path / "run", RunConfig(model="numpy_cnn", epochs=1), device=device) as run:
+        run.fit()
+        path = write_run_report(run)
+    page = Page(path.read_text())
+    assert f"{run.records[0]['test_accuracy']:.2%} of 96 test images" in page.text
+    assert f"device {device.name} ({device.description})" in page.text
+    assert "batch_size 64" in page.text
+    assert page.tables[LAYERS][-1][-1] == f"{run.trainer.model.summary((1, 28, 28)).multiply_adds:,}"
 
 
 def test_probabilities_of_other_images_are_refused():

@@ -11,6 +11,7 @@ from ..training.files import write_atomically
 from .style import STYLE
 
 _VOID = {"img", "meta"}  # elements without a closing tag
+_LONG = 60  # rows; tables with more of them scroll
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 # No script, no network, whatever is in the page.
@@ -75,6 +76,7 @@ def table(
             *(element("td", cell, class_="text" if i < left else None) for i, cell in enumerate(cells[1:], 1)),
         )
 
+    body = list(map(row, rows))
     headings = (element("th", text, scope="col", class_="text" if i < left else None) for i, text in enumerate(head))
     return scrolling(
         caption,
@@ -82,15 +84,17 @@ def table(
             "table",
             element("caption", caption, class_="hidden"),
             element("thead", element("tr", *headings)),
-            element("tbody", *map(row, rows)),
+            element("tbody", *body),
             element("tfoot", row(foot)) if foot else None,
         ),
+        long=len(body) > _LONG,
     )
 
 
-def scrolling(label: str, content: Html) -> Html:
-    """Return a box in which wide or long content scrolls, also by the keyboard."""
-    return element("div", content, class_="scroll", tabindex=0, role="region", aria_label=label)
+def scrolling(label: str, content: Html, *, long: bool = False) -> Html:
+    """Return a box in which wide content, and with `long` also long content, scrolls, by the keyboard too."""
+    classes = "scroll long" if long else "scroll"
+    return element("div", content, class_=classes, tabindex=0, role="region", aria_label=label)
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> Html:

@@ -16,7 +16,7 @@ from ..data import Dataset
 from ..nn import Conv2d, Module
 from ..nn.summary import Summary
 from ..parity.record import versions
-from ..training import Run, TrainingConfig, predict
+from ..training import Run, TrainingConfig
 from ..training.callbacks import Record
 from .charts import Curve, line_chart
 from .classes import Predictions, class_sections
@@ -55,7 +55,7 @@ def run_report(
         ValueError: if there are not as many probabilities as test images and classes.
     """
     found = None
-    if test is not None and probabilities is not None:
+    if test is not None and probabilities is not None and len(test):
         found = probabilities if isinstance(probabilities, Predictions) else _checked(probabilities, test)
     if in_shape is None and test is not None:
         in_shape = test.images.shape[1:]
@@ -78,13 +78,13 @@ def write_run_report(run: Run) -> Path:
     Raises:
         OSError: if it cannot be written.
     """
-    test, model = run.test.dataset, run.trainer.model
+    test = run.test.dataset
     parts = []
     for first in range(0, len(test), _AT_ONCE):
         some = test.subset(slice(first, first + _AT_ONCE))
-        parts.append(Predictions.of(predict(model, some.images, test.spec), some.labels))
+        parts.append(Predictions.of(run.trainer.predict(some.images), some.labels))
     title, found, config = " on ".join(short_names(run.config)), Predictions.joined(parts), asdict(run.config)
-    path = run.path / REPORT
+    path, model = run.path / REPORT, run.trainer.model
     write_page(path, run_report(title, run.records, test=test, probabilities=found, model=model, config=config))
     return path
 

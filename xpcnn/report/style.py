@@ -30,7 +30,8 @@ p { margin: .4rem 0 }
 .columns > * { min-width: 0 }
 .hidden { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap }
 
-.scroll { overflow: auto; max-width: 100%; max-height: 44rem; position: relative }
+.scroll { overflow: auto; max-width: 100%; position: relative }
+.long { max-height: 44rem }
 .scroll:focus-visible { outline: 2px solid var(--s1) }
 table { border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabular-nums }
 th, td { padding: .2rem .55rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap }
@@ -84,5 +85,5 @@ details > summary { cursor: pointer; color: var(--soft) }
   .bar { width: 2.5rem }
   tbody th, td.text { max-width: 11rem }
 }
-@media print { .scroll { max-height: none } }
+@media print { .long { max-height: none } }
 """
