@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import data, functional, models, nn, optim, report, training
+    from . import data, functional, models, nn, optim, training
     from .backend import Device, DeviceUnavailableError, available_devices, device
     from .data import Dataset, Loader
     from .random import manual_seed
@@ -26,7 +26,6 @@ __all__ = [
     "models",
     "nn",
     "optim",
-    "report",
     "training",
 ]
 

@@ -7,9 +7,8 @@ import pytest
 from html_pages import Page
 
 from xpcnn.cli import main
-from xpcnn.data import load_dataset
+from xpcnn.data import load_dataset, sources
 from xpcnn.training import read_history
-from xpcnn.training import run as run_module
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +18,7 @@ def few_images(monkeypatch):
     def few(name, part, data_dir=None):
         return load_dataset(name, part, data_dir).subset(slice(128 if part == "train" else 100))
 
-    monkeypatch.setattr(run_module, "load_dataset", few)
+    monkeypatch.setattr(sources, "load_dataset", few)
 
 
 def train(folder, *options):

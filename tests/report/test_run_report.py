@@ -8,11 +8,10 @@ from html_pages import Page
 from inputs import refused
 
 from xpcnn import Dataset, models, nn
-from xpcnn.data import load_dataset
+from xpcnn.data import load_dataset, sources
 from xpcnn.report import run_report, write_run_report
 from xpcnn.report.classes import Predictions
 from xpcnn.training import Run, RunConfig
-from xpcnn.training import run as run_module
 
 CONFUSION = "Number of test images by true class (rows) and predicted class (columns)"
 EACH = "Recall: correct among the images of the class. Precision: correct among those taken for it."
@@ -140,7 +139,7 @@ def test_a_run_on_any_device_writes_its_report(tmp_path, device, monkeypatch):
     def few(name, part, data_dir=None):
         return load_dataset(name, part).subset(slice(96))
 
-    monkeypatch.setattr(run_module, "load_dataset", few)
+    monkeypatch.setattr(sources, "load_dataset", few)
     monkeypatch.setattr("xpcnn.report.run._AT_ONCE", 40)  # three parts, the last one shorter
     with Run(tmp_path / "run", RunConfig(model="numpy_cnn", epochs=1), device=device) as run:
         run.fit()
