@@ -1,6 +1,7 @@
 """The table of layers: shapes, parameters and multiply-adds, found without changing the model."""
 
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,8 +30,10 @@ fc3        Linear     (10,)                850            840
 12 layers                               61,706        416,520"""
 
 
-def test_lenet5_as_a_terminal_shows_it():
+def test_lenet5_as_a_terminal_and_the_readme_show_it():
     assert str(models.lenet5().summary((1, 28, 28))) == LENET5
+    readme = Path(nn.__file__).parents[1] / "report" / "README.md"
+    assert LENET5 in readme.read_text(encoding="utf-8")
 
 
 def test_resnet20_has_the_published_number_of_multiply_adds():

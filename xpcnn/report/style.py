@@ -17,7 +17,7 @@ STYLE = """
 html { -webkit-text-size-adjust: 100% }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif;
   overflow-wrap: anywhere }
-main { max-width: 64rem; margin: 0 auto; padding: 1.25rem 1rem 3rem }
+main { max-width: 70rem; margin: 0 auto; padding: 1.25rem 1rem 3rem }
 h1 { font-size: 1.5rem; line-height: 1.25; margin: .5rem 0 }
 h2 { font-size: 1.15rem; margin: 2.25rem 0 .5rem }
 h3 { font-size: 1rem; margin: .75rem 0 .25rem }
@@ -75,10 +75,10 @@ tfoot th, tfoot td { font-weight: 650; border-bottom: 0 }
 
 .pictures { display: flex; flex-wrap: wrap; gap: .9rem .7rem }
 .pictures figure { margin: 0; width: 6rem; font-size: .78rem; line-height: 1.3 }
-.pictures img { display: block; width: 6rem; height: 6rem; object-fit: contain; margin-bottom: .25rem }
+.pictures img { display: block; width: 6rem; height: auto; max-height: 9rem; object-fit: contain; margin-bottom: .25rem }
 .pictures strong { color: var(--ink); font-weight: 600 }
 .pixels { image-rendering: pixelated }
-.filters img { display: inline-block; width: 3.2rem; height: 3.2rem; margin: 0; image-rendering: pixelated }
+.filters img { width: 3.2rem; margin: 0; image-rendering: pixelated }
 details { margin: .75rem 0 }
 details > summary { cursor: pointer; color: var(--soft) }
 @media (max-width: 30rem) {
