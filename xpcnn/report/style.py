@@ -75,7 +75,8 @@ tfoot th, tfoot td { font-weight: 650; border-bottom: 0 }
 
 .pictures { display: flex; flex-wrap: wrap; gap: .9rem .7rem }
 .pictures figure { margin: 0; width: 6rem; font-size: .78rem; line-height: 1.3 }
-.pictures img { display: block; width: 6rem; height: auto; max-height: 9rem; object-fit: contain; margin-bottom: .25rem }
+.pictures img { display: block; width: 6rem; height: auto; max-height: 9rem; object-fit: contain;
+  margin-bottom: .25rem }
 .pictures strong { color: var(--ink); font-weight: 600 }
 .pixels { image-rendering: pixelated }
 .filters img { width: 3.2rem; margin: 0; image-rendering: pixelated }
