@@ -36,7 +36,7 @@ def test_a_run_ends_with_its_report_even_without_the_extra(tmp_path, monkeypatch
     page = Page((folder / "report.html").read_text())
     (record,) = read_history(folder / "history.jsonl")
     assert f"{record['test_accuracy']:.2%} of 100 test images classified correctly" in page.text
-    assert f"loss {record['test_loss']:.4f}" in page.text
+    assert f"cross-entropy {record['test_loss']:.4f}" in page.text
     assert page.text.startswith("lenet5 on mnist-mini")
 
     (folder / "report.html").unlink()

@@ -16,7 +16,8 @@ from ..training.folder import CHECKPOINT, HISTORY
 from ..training.run import read_config
 from .charts import Curve
 from .markup import Html, element, page, section, table
-from .run import PARTS, curve, duration, measured_in, quantity_chart, short_names
+from .records import PARTS, curve, duration, measured_in, quantity_chart
+from .run import short_names
 
 _IN_THE_TABLE = {"model", "data", "epochs"}  # options that have columns of their own
 
