@@ -61,6 +61,7 @@ def test_train_keeps_everything_about_the_run(tmp_path, few_images, capsys):
         "curves.png",
         "history.jsonl",
         "predictions.png",
+        "report.html",
     ]
     records = read_history(folder / "history.jsonl")
     assert f"test accuracy {records[-1]['test_accuracy']:.2%}" in captured.out

@@ -47,10 +47,10 @@ _PATHS = [
 
 _NUMERIC = ["--epochs", "--batch-size", "--size", "--lr", "--weight-decay", "--seed", "--steps", "--limit"]
 _NAMED = ["--model", "--data", "--optimizer", "--device", "--devices", "--dtype"]
-_FILES = ["--output", "--resume", "--data-dir", "--data", "--picture", "--csv"]
+_FILES = ["--output", "--resume", "--data-dir", "--data", "--picture", "--csv", "--report"]
 _FLAGS = ["--skip-bad", "--progress", "--json", "--tf32", "--help", "--version", "--unknown"]
 _COMMANDS = [["train"], ["evaluate"], ["predict"], ["devices"], ["parity", "record"], ["parity", "check"]]
-_COMMANDS += [["parity", "run"], ["parity"], [], ["unknown"]]
+_COMMANDS += [["parity", "run"], ["parity"], ["compare"], [], ["unknown"]]
 
 
 def _option(names: list[str], values: list[str]) -> st.SearchStrategy[list[str]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..extras import needed_for
 from ..parity import Report, TraceConfig, check, record, run
+from ..report import parity_report, write_page
 from .options import (
     add_command,
     add_data_dir,
@@ -68,6 +69,7 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
 def _report_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--tf32", action="store_true", help="allow the GPU the TF32 format in products")
     sub.add_argument("--json", action="store_true", help="print the report as JSON")
+    sub.add_argument("--report", metavar="FILE", help="write the report as a page, replaced if it exists")
     sub.add_argument("--picture", metavar="FILE", help="draw the error of each step into a file")
 
 
@@ -85,13 +87,13 @@ def _record(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    _check_picture(args.picture)
+    _check_files(args)
     options = {"data": args.data, "data_dir": args.data_dir, "tf32": args.tf32, "network": network_from(args)}
     return _show([check(args.trace, args.device, **options)], args)
 
 
 def _run(args: argparse.Namespace) -> int:
-    _check_picture(args.picture)
+    _check_files(args)
     devices = [name.strip() for name in args.devices.split(",") if name.strip()]
     config = config_from(args, TraceConfig)
     return _show(run(config, devices, data_dir=args.data_dir, limit=_limit(args), tf32=args.tf32), args)
@@ -105,10 +107,15 @@ def _limit(args: argparse.Namespace) -> int:
     return mebibytes << 20
 
 
-def _check_picture(name: str | None) -> None:
-    """Raise ValueError or ImportError if a picture cannot be drawn, before the work for it."""
-    if name is None:
-        return
+def _check_files(args: argparse.Namespace) -> None:
+    """Raise ValueError or ImportError if a file cannot be written, before the work for it."""
+    if args.report is not None:
+        check_writable("--report", args.report)
+    if args.picture is not None:
+        _check_picture(args.picture)
+
+
+def _check_picture(name: str) -> None:
     with needed_for("--picture"):
         from matplotlib.figure import Figure
 
@@ -124,7 +131,11 @@ def _show(reports: list[Report], args: argparse.Namespace) -> int:
         print(json.dumps([report.to_dict() for report in reports], indent=1))
     else:
         print("\n\n".join(report.text() for report in reports))
-    if args.picture:
+    if args.report is not None:
+        with naming(args.report):
+            write_page(args.report, parity_report(reports))
+        print(f"report in {args.report}", file=sys.stderr)
+    if args.picture is not None:
         from .. import viz
 
         with naming(args.picture):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import viz
+from ..report import REPORT, write_run_report
 from ..training import ProgressBar, Run, RunConfig, Table, TrainingDivergedError
 from ..training.files import write_atomically
 from ..training.run import read_config
@@ -84,6 +85,7 @@ def _train(args: argparse.Namespace) -> int:
         accuracy = run.records[-1]["test_accuracy"]
         print(f"test accuracy {accuracy:.2%}, {time.perf_counter() - started:.1f} s in all")
     _draw(run)
+    _report(run)
     print(f"saved in {run.path}")
     return 0
 
@@ -150,3 +152,11 @@ def _draw(run: Run) -> None:
             write_atomically(run.path / name, picture.getvalue())
         except OSError as error:  # the run itself is saved
             print(f"xpcnn: warning: {run.path / name} cannot be written: {error.strerror}", file=sys.stderr)
+
+
+def _report(run: Run) -> None:
+    """Write the report into the run's folder."""
+    try:
+        print(f"report in {write_run_report(run)}")
+    except OSError as error:  # the run itself is saved
+        print(f"xpcnn: warning: {run.path / REPORT} cannot be written: {error.strerror}", file=sys.stderr)

@@ -46,6 +46,7 @@ from .module import Buffer, Module, Parameter
 from .normalization import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm
 from .pooling import AdaptiveAvgPool2d, AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from .position_bias import PositionBias
+from .summary import LayerSummary, Summary
 
 __all__ = [
     "ELU",
@@ -68,6 +69,7 @@ __all__ = [
     "Identity",
     "L2Penalty",
     "LayerNorm",
+    "LayerSummary",
     "LeakyReLU",
     "Linear",
     "Loss",
@@ -82,6 +84,7 @@ __all__ = [
     "SiLU",
     "Sigmoid",
     "Softmax",
+    "Summary",
     "Tanh",
     "conv_relu",
     "conv_relu_pool",

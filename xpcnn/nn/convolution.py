@@ -114,6 +114,9 @@ class ConvTranspose2d(Weighted):
     def extra_repr(self) -> str:
         return _options_repr(self, "stride", "padding", "output_padding", "dilation", "groups")
 
+    def multiply_adds(self, x: Array, y: Array) -> int | None:
+        return int(x.size * self.weight.data[0].size)  # each input is multiplied by one filter
+
     def forward(self, x: Array) -> Array:
         options = {"stride": self.stride, "padding": self.padding, "output_padding": self.output_padding}
         return self._forward(F.conv_transpose2d_forward, x, dilation=self.dilation, groups=self.groups, **options)

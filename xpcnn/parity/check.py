@@ -28,7 +28,6 @@ from .config import TraceConfig
 from .drift import direction, perturbation
 from .files import Folder, TraceError, load_step
 from .layers import replay, replay_loss
-from .observe import leaves
 from .record import MEGABYTE, Trace, record, versions
 from .report import LossStep, Report
 from .steps import StepResult, batch_digest, host_state, train_steps
@@ -159,7 +158,7 @@ def _model(trace: Trace, dataset: Dataset, device: Device) -> Module:
             raise ValueError("its weights are of another data type")
     except ValueError as error:
         raise TraceError(f"{trace.path} was recorded from another model: {error}") from error
-    found = [[name, type(module).__name__] for name, module in leaves(model)]
+    found = [[name, type(module).__name__] for name, module in model.named_leaves()]
     if found != trace.info["layers"]:
         raise TraceError(
             f"{trace.path} was recorded from another {trace.config.model}: its layers differ from those here"

@@ -27,7 +27,6 @@ from ..training.folder import new_folder
 from .config import TraceConfig
 from .drift import drift_by_step, precisions, twin_of
 from .files import Folder, TraceError, read_array, store_step
-from .observe import leaves
 from .steps import batch_digest, host_state, train_steps
 
 FORMAT, VERSION = "xpcnn-trace", 3
@@ -159,7 +158,7 @@ def _record(
         "config": asdict(config),
         "data": dataset.spec.to_dict(),
         "recorded": {"device": device.name, "description": device.description, "versions": versions()},
-        "layers": [[name, type(module).__name__] for name, module in leaves(model)],
+        "layers": [[name, type(module).__name__] for name, module in model.named_leaves()],
         "steps": steps,
     }
     folder.write_info(FORMAT, VERSION, info)
