@@ -10,6 +10,7 @@ from .deep_sigmoid import deep_sigmoid_net
 from .lenet import lenet5
 from .mlp import mlp
 from .numpy_cnn import numpy_cnn
+from .own import OwnNetwork
 from .resnet import resnet, resnet20
 from .small_cnn import small_cnn
 from .three_layer import three_layer_net
@@ -52,6 +53,7 @@ def build_model(
 
 __all__ = [
     "MODELS",
+    "OwnNetwork",
     "build_model",
     "deep_sigmoid_net",
     "lenet5",
