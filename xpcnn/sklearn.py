@@ -22,6 +22,7 @@ from . import backend
 from .backend import Device
 from .data import Dataset, DataSpec, Loader, Transform
 from .models import build_model
+from .models.own import tried
 from .nn import CrossEntropyLoss, Module
 from .optim import OPTIMIZERS, CosineSchedule, build_optimizer
 from .training import Table, Trainer, predict
@@ -88,7 +89,7 @@ class CNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         model: str | Callable[..., Module] = "auto",
         *,
         image_shape: Sequence[int] | None = None,
-        epochs: int = 15,
+        epochs: int = 30,
         batch_size: int = 64,
         optimizer: str = "adamw",
         lr: float | None = None,
@@ -124,7 +125,7 @@ class CNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Raises:
             ValueError: if samples, labels and parameters do not fit together.
-            TypeError: if `X` is sparse, or `model` returned no `Module`.
+            TypeError: if `X` is sparse.
             TrainingDivergedError: if the loss became infinite or not a number.
         """
         rows, shape = _rows(X)
@@ -222,13 +223,8 @@ class CNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 if _is_table(shape):
                     raise ValueError(f"{error}; rows of images need image_shape=(C, H, W)") from error
                 raise
-        network = self.model(shape, classes, seed=seed)
-        if not isinstance(network, Module):
-            raise TypeError(f"expected model to return an xpcnn.nn.Module, got {type(network).__name__}")
-        pixels = np.zeros((1, *shape), np.float32)
-        if (found := predict(network, pixels).shape) != (1, classes):
-            raise ValueError(f"expected a network with outputs (N, {classes}), one per class, got (N, {found[1]})")
-        return network
+        name = getattr(self.model, "__name__", type(self.model).__name__)
+        return tried(self.model, shape, classes, seed=seed, name=name)
 
     def _trainer(self, batches: int, targets: NDArray[Any]) -> Trainer:
         """Return the trainer for epochs of this many batches."""
