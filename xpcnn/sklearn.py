@@ -170,7 +170,7 @@ class CNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if shape not in (None, self.spec_.shape):
             raise ValueError(f"expected images (C, H, W) = {self.spec_.shape}, as in fit, got {shape}")
         rows = validate_data(self, rows, dtype=_DTYPES, reset=False)
-        images = _images(rows, self.spec_.shape)
+        images = self.spec_.checked(_images(rows, self.spec_.shape))
         probabilities: NDArray[np.float64] = _in_blocks(self.model_.to(self.device), images, self.spec_).astype(
             np.float64
         )

@@ -85,7 +85,8 @@ def theirs_small_cnn(torch, channels, height, width, classes):
         layers[f"bn{i}"], layers[f"relu{i}"] = nn.BatchNorm2d(out_channels), nn.ReLU()
         channels = out_channels
     layers |= {"pool": nn.MaxPool2d(2), "flatten": nn.Flatten()}
-    return nn.Sequential(OrderedDict(layers | {"fc": nn.Linear(32 * (height // 2) * (width // 2), classes)}))
+    layers |= {"fc1": nn.Linear(32 * (height // 2) * (width // 2), 64), "relu3": nn.ReLU()}
+    return nn.Sequential(OrderedDict(layers | {"fc2": nn.Linear(64, classes)}))
 
 
 def theirs_vgg(torch, channels, height, width, classes):
@@ -108,7 +109,7 @@ NETWORKS = {
     "resnet20": (resnet20, lambda *args: theirs_resnet(*args, 3), (3, 6, 8)),
     "vgg": (vgg, theirs_vgg, (3, 8, 6)),
     "mlp": (lambda *args, **kw: mlp(*args, **kw, hidden_dim=7), theirs_mlp, (2, 3, 5)),
-    "small_cnn": (small_cnn, theirs_small_cnn, (3, 9, 12)),
+    "small_cnn": (lambda *args, **kw: small_cnn(*args, **kw, dropout=0), theirs_small_cnn, (3, 9, 12)),
 }
 
 

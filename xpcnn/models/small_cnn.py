@@ -6,18 +6,27 @@ from typing import Any
 
 import numpy as np
 
-from ..nn import BatchNorm2d, Conv2d, Flatten, Linear, MaxPool2d, ReLU, Sequential
+from ..nn import BatchNorm2d, Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU, Sequential
 from ..random import stream
 
 
 def small_cnn(
-    in_shape: tuple[int, int, int] = (1, 8, 8), classes: int = 10, *, seed: int = 0, dtype: Any = np.float32
+    in_shape: tuple[int, int, int] = (1, 8, 8),
+    classes: int = 10,
+    *,
+    dropout: float = 0.5,
+    seed: int = 0,
+    dtype: Any = np.float32,
 ) -> Sequential:
-    """Return two 3×3 convolutions with 16 and 32 channels, batch normalisation and ReLU – 2×2 max pooling – linear.
+    """Return two convolutions – 2×2 max pooling – dropout – linear 64 – ReLU – linear.
+
+    The convolutions are 3×3 with 16 and 32 channels, keep the image's size, and are each followed by batch
+    normalisation and ReLU.
 
     Args:
         in_shape: channels, height and width of an image in pixels; at least 2×2 pixels.
         classes: number of outputs, one logit per class.
+        dropout: probability that a value is dropped.
         seed: of the initial weights.
         dtype: of the parameters, and therefore of the inputs.
 
@@ -40,5 +49,8 @@ def small_cnn(
         relu2=ReLU(),
         pool=MaxPool2d(2),
         flatten=Flatten(),
-        fc=Linear(32 * (height // 2) * (width // 2), classes, rng=rng, dtype=dtype),
+        dropout=Dropout(dropout, rng=rng),
+        fc1=Linear(32 * (height // 2) * (width // 2), 64, rng=rng, dtype=dtype),
+        relu3=ReLU(),
+        fc2=Linear(64, classes, rng=rng, dtype=dtype),
     )
