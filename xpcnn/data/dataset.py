@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..random import stream
+from .classes import Classes
 from .errors import DataError
 from .rows import Rows, take
 from .spec import DataSpec, pixels_of
@@ -38,7 +40,6 @@ class Dataset:
     Attributes:
         images: `(N, C, H, W)`, as they were given.
         labels: `(N,)` int64, indices into `classes`.
-        classes: the names of the classes.
 
     Raises:
         DataError: if shapes, data types, labels or statistics do not fit, or a pixel is not finite.
@@ -69,15 +70,80 @@ class Dataset:
         values = np.asarray(labels)
         if values.shape != self.images.shape[:1]:
             raise DataError(f"{self}: expected labels ({len(self.images)},), got {values.shape}")
-        values = self._of_one_kind(values)
+        try:
+            if like is not None:
+                self._take_over(like)
+            else:
+                self._classes = Classes.of_labels(values) if classes is None else Classes.of_names(classes)
+                self._statistics = Statistics(self.images, mean, std)
+                self._own_statistics = mean is None or std is None
+                self._check_statistics(mean, std)
+            self.labels = self._classes.indices(values)
+        except ValueError as error:
+            raise DataError(f"{self}: {error}") from None
+
+    @classmethod
+    def from_folder(
+        cls,
+        path: str | os.PathLike[str],
+        size: int | None = None,
+        *,
+        test_share: float = 0.2,
+        like: Dataset | DataSpec | None = None,
+        skip_bad: bool = False,
+        cache_dir: str | os.PathLike[str] | None = None,
+        progress: bool = False,
+    ) -> tuple[Dataset, Dataset]:
+        """Read a folder of pictures, with one subfolder for each class; needs Pillow.
+
+        The pictures are decoded once, on all cores, to a file in the user's cache, from which they are mapped into
+        memory: there may be more of them than memory. Changes of the folder are noticed by the files' names, sizes and
+        times. Files of other suffixes than those of pictures are ignored, hidden files and folders as well. Pictures in
+        subfolders of a class belong to the class.
+
+        Args:
+            path: the folder. It has a subfolder for each class, or `train` and `test` (or `val`) with such subfolders.
+            size: images are `size × size`: pictures are scaled, and what is beyond the middle square is cut off. If
+                None, they keep their size if all have the same, of 64 pixels a side or less; else it is 64.
+            test_share: which part of a folder without `train` and `test` becomes the test part, about. A hash of its
+                path decides for each picture, so it stays in its part when others are added. Each class is in both.
+            like: the training set, or its spec, of a network that is to classify the pictures: they get its shape, and
+                the folder may have its classes only, not necessarily all of them. `size` is not used then.
+            skip_bad: leave out files that cannot be read, and print how many.
+            cache_dir: where decoded pictures are kept, in a folder `folders`; see `data_folder`.
+            progress: show a progress bar on stderr while decoding.
+
+        Returns:
+            The training and the test part, both with the mean and std of the training part, or those of `like`. Images
+            are grey, `(N, 1, H, W)`, if all pictures are, else `(N, 3, H, W)`; memory-mapped uint8, in the order of
+            classes and paths.
+
+        Raises:
+            DataError: if there are fewer than two classes, a class is empty or unknown, files cannot be read, or the
+                cache cannot be written.
+            ValueError: if `size` or `test_share` is out of range.
+            ImportError: if Pillow is not installed.
+        """
+        from .image_folder import read_folder
+
+        shape, classes, drawing = (None, None, False) if like is None else (like.shape, like.classes, like.drawing)
+        name, classes, *parts = read_folder(
+            path,
+            size=size,
+            test_share=test_share,
+            shape=shape,
+            classes=classes,
+            drawing=drawing,
+            skip_bad=skip_bad,
+            cache_dir=cache_dir,
+            progress=progress,
+        )
+        training, testing = parts
         if like is None:
-            self.classes, self._values = self._classes(values, classes)
-            self._statistics = Statistics(self.images, mean, std)
-            self._own_statistics = mean is None or std is None
-            self._check_statistics(mean, std)
+            train = cls(training.images, training.labels, classes=classes, name=name, part="train")
         else:
-            self._take_over(like)
-        self.labels = self._indices(values)
+            train = cls(training.images, training.labels, like=like, name=name, part="train")
+        return train, cls(testing.images, testing.labels, like=like or train, name=name, part="test")
 
     def __str__(self) -> str:
         return f"{self.name} ({self.part})" if self.part else self.name
@@ -93,6 +159,11 @@ class Dataset:
         """`(C, H, W)` of an image."""
         _, C, H, W = self.images.shape
         return C, H, W
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        return self._classes.names
 
     @property
     def num_classes(self) -> int:
@@ -168,16 +239,15 @@ class Dataset:
         """Take classes, statistics and `drawing` from training images of the same shape and kind."""
         if isinstance(like, Dataset):
             shape, pixels = like.shape, pixels_of(like.images.dtype)
-            self._values, self._statistics = like._values, like._statistics
+            self._classes, self._statistics = like._classes, like._statistics
         else:
             shape, pixels = like.shape, like.pixels
-            numbers = all(name.removeprefix("-").isdecimal() for name in like.classes)  # labels that were integers
-            self._values = np.array([int(name) for name in like.classes]) if numbers else np.arange(len(like.classes))
+            self._classes = Classes.of_spec(like.classes)
             self._statistics = Statistics(None, like.mean, like.std)
-        self.classes, self.drawing, self._own_statistics = like.classes, like.drawing, False
+        self.drawing, self._own_statistics = like.drawing, False
         if self.shape != shape or pixels_of(self.images.dtype) != pixels:
             expected = f"expected images (C, H, W) = {shape} of {pixels}, as in training"
-            raise DataError(f"{self}: {expected}, got {self.shape} of {self.images.dtype}")
+            raise ValueError(f"{expected}, got {self.shape} of {self.images.dtype}")
 
     def _checked(self, images: ArrayLike | Rows) -> NDArray[Any] | Rows:
         """Return images `(N, C, H, W)`."""
@@ -199,45 +269,12 @@ class Dataset:
                     raise DataError(f"{self}: image {row} has pixels that are nan or infinite")
         return found  # type: ignore[no-any-return]
 
-    def _of_one_kind(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Return labels as integers or strings, and refuse others."""
-        if values.dtype.kind == "O" and all(isinstance(value, str) for value in values):
-            values = values.astype(str)
-        if values.dtype.kind == "b":
-            values = values.astype(np.int64)
-        if values.dtype.kind not in "iuU" and len(values):
-            raise DataError(f"{self}: expected labels that are integers or strings, got {values.dtype}")
-        return values
-
-    def _classes(self, values: NDArray[Any], names: Sequence[str] | None) -> tuple[tuple[str, ...], NDArray[Any]]:
-        """Return the names of the classes, and the label that stands for each of them."""
-        if names is None:
-            distinct = np.unique(values)
-            return tuple(str(value) for value in distinct.tolist()), distinct
-        if isinstance(names, str) or not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
-            raise DataError(f"{self}: expected names of classes, each once, got {names!r:.80}")
-        return tuple(names), np.arange(len(names))
-
-    def _indices(self, values: NDArray[Any]) -> NDArray[np.int64]:
-        """Return the index of each label's class."""
-        known = self._values if values.dtype.kind in "iu" else np.array(self.classes, dtype=str)
-        if known.dtype.kind == "U" and values.dtype.kind in "iu":
-            raise DataError(f"{self}: expected labels that are strings, as in training, got {values.dtype}")
-        order = np.argsort(known, kind="stable")
-        places = np.searchsorted(known, values, sorter=order) if len(known) else np.zeros(len(values), np.intp)
-        indices: NDArray[np.int64] = order.astype(np.int64)[places.clip(max=len(known) - 1)] if len(known) else places
-        wrong = np.flatnonzero(known[indices] != values) if len(known) else np.arange(len(values))
-        if len(wrong):
-            names = ", ".join(map(str, known[:8].tolist())) + (", …" if len(known) > 8 else "")
-            raise DataError(f"{self}: the label {values[wrong[0]]} of image {wrong[0]} is none of the classes {names}")
-        return indices
-
     def _check_statistics(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
         for name, values in (("mean", mean), ("std", std)):
             if values is not None and (len(values) != self.shape[0] or not np.isfinite(values).all()):
-                raise DataError(f"{self}: expected {self.shape[0]} values of {name}, got {values}")
+                raise ValueError(f"expected {self.shape[0]} values of {name}, got {values}")
         if std is not None and not all(value > 0 for value in std):
-            raise DataError(f"{self}: expected positive values of std, got {std}")
+            raise ValueError(f"expected positive values of std, got {std}")
 
 
 def _shares(counts: NDArray[np.intp], fraction: float) -> list[int]:
