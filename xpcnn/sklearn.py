@@ -37,10 +37,10 @@ _BLOCK = 32
 class CNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Trains a network on images, or on the rows of a table, with the learning rate schedule of `xpcnn train`.
 
-    `X` is images `(N, C, H, W)` or `(N, H, W)`, or rows `(N, features)`: with `image_shape` a row is an image, without
-    it a row of a table, which a network is given as an image `(features, 1, 1)`. Pixels are uint8 or float, the same in
-    `fit` and in `predict`. Each channel, or column of a table, is standardised by its mean and standard deviation in
-    `fit`. `y` is labels of any type, `(N,)`.
+    `X` is images `(N, C, H, W)` or `(N, H, W)`, or rows `(N, features)`. With `image_shape` each row is an image.
+    Without it `X` is a table, and the network gets each row as an image `(features, 1, 1)`. Images are uint8 or float,
+    in `predict` as in `fit`. Each channel, or column of a table, is standardised by its mean and standard deviation in
+    `fit`. `y` is `(N,)`, labels of any type.
 
     Args:
         model: a name in `models.MODELS`, or `function(in_shape, num_classes, seed=...)` that returns a `Module` from
@@ -165,17 +165,15 @@ class CNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             NotFittedError: if `fit` was not called.
             ValueError: if the samples do not fit those of `fit`.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "history_")  # which comes last
         rows, shape = _rows(X)
         if shape not in (None, self.spec_.shape):
             raise ValueError(f"expected images (C, H, W) = {self.spec_.shape}, as in fit, got {shape}")
         rows = validate_data(self, rows, dtype=_DTYPES, reset=False)
         images = self.spec_.checked(_images(rows, self.spec_.shape))
-        probabilities: NDArray[np.float64] = _in_blocks(self.model_.to(self.device), images, self.spec_).astype(
-            np.float64
-        )
-        probabilities /= probabilities.sum(axis=1, keepdims=True)
-        return probabilities
+        probabilities = _in_blocks(self.model_.to(self.device), images, self.spec_).astype(np.float64)
+        normalised: NDArray[np.float64] = probabilities / probabilities.sum(axis=1, keepdims=True)
+        return normalised
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return the most probable label of each sample, `(N,)`; for `X` and errors see `predict_proba`."""
