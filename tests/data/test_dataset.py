@@ -282,6 +282,13 @@ def test_strings_expect_strings():
         Dataset(np.zeros((2, 2, 2), np.uint8), [0, 1], like=train)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("value", [0.1, 1e6 + 0.3, -7.7])
+def test_rounding_is_no_deviation(dtype, value):
+    """The mean of 101 equal numbers may differ from them in the last bit."""
+    assert Dataset(np.full((101, 1, 3, 3), value, dtype), np.arange(101) % 2).std == (1.0,)
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
 def test_mean_and_std_are_those_of_the_training_images(dtype, monkeypatch):
     monkeypatch.setattr(statistics, "_BLOCK", 1000)  # several blocks

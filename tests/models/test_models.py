@@ -14,9 +14,11 @@ from xpcnn.models import (
     MODELS,
     build_model,
     deep_sigmoid_net,
+    mlp,
     numpy_cnn,
     resnet,
     resnet20,
+    small_cnn,
     three_layer_net,
     vgg,
 )
@@ -70,6 +72,23 @@ def theirs_resnet(torch, channels, height, width, classes, n):
     return nn.Sequential(OrderedDict(layers))
 
 
+def theirs_mlp(torch, channels, height, width, classes, hidden_dim=7):
+    nn = torch.nn
+    layers = {"flatten": nn.Flatten(), "fc1": nn.Linear(channels * height * width, hidden_dim), "relu1": nn.ReLU()}
+    return nn.Sequential(OrderedDict(layers | {"fc2": nn.Linear(hidden_dim, classes)}))
+
+
+def theirs_small_cnn(torch, channels, height, width, classes):
+    nn, layers = torch.nn, {}
+    for i, out_channels in enumerate((16, 32), 1):
+        layers[f"conv{i}"] = nn.Conv2d(channels, out_channels, 3, padding=1, bias=False)
+        layers[f"bn{i}"], layers[f"relu{i}"] = nn.BatchNorm2d(out_channels), nn.ReLU()
+        channels = out_channels
+    layers |= {"pool": nn.MaxPool2d(2), "flatten": nn.Flatten()}
+    layers |= {"fc1": nn.Linear(32 * (height // 2) * (width // 2), 64), "relu3": nn.ReLU()}
+    return nn.Sequential(OrderedDict(layers | {"fc2": nn.Linear(64, classes)}))
+
+
 def theirs_vgg(torch, channels, height, width, classes):
     nn, layers = torch.nn, {}
     for stage, width_here in enumerate((64, 128, 256), 1):
@@ -89,6 +108,8 @@ NETWORKS = {
     "resnet, n=1": (lambda *args, **kw: resnet(*args, **kw, n=1), lambda *args: theirs_resnet(*args, 1), (3, 9, 12)),
     "resnet20": (resnet20, lambda *args: theirs_resnet(*args, 3), (3, 6, 8)),
     "vgg": (vgg, theirs_vgg, (3, 8, 6)),
+    "mlp": (lambda *args, **kw: mlp(*args, **kw, hidden_dim=7), theirs_mlp, (2, 3, 5)),
+    "small_cnn": (lambda *args, **kw: small_cnn(*args, **kw, dropout=0), theirs_small_cnn, (3, 9, 12)),
 }
 
 
@@ -224,6 +245,7 @@ def test_the_deep_sigmoid_nets_cost_falls_at_every_step():
         (lambda: numpy_cnn((1, 28, 6)), ["7×7", "28×6"]),
         (lambda: deep_sigmoid_net((1, 8, 28)), ["9×9", "8×28"]),
         (lambda: vgg((3, 3, 32)), ["4×4", "3×32"]),
+        (lambda: small_cnn((1, 8, 1)), ["2×2", "8×1"]),
         (lambda: resnet(n=0), ["n must", "0"]),
     ],
 )

@@ -16,9 +16,13 @@ from .memory import MemoryPool
 from .threads import Workers
 
 
-def _available_cores() -> int:
+def _usual_threads() -> int:
     # A container or a batch system may grant fewer cores than the machine has.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # Programs that start several processes, such as joblib, divide the cores among them by this variable. With nested
+    # parallelism it is a list.
+    threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return min(cores, max(1, int(threads))) if threads.isdecimal() else cores
 
 
 class CpuDevice(Device):
@@ -33,7 +37,7 @@ class CpuDevice(Device):
     most_parts = 16
 
     def __init__(self) -> None:
-        self._workers = Workers(_available_cores())
+        self._workers = Workers(_usual_threads())
         # With AVX-512, OpenBLAS reads the operands of products up to this size in place instead of packing them first,
         # which is twice as fast for narrow ones.
         has_small_products = self._workers.blas_architectures & {"SkylakeX", "Cooperlake", "SapphireRapids"}
@@ -52,7 +56,10 @@ class CpuDevice(Device):
 
     @property
     def threads(self) -> int:
-        """The number of threads that work in parallel; by default the number of cores this process may use."""
+        """The number of threads that work in parallel.
+
+        By default the number of cores this process may use, or `OMP_NUM_THREADS` if that is fewer.
+        """
         return self._workers.threads
 
     @threads.setter

@@ -56,7 +56,10 @@ class Statistics:
             mean = sum((b.sum((0, 2, 3), np.float64) for _, b in blocks(images)), np.zeros(C)) / count
             centre = mean.reshape(C, 1, 1)
             variance = sum((((b - centre) ** 2).sum((0, 2, 3)) for _, b in blocks(images)), np.zeros(C)) / count
-        return tuple(map(float, mean)), tuple(sqrt(value) or 1.0 for value in variance)
+        # What is below float32's resolution of the mean is rounding.
+        floor = [np.finfo(np.float32).eps * abs(value) for value in mean]
+        std = [sqrt(value) for value in variance]
+        return tuple(map(float, mean)), tuple(s if s > least else 1.0 for s, least in zip(std, floor, strict=True))
 
 
 def blocks(images: NDArray[Any] | Rows) -> Iterator[tuple[int, NDArray[Any]]]:

@@ -8,17 +8,21 @@ from typing import Any
 from ..nn import Sequential
 from .deep_sigmoid import deep_sigmoid_net
 from .lenet import lenet5
+from .mlp import mlp
 from .numpy_cnn import numpy_cnn
 from .own import OwnNetwork
 from .resnet import resnet, resnet20
+from .small_cnn import small_cnn
 from .three_layer import three_layer_net
 from .vgg import vgg
 
 MODELS: dict[str, Callable[..., Sequential]] = {
     "deep_sigmoid_net": deep_sigmoid_net,
     "lenet5": lenet5,
+    "mlp": mlp,
     "numpy_cnn": numpy_cnn,
     "resnet20": resnet20,
+    "small_cnn": small_cnn,
     "three_layer_net": three_layer_net,
     "vgg": vgg,
 }
@@ -53,9 +57,11 @@ __all__ = [
     "build_model",
     "deep_sigmoid_net",
     "lenet5",
+    "mlp",
     "numpy_cnn",
     "resnet",
     "resnet20",
+    "small_cnn",
     "three_layer_net",
     "vgg",
 ]

@@ -62,23 +62,41 @@ class OwnNetwork:
         Raises:
             ValueError: if the function fails, returns no module, or one whose output is not `(N, num_classes)`.
         """
-        try:
-            model = self._function(in_shape, num_classes, seed=seed)
-        except Exception as error:
-            raise ValueError(f"{self.location} failed for images {in_shape}: {_where(error)}") from error
-        if not isinstance(model, Module):
-            raise ValueError(f"{self.location} returned {type(model).__name__}, expected an xpcnn.nn.Module")
-        dtype = next((parameter.data.dtype for parameter in model.parameters()), np.dtype(np.float32))
-        try:
-            output = model.eval()(model.device.asarray(np.zeros((1, *in_shape), dtype)))
-            shape = output.shape
-        except Exception as error:
-            raise ValueError(f"the network of {self.location} fails on an image {in_shape}: {_where(error)}") from error
-        if shape != (1, num_classes):
-            expected = f"expected (N, {num_classes}), a number for each class"
-            found = ", ".join(["N", *map(str, shape[1:])])
-            raise ValueError(f"the network of {self.location} makes outputs ({found}), {expected}")
-        return model.train()
+        return tried(self._function, in_shape, num_classes, seed=seed, name=self.location)
+
+
+def tried(
+    function: Callable[..., Any], in_shape: tuple[int, int, int], num_classes: int, *, seed: int, name: str
+) -> Module:
+    """Return the network that a function makes, after trying it on an image of zeros.
+
+    Args:
+        function: called with `(in_shape, num_classes, seed=seed)`.
+        in_shape: `(C, H, W)` of an image.
+        num_classes: number of outputs.
+        seed: of the initial weights.
+        name: of the function, for messages.
+
+    Raises:
+        ValueError: as for `OwnNetwork.build`.
+    """
+    try:
+        model = function(in_shape, num_classes, seed=seed)
+    except Exception as error:
+        raise ValueError(f"{name} failed for images {in_shape}: {_where(error)}") from error
+    if not isinstance(model, Module):
+        raise ValueError(f"{name} returned {type(model).__name__}, expected an xpcnn.nn.Module")
+    dtype = next((parameter.data.dtype for parameter in model.parameters()), np.dtype(np.float32))
+    try:
+        output = model.eval()(model.device.asarray(np.zeros((1, *in_shape), dtype)))
+        shape = output.shape
+    except Exception as error:
+        raise ValueError(f"the network of {name} fails on an image {in_shape}: {_where(error)}") from error
+    if shape != (1, num_classes):
+        expected = f"expected (N, {num_classes}), a number for each class"
+        found = ", ".join(["N", *map(str, shape[1:])])
+        raise ValueError(f"the network of {name} makes outputs ({found}), {expected}")
+    return model.train()
 
 
 def is_own(text: str) -> bool:

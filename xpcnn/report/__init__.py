@@ -10,7 +10,6 @@ Each is one HTML file, light and dark, which runs no script and loads nothing. N
     Path("report.html").write_text(text, encoding="utf-8")
 """
 
-from .classes import Predictions
 from .compare import FinishedRun, comparison_report, comparison_text
 from .markup import write_page
 from .parity import parity_report
