@@ -41,7 +41,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     if test.shape != expected:
         raise ValueError(f"{test} has images (C, H, W) = {test.shape}, this network takes {expected}")
     device = trained.model.device
-    result = evaluate(trained.model, config.make_loader(test, train=False, device=device))
+    result = evaluate(trained.model, config.make_loader(test, train=False, device=device, spec=trained.spec))
     print(
         f"{test.name}: accuracy {result.accuracy:.2%} ({result.correct:,} of {result.samples:,} test images), "
         f"loss {result.loss:.4f}, device {device.name} ({device.description})"
