@@ -103,8 +103,8 @@ def _figures(run: Run) -> str:
     """Return the figures of a complete run, for the last line."""
     best = ""
     if (record := run.trainer.best) is not None:
-        loss, accuracy = record["validation_loss"], record["validation_accuracy"]
-        best = f"best epoch {record['epoch']:.0f} of {run.trainer.epoch} (validation loss {loss:.4f}, accuracy {accuracy:.2%}); "
+        epoch, loss, accuracy = (record[key] for key in ("epoch", "validation_loss", "validation_accuracy"))
+        best = f"best epoch {epoch} of {run.trainer.epoch} (validation loss {loss:.4f}, accuracy {accuracy:.2%}); "
     assert run.tested is not None  # as it is complete
     return f"{best}test accuracy {run.tested['accuracy']:.2%}"
 
