@@ -7,6 +7,8 @@ from .folder import data_folder
 from .formats.idx import read_idx, write_idx
 from .load import load_dataset
 from .loader import Loader
+from .npz import read_npz
+from .sources import load_parts
 from .spec import DataSpec
 from .transforms import Compose, RandomAffine, RandomHorizontalFlip, RandomShift, Transform
 
@@ -24,6 +26,8 @@ __all__ = [
     "Transform",
     "data_folder",
     "load_dataset",
+    "load_parts",
     "read_idx",
+    "read_npz",
     "write_idx",
 ]
