@@ -39,10 +39,8 @@ def test_a_run_killed_at_a_chosen_moment(tmp_path, whole, moment):
 
 
 def test_a_run_killed_twice_at_random_moments(tmp_path, whole, request):
-    draw = random.Random(request.config.getoption("--seed"))
+    draw, options = random.Random(request.config.getoption("--seed")), ("--checkpoint-minutes", "0.0005")
     for _ in range(2):
-        code = kill_check.killed_after(
-            tmp_path / "run", draw.uniform(0.3, 0.9), VALIDATED, "--checkpoint-minutes", "0.0005"
-        )
+        code = kill_check.killed_after(tmp_path / "run", draw.uniform(0.3, 0.9), VALIDATED, *options)
         assert code in (0, -signal.SIGKILL)
     assert kill_check.fault_when_resumed(tmp_path / "run", whole[1], VALIDATED) == ""
