@@ -1,6 +1,6 @@
 """Kills training runs with `kill -9`, resumes them, and compares each with a run that nothing interrupted.
 
-    python scripts/kill_check.py                  # 50 kills at random moments and 50 at chosen ones: about 3 minutes
+    python scripts/kill_check.py                  # 50 kills at random moments and 50 at chosen ones: 3 to 7 minutes
     python scripts/kill_check.py --random 500     # more of them, with --seed N at other moments
 
 A chosen moment is just before one of the run's file operations: making the folder, opening, flushing and renaming a
@@ -12,7 +12,8 @@ A run passes if it ends with the bits of the uninterrupted one in weights, best 
 same history (times aside, so every epoch once), the same test figures, and no temporary file. Exit codes: 0 all pass, 1
 one does not.
 
-2026-11-21, two cores, Python 3.11, ext4: 50 kills at chosen moments and 50 at random ones, no fault, in 147 s.
+2026-11-21, two cores shared with other work, Python 3.11, ext4: 50 kills at chosen moments and 50 at random ones, no
+fault, in 429 s.
 """
 
 from __future__ import annotations
