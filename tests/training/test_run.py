@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from xpcnn.data import Dataset, load_dataset
+from xpcnn.data import Dataset, load_dataset, sources
 from xpcnn.data.npz import read_npz
 from xpcnn.training import (
     Callback,
@@ -19,7 +19,6 @@ from xpcnn.training import (
     load_trained,
     read_history,
 )
-from xpcnn.training import run as run_module
 from xpcnn.training import trainer as trainer_module
 from xpcnn.training.run import read_config
 
@@ -31,7 +30,7 @@ VALIDATED = RunConfig(epochs=8, validation=0.2, patience=1, batch_size=32, lr=0.
 @pytest.fixture(autouse=True)
 def few_images(monkeypatch):
     """An epoch has 5 batches."""
-    monkeypatch.setattr(run_module, "load_dataset", lambda *args: load_dataset(*args).subset(slice(320)))
+    monkeypatch.setattr(sources, "load_dataset", lambda *args: load_dataset(*args).subset(slice(320)))
 
 
 class StopAt(Callback):
@@ -62,7 +61,7 @@ def history(path):
 def whole(tmp_path_factory):
     """The history of an uninterrupted run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "load_dataset", lambda *args: load_dataset(*args).subset(slice(320)))
+        patch.setattr(sources, "load_dataset", lambda *args: load_dataset(*args).subset(slice(320)))
         path = tmp_path_factory.mktemp("whole") / "run"
         train(path)
     return history(path)
@@ -290,7 +289,7 @@ def test_without_validation_the_test_images_are_used_after_each_epoch_and_the_la
 def validated(tmp_path_factory):
     """What an uninterrupted run with validation ends with."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "load_dataset", lambda *args: load_dataset(*args).subset(slice(320)))
+        patch.setattr(sources, "load_dataset", lambda *args: load_dataset(*args).subset(slice(320)))
         path = tmp_path_factory.mktemp("validated") / "run"
         train(path, config=VALIDATED)
     return outcome(path)
@@ -343,13 +342,12 @@ def test_images_are_held_out_of_each_class_by_the_seed(tmp_path):
     assert held_out[0] == held_out[1] != held_out[2]
 
 
-def test_a_folder_copied_elsewhere_predicts_without_its_data(tmp_path, monkeypatch, rng):
+def test_a_folder_copied_elsewhere_predicts_without_its_data(tmp_path, rng):
     labels = np.arange(80) % 2
     images = rng.normal(labels[:, None, None, None] * 3 + 40, 5, (80, 1, 28, 28)).astype(np.float32)
     file = tmp_path / "data.npz"
     np.savez(file, x_train=images[:60], y_train=labels[:60], x_test=images[60:], y_test=labels[60:])
-    monkeypatch.setattr(run_module, "load_dataset", lambda name, split, _: read_npz(file)[split == "test"])
-    run = train(tmp_path / "run", config=RunConfig(epochs=2, validation=0.25, batch_size=8))
+    run = train(tmp_path / "run", config=RunConfig(data=str(file), epochs=2, validation=0.25, batch_size=8))
     expected = run.trainer.predict(images)
     assert run.loader.dataset.mean != read_npz(file)[0].mean  # by the images trained on
     assert run.test.spec == run.validation.spec == run.loader.spec
@@ -364,7 +362,7 @@ def test_a_folder_copied_elsewhere_predicts_without_its_data(tmp_path, monkeypat
 
 def test_a_class_of_one_image_cannot_be_held_out(tmp_path, monkeypatch):
     images = np.zeros((5, 28, 28), np.uint8)
-    monkeypatch.setattr(run_module, "load_dataset", lambda *_: Dataset(images, ["a", "a", "b", "b", "c"]))
+    monkeypatch.setattr(sources, "load_dataset", lambda *_: Dataset(images, ["a", "a", "b", "b", "c"]))
     with pytest.raises(ValueError, match="needs two samples of each class, got one of c"):
         Run(tmp_path / "run", RunConfig(validation=0.1), device="cpu")
     assert not (tmp_path / "run").exists()

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 from ..backend import CPU, Device
-from ..data import Dataset, DataSpec, Loader, RandomAffine, Transform
+from ..data import Dataset, DataSpec, Loader, RandomAffine, Transform, load_parts
 from ..data.catalog import dataset_info
 from ..models import MODELS, OwnNetwork, build_model
 from ..models.own import is_own
@@ -131,6 +131,10 @@ class TrainingConfig:
         config = copy.copy(self)
         object.__setattr__(config, "network", network)
         return config
+
+    def load_data(self, data_dir: str | None = None, progress: bool = False) -> tuple[Dataset, Dataset]:
+        """Return the training and the test images; see `load_parts`."""
+        return load_parts(self.data, data_dir, size=self.size, skip_bad=self.skip_bad, progress=progress)
 
     def make_model(self, data: Dataset | DataSpec) -> Module:
         """Return the untrained network for images of a shape and classes, on the CPU.
