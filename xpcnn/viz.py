@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 def curves(records: Sequence[Mapping[str, float]]) -> Figure:
-    """Draw the loss and each metric by epoch, for training and test, from the records of a `History`."""
+    """Draw the loss and each metric by epoch, of training, validation and test, from the records of a `History`."""
     keys = dict.fromkeys(key for record in records for key in record)
-    measured = {key.partition("_")[2]: None for key in keys if key.startswith(("train_", "test_"))}
+    measured = {key.partition("_")[2]: None for key in keys if key.startswith(("train_", "validation_", "test_"))}
     quantities = sorted(measured, key=lambda name: name != "loss")  # which comes first
     figure = _figure(4.5 * len(quantities), 3.6)
     for axes, quantity in zip(figure.subplots(1, len(quantities), squeeze=False).flat, quantities, strict=True):
-        for part, style in (("train", "o-"), ("test", "s-")):
+        for part, style in (("train", "o-"), ("validation", "^-"), ("test", "s-")):
             points = [
                 (record["epoch"], record[f"{part}_{quantity}"]) for record in records if f"{part}_{quantity}" in record
             ]

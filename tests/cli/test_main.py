@@ -72,6 +72,29 @@ def test_train_keeps_everything_about_the_run(tmp_path, few_images, capsys):
     assert "of 256 test images" in capsys.readouterr().out
 
 
+def test_train_with_patience_shows_validation_and_gives_back_the_best_weights(tmp_path, few_images, capsys):
+    folder = tmp_path / "run"
+    # With a learning rate of 0 no epoch is better than the first.
+    assert train(folder, "--epochs", "6", "--patience", "2", "--validation", "0.2", "--lr", "0") == 0
+    out = capsys.readouterr().out
+    assert "(512 training, 128 validation and 256 test images)" in out
+    assert "validation loss  validation accuracy" in out
+    records = read_history(folder / "history.jsonl")
+    best = records[0]
+    assert [record["epoch"] for record in records] == [1, 2, 3]
+    loss, accuracy = best["validation_loss"], best["validation_accuracy"]
+    (line,) = [line for line in out.splitlines() if line.startswith("best epoch ")]
+    assert line.startswith(f"best epoch 1 of 3 (validation loss {loss:.4f}, accuracy {accuracy:.2%}); ")
+    test = Checkpoint.load(folder / "best.safetensors").info["test"]
+    assert f"); test accuracy {test['accuracy']:.2%}, " in line
+    assert Checkpoint.load(folder / "best.safetensors").info["record"] == best
+
+    assert main(["train", "--resume", str(folder), "--device", "cpu"]) == 0
+    assert line.rpartition(", ")[0] in capsys.readouterr().out
+    assert main(["train", "--resume", str(folder), "--validation", "0.1", "--device", "cpu"]) == 2
+    assert "leave out --validation" in capsys.readouterr().err
+
+
 def test_the_default_folder_is_the_next_free_one(tmp_path, few_images, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "lenet5-mnist-mini-1").mkdir(parents=True)
@@ -104,6 +127,8 @@ def test_one_seed_gives_the_same_bits_on_any_number_of_threads(tmp_path, few_ima
         ["--lr", "0.001"],
         ["--weight-decay", "0.5"],
         ["--augment", "none"],
+        ["--validation", "0.2"],
+        ["--patience", "1"],
     ],
     ids=" ".join,
 )
@@ -125,6 +150,8 @@ def test_each_option_changes_the_result(tmp_path, few_images, usual_weight, opti
         (["--threads", "0"], "threads must be at least 1, got 0"),
         (["--seed", "-1"], "at least 0"),
         (["--lr", "-1"], "lr must be at least 0, got -1"),
+        (["--validation", "1"], "validation must be at least 0 and below 1, got 1.0"),
+        (["--patience", "0"], "patience must be at least 1, got 0"),
         (["--data", "mnist", "--data-dir", "{tmp}/damaged"], "train-images-idx3-ubyte.gz"),
         (["--output", "{tmp}/taken"], "taken exists already"),
         (["--output", "{tmp}/taken/file/run"], "cannot be made: Not a directory"),

@@ -1,6 +1,6 @@
 """Configurations: what they refuse, what they make, and that their JSON keys stay."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -68,6 +68,19 @@ def test_impossible_options_are_refused(kind, options, fault):
 def test_a_run_refuses_options_of_wrong_types(options, fault):
     with pytest.raises(ValueError, match=fault):
         RunConfig(**options)
+
+
+def test_patience_holds_images_out():
+    assert RunConfig(patience=3).validation == 0.1
+    assert RunConfig(patience=3, validation=0.3).validation == 0.3
+    assert RunConfig().validation == 0
+
+
+def test_a_loader_takes_the_mean_and_std_of_the_training_images():
+    dataset = load_dataset("mnist-mini").subset(slice(80))
+    spec = replace(dataset.spec, mean=(0.5,), std=(0.25,))
+    assert RunConfig().make_loader(dataset, train=False, spec=spec).spec == spec
+    assert RunConfig().make_loader(dataset, train=False).spec == dataset.spec
 
 
 def test_only_a_run_augments_and_only_its_training_images():

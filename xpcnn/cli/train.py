@@ -40,6 +40,10 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("--epochs", type=int, metavar="N", help=f"passes over the training images ({usual.epochs})")
     text = "changes to the training images: names joined by commas, auto or none (auto)"
     parser.add_argument("--augment", metavar="NAMES", help=text)
+    text = "hold out this part of the training images, such as 0.1, and keep the weights of the best epoch on them (0)"
+    parser.add_argument("--validation", type=float, metavar="PART", help=text)
+    text = "stop after N epochs without a better one, with 0.1 held out if --validation is not given (train all epochs)"
+    parser.add_argument("--patience", type=int, metavar="N", help=text)
     parser.add_argument("--output", metavar="DIR", help="folder for the run, a new one (runs/MODEL-DATA-NUMBER)")
     parser.add_argument("--resume", metavar="RUN", help="continue an interrupted run")
     parser.add_argument(
@@ -79,11 +83,9 @@ def _train(args: argparse.Namespace) -> int:
             ) from error
         except KeyboardInterrupt:
             return _stopped(signals)
-    if run.trainer.epoch < config.epochs:
+    if not run.trainer.complete:
         return _stopped(signals)
-    if run.records:
-        accuracy = run.records[-1]["test_accuracy"]
-        print(f"test accuracy {accuracy:.2%}, {time.perf_counter() - started:.1f} s in all")
+    print(f"{_figures(run)}, {time.perf_counter() - started:.1f} s in all")
     _draw(run)
     _report(run)
     print(f"saved in {run.path}")
@@ -92,12 +94,23 @@ def _train(args: argparse.Namespace) -> int:
 
 def _introduce(run: Run) -> None:
     model, config = run.trainer.model, run.config
+    held_out = "" if run.validation is None else f", {len(run.validation.dataset):,} validation"
     print(
         f"{config.model} ({model.count_parameters():,} parameters) on {config.data} "
-        f"({len(run.loader.dataset):,} training and {len(run.test.dataset):,} test images), "
+        f"({len(run.loader.dataset):,} training{held_out} and {len(run.test.dataset):,} test images), "
         f"device {model.device.name} ({model.device.description}), in {run.path}",
         flush=True,
     )
+
+
+def _figures(run: Run) -> str:
+    """Return the figures of a complete run, for the last line."""
+    best = ""
+    if (record := run.trainer.best) is not None:
+        epoch, loss, accuracy = (record[key] for key in ("epoch", "validation_loss", "validation_accuracy"))
+        best = f"best epoch {epoch} of {run.trainer.epoch} (validation loss {loss:.4f}, accuracy {accuracy:.2%}); "
+    assert run.tested is not None  # as it is complete
+    return f"{best}test accuracy {run.tested['accuracy']:.2%}"
 
 
 def _stopped(signals: SignalsStop) -> int:

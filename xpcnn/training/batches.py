@@ -32,14 +32,14 @@ def epoch_of(batches: Batches, epoch: int, start: int) -> Iterator[Batch]:
     return batches.epoch(epoch, start) if isinstance(batches, Epochs) else islice(iter(batches), start, None)
 
 
-def check_same_data(batches: Batches, test: Batches | None) -> None:
-    """Raise ValueError if two loaders differ in classes, mean or std."""
-    if not (isinstance(batches, Loader) and isinstance(test, Loader)):
+def check_same_data(batches: Batches, other: Batches, part: str) -> None:
+    """Raise ValueError if the loader of another part of the data differs in classes, mean or std."""
+    if not (isinstance(batches, Loader) and isinstance(other, Loader)):
         return
     here = batches.spec
-    if differences := here.differences(replace(test.spec, shape=here.shape, drawing=here.drawing)):
+    if differences := here.differences(replace(other.spec, shape=here.shape, drawing=here.drawing)):
         raise ValueError(
-            f"the test images differ from the training images in {differences}; "
+            f"the {part} images differ from the training images in {differences}; "
             "give them those of the training images: Dataset(images, labels, like=train)"
         )
 

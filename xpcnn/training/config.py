@@ -21,6 +21,7 @@ from .callbacks import Callback
 from .trainer import Trainer
 
 EVALUATION_BATCH = 256  # images
+VALIDATION = 0.1  # the part of the training images that is held out if patience is set and validation is not
 _LARGEST = 2**63 - 1  # the largest integer that other programs can read from the files
 
 
@@ -150,13 +151,16 @@ class TrainingConfig:
         """Return the augmentation of training images, or None."""
         return None
 
-    def make_loader(self, dataset: Dataset, *, train: bool, device: Device = CPU) -> Loader:
+    def make_loader(
+        self, dataset: Dataset, *, train: bool, device: Device = CPU, spec: DataSpec | None = None
+    ) -> Loader:
         """Return the loader of a split.
 
         Args:
             dataset: the split.
             train: whether it is shuffled and transformed for training, or in order for evaluation.
             device: where training runs.
+            spec: of the training images, whose mean and std are used; None for those of the split.
         """
         return Loader(
             dataset,
@@ -164,6 +168,8 @@ class TrainingConfig:
             shuffle=train,
             seed=self.seed,
             transform=self.make_transform() if train else None,
+            mean=None if spec is None else spec.mean,
+            std=None if spec is None else spec.std,
             device=device,
         )
 
@@ -223,8 +229,11 @@ class RunConfig(TrainingConfig):
         augment: how training images are changed at random: names joined by commas, `"auto"` for what suits the data
             set, or `"none"`.
         class_weights: whether the classes have weights in the loss, so that each counts alike.
-        validation: the part of the training images that is held out, from 0 to below 1.
-        patience: how many epochs may pass without a better loss on the images held out; None to train to the end.
+        validation: the part of the training images that is held out, from 0 to below 1. If it is not 0, the epoch with
+            the lowest loss on these images is the best one, whose weights are the run's result; the test images are
+            used once, at the end.
+        patience: how many epochs may pass without a better one; then training stops. None to train all epochs. With
+            patience, a validation of 0 is changed to 0.1.
 
     For the other attributes see `TrainingConfig`.
     """
@@ -243,6 +252,8 @@ class RunConfig(TrainingConfig):
             raise ValueError(f"validation must be at least 0 and below 1, got {self.validation}")
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience must be at least 1, got {self.patience}")
+        if self.patience is not None and not self.validation:
+            object.__setattr__(self, "validation", VALIDATION)  # the way to set a field of a frozen dataclass
 
     def make_transform(self) -> Transform | None:
         # Small rotations, scalings and shifts suit both handwriting and photographs.

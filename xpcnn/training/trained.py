@@ -13,7 +13,7 @@ from ..models import OwnNetwork
 from ..nn import Module
 from .checkpoint import Checkpoint, CheckpointError, non_finite
 from .config import RunConfig
-from .folder import CHECKPOINT
+from .folder import BEST, CHECKPOINT
 from .predict import predict
 
 
@@ -42,7 +42,8 @@ def load_trained(
     """Return a run's trained network. Its data set is not needed.
 
     Args:
-        path: the run's folder, or a checkpoint file.
+        path: the run's folder, or one of its checkpoint files. Of a folder, `best.safetensors` is read if there is one,
+            even if training is not complete, else `checkpoint.safetensors`.
         device: where the network goes.
         network: the own network that was trained; None for one of the package.
 
@@ -51,7 +52,9 @@ def load_trained(
         ValueError: if the run's network is an own network and there is none here, or the other way round.
     """
     path = Path(path)
-    file = path / CHECKPOINT if path.is_dir() else path
+    file = path
+    if path.is_dir():
+        file = path / BEST if (path / BEST).exists() else path / CHECKPOINT
     checkpoint = Checkpoint.load(file)
     config = config_of(file, checkpoint)
     if fault := non_finite(checkpoint.model):
