@@ -6,11 +6,22 @@ from .errors import DataError
 from .folder import data_folder
 from .formats.idx import read_idx, write_idx
 from .loader import Loader
-from .transforms import Compose, RandomAffine, RandomHorizontalFlip, RandomShift, Transform
+from .transforms import (
+    ColorJitter,
+    Compose,
+    Cutout,
+    RandomAffine,
+    RandomHorizontalFlip,
+    RandomShift,
+    Transform,
+    make_transform,
+)
 
 __all__ = [
     "DATASETS",
+    "ColorJitter",
     "Compose",
+    "Cutout",
     "DataError",
     "Dataset",
     "DatasetInfo",
@@ -21,6 +32,7 @@ __all__ = [
     "Transform",
     "data_folder",
     "load_dataset",
+    "make_transform",
     "read_idx",
     "write_idx",
 ]
