@@ -20,7 +20,7 @@ from xpcnn.optim import SGD, Adam, AdamW, RMSprop
 def train(model: nn.Module, optimizer: Callable[..., Any], *, loss: Any = None) -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (3, 1, 28, 28), np.uint8)
-    dataset = Dataset("random", "train", images, rng.integers(0, 10, 3), tuple("0123456789"))
+    dataset = Dataset(images, rng.integers(0, 10, 3), classes=["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"])
     model.to(DEVICE)
     step = optimizer(model.named_parameters(), 0.01)
     loss = loss or nn.CrossEntropyLoss()

@@ -191,7 +191,7 @@ def test_evaluate_takes_another_data_set_of_the_same_shape_only(tmp_path, few_im
     def load(name, split, data_dir):
         asked.append((name, split, data_dir))
         shape = (4, 3, 32, 32) if name == "cifar10" else (4, 1, 28, 28)
-        return Dataset(name, split, np.zeros(shape, np.uint8), np.arange(4), tuple("0123456789"))
+        return Dataset(np.zeros(shape, np.uint8), np.arange(4), classes=tuple("0123456789"), name=name)
 
     monkeypatch.setattr(predict, "load_dataset", load)
     capsys.readouterr()

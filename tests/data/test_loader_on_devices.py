@@ -14,7 +14,7 @@ from xpcnn.training.config import RunConfig
 
 def colours(rng, N=23):
     images = rng.integers(0, 256, (N, 3, 5, 4), np.uint8)
-    return Dataset("colours", "train", images, rng.integers(0, 7, N), tuple("abcdefg"))
+    return Dataset(images, rng.integers(0, 7, N), classes=tuple("abcdefg"))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

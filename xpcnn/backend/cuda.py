@@ -61,6 +61,13 @@ class CudaDevice(Device):
         return cuda_device, (self._index,)
 
     @property
+    def dataset_bytes(self) -> float:
+        # Half of what is free, be it with CUDA or kept by CuPy for new arrays.
+        with self.xp.cuda.Device(self._index) as gpu:
+            free, _ = gpu.mem_info
+            return (free + self.xp.get_default_memory_pool().free_bytes()) / 2  # type: ignore[no-any-return]
+
+    @property
     def description(self) -> str:
         properties = self.xp.cuda.runtime.getDeviceProperties(self._index)
         return f"{properties['name'].decode()}, CuPy {self.xp.__version__}"

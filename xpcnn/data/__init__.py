@@ -1,11 +1,13 @@
 """File formats, data sets by name, augmentation, and the loader that makes batches of them."""
 
 from .catalog import DATASETS, DatasetInfo
-from .dataset import Dataset, load_dataset
+from .dataset import Dataset
 from .errors import DataError
 from .folder import data_folder
 from .formats.idx import read_idx, write_idx
+from .load import load_dataset
 from .loader import Loader
+from .spec import DataSpec
 from .transforms import (
     ColorJitter,
     Compose,
@@ -23,6 +25,7 @@ __all__ = [
     "Compose",
     "Cutout",
     "DataError",
+    "DataSpec",
     "Dataset",
     "DatasetInfo",
     "Loader",

@@ -1,118 +1,255 @@
-"""Labelled images in memory, and reading a data set known by name."""
+"""Labelled images, and what a network must know of them."""
 
-import os
+from __future__ import annotations
+
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from importlib.resources import as_file, files
-from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from .catalog import DatasetInfo, Split, dataset_info
-from .download import download_files
+from ..random import stream
 from .errors import DataError
-from .folder import data_folder
+from .rows import Rows, take
+from .spec import DataSpec, pixels_of
+from .statistics import Statistics, blocks
 
 
-@dataclass(frozen=True, eq=False)  # comparing arrays has no one truth value
 class Dataset:
-    """Labelled images, held in memory as they are stored in files.
+    """Labelled images, and what a network must know of them: classes, mean and standard deviation.
+
+    These three belong to the training images. Both parts of a `split` have those of the training part; give a separate
+    test set those of the training set by `like`.
+
+    Args:
+        images: `(N, C, H, W)` or `(N, H, W)`: uint8, which the loader divides by 255, or float, taken as it is. Of a
+            memory map, parts are read when they are needed.
+        labels: `(N,)`, integers of any type, or strings.
+        classes: the names of the classes; integer labels are indices into them. If None, the classes are the distinct
+            labels, sorted.
+        mean: of each channel, bytes scaled to [0, 1]; if None, that of the images, computed when it is needed.
+        std: the standard deviation of each channel, likewise; 1 for a channel that is constant.
+        like: the training set, or its `spec`: classes, mean, std and drawing are taken from it.
+        drawing: whether the images are light figures, centred on a dark background; see `read_image`.
+        name: of the data set, for messages.
+        part: which part of it this is, such as `"train"`, for messages.
 
     Attributes:
-        name: the data set's name.
-        split: `"train"` or `"test"`.
-        images: `(N, C, H, W)` uint8.
+        images: `(N, C, H, W)`, as they were given.
         labels: `(N,)` int64, indices into `classes`.
         classes: the names of the classes.
-        mean: the mean of each channel, pixels scaled to [0, 1], for the loader to normalise by; None if not known.
-        std: the standard deviation of each channel, likewise.
 
     Raises:
-        DataError: if shapes, data types, labels or statistics do not fit.
+        DataError: if shapes, data types, labels or statistics do not fit, or a pixel is not finite.
+
+    Example:
+
+        train, test = Dataset(X, y).split(0.8, seed=0)
+        test = Dataset(X_test, y_test, like=train)
     """
 
-    name: str
-    split: Split
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    classes: tuple[str, ...]
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-
-    def __post_init__(self) -> None:
-        images, labels = self.images, self.labels
-        if images.ndim != 4 or images.dtype != np.uint8:
-            raise DataError(f"{self}: expected images (N, C, H, W) uint8, got {images.shape} {images.dtype}")
-        if labels.shape != images.shape[:1] or labels.dtype != np.int64:
-            raise DataError(f"{self}: expected labels ({len(images)},) int64, got {labels.shape} {labels.dtype}")
-        if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes):
-            expected = f"expected labels from 0 to {len(self.classes) - 1}"
-            raise DataError(f"{self}: {expected}, got {labels.min()} to {labels.max()}")
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if values is not None and len(values) != images.shape[1]:
-                raise DataError(f"{self}: expected {images.shape[1]} values of {name}, got {values}")
-        if self.std is not None and not all(value > 0 for value in self.std):
-            raise DataError(f"{self}: expected positive values of std, got {self.std}")
+    def __init__(
+        self,
+        images: ArrayLike | Rows,
+        labels: ArrayLike,
+        *,
+        classes: Sequence[str] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        like: Dataset | DataSpec | None = None,
+        drawing: bool = False,
+        name: str = "data",
+        part: str = "",
+    ) -> None:
+        self.name, self.part, self.drawing = name, part, drawing
+        if like is not None and not (classes is None and mean is None and std is None):
+            raise DataError(f"{self}: give classes, mean and std, or like, not both")
+        self.images = self._checked(images)
+        values = np.asarray(labels)
+        if values.shape != self.images.shape[:1]:
+            raise DataError(f"{self}: expected labels ({len(self.images)},), got {values.shape}")
+        values = self._of_one_kind(values)
+        if like is None:
+            self.classes, self._values = self._classes(values, classes)
+            self._statistics = Statistics(self.images, mean, std)
+            self._own_statistics = mean is None or std is None
+            self._check_statistics(mean, std)
+        else:
+            self._take_over(like)
+        self.labels = self._indices(values)
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.split})"
+        return f"{self.name} ({self.part})" if self.part else self.name
+
+    def __repr__(self) -> str:
+        return f"<Dataset {self}: {len(self):,} images {self.shape} of {self.images.dtype}, {self.num_classes} classes>"
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def subset(self, indices: slice | Sequence[int] | NDArray[Any]) -> "Dataset":
-        """Return the chosen samples in the given order; a slice shares memory with this data set, indices copy."""
-        rows = indices if isinstance(indices, slice | np.ndarray) else list(indices)
-        return replace(self, images=self.images[rows], labels=self.labels[rows])
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """`(C, H, W)` of an image."""
+        _, C, H, W = self.images.shape
+        return C, H, W
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.classes)
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """The mean of each channel over the training images, pixels of bytes scaled to [0, 1]."""
+        return self._statistics.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """The standard deviation of each channel over the training images, likewise; always positive."""
+        return self._statistics.std
+
+    @property
+    def spec(self) -> DataSpec:
+        """What a network must know of the data set."""
+        pixels: Any = pixels_of(self.images.dtype)
+        return DataSpec(self.shape, self.classes, self.mean, self.std, pixels, self.drawing)
+
+    def subset(self, indices: slice | Sequence[int] | NDArray[Any]) -> Dataset:
+        """Return the chosen samples in the given order, with the classes, mean and std of this data set.
+
+        A slice shares memory with this data set; indices copy, unless the images are memory-mapped.
+        """
+        rows = indices if isinstance(indices, slice | np.ndarray) else np.asarray(list(indices), np.intp)
+        part = copy.copy(self)
+        if isinstance(rows, slice) and not isinstance(self.images, Rows):
+            part.images = self.images[rows]
+        else:
+            part.images = take(self.images, np.arange(len(self))[rows])
+        part.labels = self.labels[rows]
+        part._own_statistics = False
+        return part
+
+    def split(self, fraction: float = 0.8, seed: int = 0) -> tuple[Dataset, Dataset]:
+        """Return a training and a test part, drawn at random, with every class in both in the same proportion.
+
+        Args:
+            fraction: of the samples that go into the training part; their number is exact, unless a class has too few
+                samples for both parts.
+            seed: the same seed draws the same samples.
+
+        Returns:
+            the two parts, each in the order of this data set. Both have the mean and std of the training part, or
+            those that this data set was given.
+
+        Raises:
+            DataError: if a class has one sample only, or there are no samples.
+            ValueError: if the fraction is not between 0 and 1, or the seed is negative.
+        """
+        if not 0 < fraction < 1:
+            raise ValueError(f"expected a fraction between 0 and 1, got {fraction!r}")
+        counts = np.bincount(self.labels, minlength=self.num_classes)
+        if len(self) == 0 or (counts == 1).any():
+            alone = ", ".join(self.classes[i] for i in np.flatnonzero(counts == 1)[:5])
+            raise DataError(
+                f"{self}: a split needs two samples of each class, got {f'one of {alone}' if alone else 'none'}"
+            )
+        chosen = np.zeros(len(self), bool)
+        for label, count in enumerate(_shares(counts, fraction)):
+            rows = np.flatnonzero(self.labels == label)
+            chosen[rows[stream(seed, "split", label).permutation(len(rows))[:count]]] = True
+        train, test = (self.subset(np.flatnonzero(rows)) for rows in (chosen, ~chosen))
+        if self._own_statistics:
+            train._statistics = test._statistics = Statistics(train.images)
+        train.part, test.part = "train", "test"
+        return train, test
+
+    def _take_over(self, like: Dataset | DataSpec) -> None:
+        """Take classes, statistics and `drawing` from training images of the same shape and kind."""
+        if isinstance(like, Dataset):
+            shape, pixels = like.shape, pixels_of(like.images.dtype)
+            self._values, self._statistics = like._values, like._statistics
+        else:
+            shape, pixels = like.shape, like.pixels
+            numbers = all(name.removeprefix("-").isdecimal() for name in like.classes)  # labels that were integers
+            self._values = np.array([int(name) for name in like.classes]) if numbers else np.arange(len(like.classes))
+            self._statistics = Statistics(None, like.mean, like.std)
+        self.classes, self.drawing, self._own_statistics = like.classes, like.drawing, False
+        if self.shape != shape or pixels_of(self.images.dtype) != pixels:
+            expected = f"expected images (C, H, W) = {shape} of {pixels}, as in training"
+            raise DataError(f"{self}: {expected}, got {self.shape} of {self.images.dtype}")
+
+    def _checked(self, images: ArrayLike | Rows) -> NDArray[Any] | Rows:
+        """Return images `(N, C, H, W)`."""
+        found: Any = images if isinstance(images, np.ndarray | Rows) else np.asarray(images)
+        if found.ndim == 3 and isinstance(found, np.ndarray):
+            found = found[:, None]
+        if found.ndim != 4 or pixels_of(found.dtype) not in ("uint8", "float") or 0 in found.shape[1:]:
+            expected = "expected images (N, C, H, W) or (N, H, W), uint8 or float"
+            raise DataError(f"{self}: {expected}, got {found.shape} {found.dtype}")
+        if found.shape[1] == found.shape[2] > 4 and found.shape[3] in (3, 4):
+            raise DataError(
+                f"{self}: expected images (N, C, H, W), got {found.shape}, which look like (N, H, W, C): "
+                "use images.transpose(0, 3, 1, 2)"
+            )
+        if found.dtype.kind == "f":
+            for first, block in blocks(found):
+                if not (finite := np.isfinite(block)).all():
+                    row = first + int(np.flatnonzero(~finite.reshape(len(block), -1).all(axis=1))[0])
+                    raise DataError(f"{self}: image {row} has pixels that are nan or infinite")
+        return found  # type: ignore[no-any-return]
+
+    def _of_one_kind(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return labels as integers or strings, and refuse others."""
+        if values.dtype.kind == "O" and all(isinstance(value, str) for value in values):
+            values = values.astype(str)
+        if values.dtype.kind == "b":
+            values = values.astype(np.int64)
+        if values.dtype.kind not in "iuU" and len(values):
+            raise DataError(f"{self}: expected labels that are integers or strings, got {values.dtype}")
+        return values
+
+    def _classes(self, values: NDArray[Any], names: Sequence[str] | None) -> tuple[tuple[str, ...], NDArray[Any]]:
+        """Return the names of the classes, and the label that stands for each of them."""
+        if names is None:
+            distinct = np.unique(values)
+            return tuple(str(value) for value in distinct.tolist()), distinct
+        if isinstance(names, str) or not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
+            raise DataError(f"{self}: expected names of classes, each once, got {names!r:.80}")
+        return tuple(names), np.arange(len(names))
+
+    def _indices(self, values: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the index of each label's class."""
+        known = self._values if values.dtype.kind in "iu" else np.array(self.classes, dtype=str)
+        if known.dtype.kind == "U" and values.dtype.kind in "iu":
+            raise DataError(f"{self}: expected labels that are strings, as in training, got {values.dtype}")
+        order = np.argsort(known, kind="stable")
+        places = np.searchsorted(known, values, sorter=order) if len(known) else np.zeros(len(values), np.intp)
+        indices: NDArray[np.int64] = order.astype(np.int64)[places.clip(max=len(known) - 1)] if len(known) else places
+        wrong = np.flatnonzero(known[indices] != values) if len(known) else np.arange(len(values))
+        if len(wrong):
+            names = ", ".join(map(str, known[:8].tolist())) + (", …" if len(known) > 8 else "")
+            raise DataError(f"{self}: the label {values[wrong[0]]} of image {wrong[0]} is none of the classes {names}")
+        return indices
+
+    def _check_statistics(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
+        for name, values in (("mean", mean), ("std", std)):
+            if values is not None and (len(values) != self.shape[0] or not np.isfinite(values).all()):
+                raise DataError(f"{self}: expected {self.shape[0]} values of {name}, got {values}")
+        if std is not None and not all(value > 0 for value in std):
+            raise DataError(f"{self}: expected positive values of std, got {std}")
 
 
-def load_dataset(
-    name: str, split: Split = "train", data_dir: str | os.PathLike[str] | None = None, download: bool = True
-) -> Dataset:
-    """Read one split of a data set into memory.
-
-    Args:
-        name: a key of `DATASETS`. `mnist-mini` comes with the package; the others are files in a folder.
-        split: `"train"` or `"test"`.
-        data_dir: the folder above the data set's own; see `data_folder`.
-        download: fetch absent files from their public addresses; if false, their absence is an error.
-
-    Raises:
-        ValueError: if the name or the split is unknown.
-        DataError: if a file is absent and cannot be fetched, is damaged, or is not the published one (its SHA-256).
-    """
-    info = dataset_info(name)
-    if split not in get_args(Split):
-        raise ValueError(f"unknown split {split!r}: expected one of {', '.join(get_args(Split))}")
-    if info.embedded:
-        arrays = _read_embedded(info, split)
-    else:
-        folder = data_folder(data_dir) / info.folder
-        published = info.files[split]
-        # A FIFO or a broken link of that name is not replaced by a download: reading it says what is wrong.
-        absent = {file: known.size for file, known in published.items() if not os.path.lexists(folder / file)}
-        if absent and not download:
-            raise DataError(f"{name}: {', '.join(absent)} not found in {folder}, and downloading is off")
-        if absent:
-
-            def check(path: Path) -> None:
-                info.format.read_published(path, published[path.name])
-
-            archive = None if info.archive is None else (info.archive, info.size)
-            download_files(info.mirrors, folder, absent, check, archive=archive)
-        try:
-            arrays = [info.format.read_published(folder / file, known) for file, known in published.items()]
-        except DataError as error:
-            raise DataError(f"{error}; remove the file to have it downloaded") from error
-    images, labels = info.format.join(arrays)
-    return Dataset(name, split, images, labels, info.classes, info.mean, info.std)
-
-
-def _read_embedded(info: DatasetInfo, split: Split) -> list[NDArray[np.uint8]]:
-    arrays = []
-    for file, published in info.files[split].items():
-        with as_file(files("xpcnn.data") / info.folder / file) as path:  # a real path even where the package is zipped
-            arrays.append(info.format.read_published(path, published))
-    return arrays
+def _shares(counts: NDArray[np.intp], fraction: float) -> list[int]:
+    """Return how many samples of each class go into the training part: `fraction` of them, at least one, not all."""
+    lowest, highest = np.minimum(counts, 1), np.maximum(counts - 1, 0)
+    ideal = counts * fraction
+    shares = np.clip(np.floor(ideal).astype(int), lowest, highest)
+    missing = round(fraction * counts.sum()) - shares.sum()
+    # The classes that are furthest below, or above, their share are the first to get, or lose, one more.
+    for label in np.argsort(shares - ideal if missing > 0 else ideal - shares, kind="stable"):
+        step = np.sign(missing)
+        if step and lowest[label] <= shares[label] + step <= highest[label]:
+            shares[label] += step
+            missing -= step
+    return shares.tolist()  # type: ignore[no-any-return]

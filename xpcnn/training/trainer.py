@@ -8,15 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, to_host
+from ..backend import Array, HostArray, to_host
+from ..data import DataSpec, Loader
+from ..data.rows import Rows
 from ..nn import CrossEntropyLoss, Dropout, Loss, Module
 from ..nn.loss import Metric
 from ..optim import Optimizer
-from .batches import Batch, Batches, check_batch, checked, epoch_of
+from .batches import Batch, Batches, check_batch, check_same_data, checked, epoch_of
 from .callbacks import Callback, Record, checked_record
 from .checkpoint import Checkpoint, CheckpointError, non_finite
 from .metrics import Metrics, NonFiniteLossError
 from .out_of_memory import naming_the_layer
+from .predict import predict
 
 
 class TrainingDivergedError(ArithmeticError):
@@ -41,6 +44,7 @@ class Trainer:
         batch: how many batches of the current epoch are done.
         metrics: those of the current epoch, or of the last one.
         records: of all complete epochs, including those before the run was resumed.
+        spec: of the training images, which `predict` needs; None until `fit` is given a `Loader`.
         interrupted: whether the last `fit` returned because `stop` was called.
 
     Raises:
@@ -76,6 +80,7 @@ class Trainer:
         self.callbacks = list(callbacks)
         self.epoch = self.batch = 0
         self.records: list[Record] = []
+        self.spec: DataSpec | None = None
         self._functions = self.loss.metrics if metrics is None else metrics
         self.metrics = Metrics(self._functions)
         self._steps: list[int] = []  # the step of each batch of the metrics
@@ -96,8 +101,12 @@ class Trainer:
         Raises:
             TrainingDivergedError: if the loss or a weight became infinite or not a number.
             MemoryError: if there is not enough memory; the message names the layer and the batch size.
-            ValueError: if there are no batches, or one does not fit the model.
+            ValueError: if there are no batches, one does not fit the model, or the loader of the test images has other
+                classes, or another mean or std, than that of the training images.
         """
+        check_same_data(batches, test)
+        if isinstance(batches, Loader):
+            self.spec = batches.spec
         # An overflow is reported once, below, with its step, rather than by NumPy in each layer.
         with np.errstate(over="ignore", invalid="ignore"):
             return self._fit(batches, epochs, test)
@@ -165,6 +174,21 @@ class Trainer:
                 self.optimizer.step()
             self.metrics.update(loss, outputs, targets)
 
+    def predict(self, images: Array | Rows, batch_size: int = 256) -> HostArray:
+        """Return the probability of each class for each image, `(N, classes)`.
+
+        Args:
+            images: `(N, C, H, W)` or `(N, H, W)`, any number of them, with pixels as in the training set: they are
+                normalised as the training images were.
+            batch_size: images in one forward pass, which bounds the memory.
+
+        Raises:
+            ValueError: if the images are of another shape or kind, or `fit` was not given a `Loader`.
+        """
+        if self.spec is None:
+            raise ValueError("the data are not known: fit was given no Loader; use xpcnn.training.predict")
+        return predict(self.model, images, self.spec, batch_size=batch_size)
+
     def stop(self) -> None:
         """Make `fit` return after the current step, or the next `fit` at once; may be called from a signal handler."""
         self._stop_requested = True
@@ -181,6 +205,8 @@ class Trainer:
             TrainingDivergedError: if the loss or a weight is infinite or not a number.
         """
         kept: dict[str, Any] = {"records": self.records}
+        if self.spec is not None:
+            kept["data"] = self.spec.to_dict()
         try:
             if self.batch:
                 kept["metrics"] = self.metrics.state() | {"steps": self._steps}
@@ -210,6 +236,7 @@ class Trainer:
             epoch, batch, step = (int(progress[key]) for key in ("epoch", "batch", "step"))
             seconds = float(progress.get("seconds", 0))
             records = [checked_record(record) for record in checkpoint.info.get("records", [])]
+            spec = None if (data := checkpoint.info.get("data")) is None else DataSpec.from_dict(data)
             if not (0 <= epoch < 2**63 and 0 <= batch < 2**63 and 0 <= step < 2**63 and seconds >= 0):
                 raise ValueError(f"expected numbers of at least 0, got {progress}")
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
@@ -224,7 +251,7 @@ class Trainer:
         self.model.load_state_dict(checkpoint.model)
         self.optimizer.load_state_dict({"steps": np.array(step), **checkpoint.optimizer})
         self.epoch, self.batch, self.records = epoch, batch, records
-        self.metrics, self._steps, self._seconds = metrics, steps, seconds
+        self.metrics, self._steps, self._seconds, self.spec = metrics, steps, seconds, spec
         for _, module in self.model.named_modules():
             if isinstance(module, Dropout):
                 module.calls = step

@@ -94,12 +94,12 @@ def _interpolate(images: Array, parts: Sequence[NDArray[np.float64]]) -> Array:
     result = device.empty((C, N, H, W), images.dtype)
     if packed:
         four = device.scratch((C, length), np.uint32, "four")
-        _pack(*neighbours, four)
+        _pack(four, *neighbours)
         spare = device.scratch(result.shape, np.uint32, "spare")
         _blend_packed(four.take(corner, axis=1), down.view(np.uint32), right.view(np.uint32), spare, result)
     else:
         fractions = (part.astype(images.dtype) * images.dtype.type(0.5**bits) for part in (down, right))
-        _blend(*(neighbour.take(corner, axis=1) for neighbour in neighbours), *fractions, result)
+        _blend(result, *fractions, *(neighbour.take(corner, axis=1) for neighbour in neighbours))
     return result.transpose(1, 0, 2, 3)
 
 
@@ -121,10 +121,10 @@ def _locate(y_row: Array, y_column: Array, x_row: Array, x_column: Array, origin
 
 
 @chain
-def _pack(upper_left: Array, upper_right: Array, lower_left: Array, lower_right: Array, four: Array) -> None:
+def _pack(four: Array, *neighbours: Array) -> None:
     """Write the four bytes of each 2×2 pixels to one number, so that one gather reads them all."""
-    four[...] = lower_right
-    for neighbour in (lower_left, upper_right, upper_left):
+    four[...] = neighbours[-1]
+    for neighbour in neighbours[-2::-1]:
         four <<= array_namespace(four).uint32(8)
         four |= neighbour
 
@@ -150,8 +150,6 @@ def _blend_packed(four: Array, down: Array, right: Array, left: Array, result: A
 
 
 @chain
-def _blend(upper_left: Array, upper_right: Array, lower_left: Array, lower_right: Array, *others: Array) -> None:
-    down, right, result = others
-    upper = upper_left + right * (upper_right - upper_left)
-    lower = lower_left + right * (lower_right - lower_left)
+def _blend(result: Array, down: Array, right: Array, *neighbours: Array) -> None:
+    upper, lower = (first + right * (second - first) for first, second in (neighbours[:2], neighbours[2:]))
     result[...] = upper + down * (lower - upper)
