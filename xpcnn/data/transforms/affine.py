@@ -86,8 +86,8 @@ def _interpolate(images: Array, parts: Sequence[NDArray[np.float64]]) -> Array:
     corner = device.scratch((N, H, W), np.int64, "corner")
     down, right = (device.scratch((N, H, W), kind, name) for name in ("down", "right"))
     coordinates = y_row[:, :, None], y_column[:, None, :], x_row[:, :, None], x_column[:, None, :]
-    limits = kind(H << bits), kind(W << bits)
-    _locate(*coordinates, origin, *limits, np.int64(W + 3), kind(bits), kind(1 << bits), corner, down, right)
+    numbers = kind(-1 << bits), kind(H << bits), kind(W << bits), kind(bits), kind((1 << bits) - 1), np.int64(W + 3)
+    _locate(*coordinates, origin, *numbers, corner, down, right)
 
     length = padded.shape[1] - (W + 4)
     neighbours = [padded[:, first : first + length] for first in (0, 1, W + 3, W + 4)]
@@ -106,18 +106,18 @@ def _interpolate(images: Array, parts: Sequence[NDArray[np.float64]]) -> Array:
 @chain
 def _locate(y_row: Array, y_column: Array, x_row: Array, x_column: Array, origin: Array, *others: Any) -> None:
     """Write the index of each source's upper left pixel to `corner`, and the fractions to `down` and `right`."""
-    height, width, row_length, bits, unit, corner, down, right = others
+    lowest, height, width, bits, mask, row_length, corner, down, right = others
     xp = array_namespace(y_row)
-    for first, second, limit, place in ((y_row, y_column, height, down), (x_row, x_column, width, right)):
+    for first, second, highest, place in ((y_row, y_column, height, down), (x_row, x_column, width, right)):
         xp.add(first, second, out=place)
-        xp.maximum(place, -unit, out=place)
-        xp.minimum(place, limit, out=place)
+        xp.maximum(place, lowest, out=place)
+        xp.minimum(place, highest, out=place)
     xp.right_shift(down, bits, out=corner)
     corner *= row_length
     corner += right >> bits
     corner += origin
-    down &= unit - 1
-    right &= unit - 1
+    down &= mask
+    right &= mask
 
 
 @chain

@@ -7,7 +7,11 @@ import numpy as np
 
 from ...backend import Array, HostArray, array_namespace, chain, device_of
 
-_BITS = 16  # of the fractions of factors, for uint8 images
+# Bits of fractions, for uint8 images: of a factor, of a grey, and of their product. With factors up to 8 (of the pixel)
+# and 4 (of grey), 18 bits leave room for the sum in 32 bits.
+_FACTOR, _GREY = 12, 6
+_PRODUCT = _FACTOR + _GREY
+_WEIGHT = 16
 _LUMA = (0.299, 0.587, 0.114)  # what red, green and blue contribute to grey (ITU-R BT.601, as in PyTorch)
 
 
@@ -50,25 +54,26 @@ class ColorJitter:
 
 
 def _mixed_floats(images: Array, factors: HostArray, weights: HostArray) -> Array:
-    own, grey, mean = device_of(images).asarray(factors, images.dtype)
+    factors = device_of(images).asarray(factors, images.dtype)
     greys = device_of(images).empty((len(images), 1, *images.shape[2:]), images.dtype)
     _weighted_sum(greys, images.dtype.type(0), *_channels(images), *weights.astype(images.dtype))
-    return _mix(images, greys, own, grey, mean * greys.mean(axis=(2, 3), keepdims=True))
+    return _mix(images, greys, factors[0], factors[1], factors[2] * greys.mean(axis=(2, 3), keepdims=True))
 
 
 def _mixed_bytes(images: Array, factors: HostArray, weights: HostArray) -> Array:
-    """Do the same with integers: factors and weights are multiples of 2⁻¹⁶."""
+    """Do the same with integers, as multiples of a power of two."""
     device, (N, _, H, W) = device_of(images), images.shape
-    one, half = 1 << _BITS, np.int32(1 << _BITS - 1)
-    weights = np.rint(weights * one).astype(np.int32)
-    weights[0] += one - weights.sum()  # the grey of grey pixels is their value
-    own, grey, mean = device.asarray(np.rint(factors * one).astype(np.int32))
+    weights = np.rint(weights * (1 << _WEIGHT)).astype(np.int32)
+    weights[0] += (1 << _WEIGHT) - weights.sum()  # the grey of grey pixels is their value
     greys = device.scratch((N, 1, H, W), np.int32, "greys")
-    _weighted_sum(greys, half, *_channels(images), *weights)
-    greys >>= np.int32(_BITS)
-    means = mean * greys.sum(axis=(2, 3), keepdims=True, dtype=np.int64) // (H * W) + half
+    _weighted_sum(greys, np.int32(0), *_channels(images), *weights)
+    greys >>= np.int32(_WEIGHT - _GREY)
+    scales = np.array([1 << _PRODUCT, 1 << _FACTOR, 1 << _FACTOR]).reshape(3, 1, 1, 1, 1)
+    factors = device.asarray(np.rint(factors * scales).astype(np.int32))
+    means = factors[2] * greys.sum(axis=(2, 3), keepdims=True, dtype=np.int64) // (H * W)
+    shift = (means + (1 << _PRODUCT - 1)).astype(np.int32)  # a half, to round to the nearest
     sums, result = device.scratch(images.shape, np.int32, "sums"), device.empty(images.shape, np.uint8)
-    _mix_bytes(images, greys, own, grey, means.astype(np.int32), sums, result)
+    _mix_bytes(images, greys, factors[0], factors[1], shift, sums, result)
     return result
 
 
@@ -94,6 +99,6 @@ def _mix_bytes(images: Array, greys: Array, own: Array, grey: Array, mean: Array
     xp = array_namespace(images)
     xp.multiply(images, own, out=sums)
     sums += grey * greys + mean
-    sums >>= xp.int32(_BITS)
+    sums >>= xp.int32(_PRODUCT)
     xp.minimum(xp.maximum(sums, 0, out=sums), 255, out=sums)
-    result[...] = sums
+    result[...] = sums.astype(xp.uint8)

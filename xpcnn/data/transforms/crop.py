@@ -99,9 +99,11 @@ class Cutout:
         device = device_of(images)
         xp = device.xp
         start = generator.integers(0, [[H], [W]], (2, N)) - self.size // 2
-        top, left = device.asarray(start)[:, :, None]
-        covered = [(first <= i) & (i < first + self.size) for first, i in ((top, xp.arange(H)), (left, xp.arange(W)))]
-        rows, columns = covered[0][:, None, :, None], covered[1][:, None, None, :]
+        first = device.asarray(start)[:, :, None, None, None]
+        y, x = xp.arange(H)[:, None], xp.arange(W)
+        rows, columns = (
+            (first <= place) & (place < first + self.size) for first, place in ((first[0], y), (first[1], x))
+        )
         return xp.where(rows & columns, self._filling(images), images)
 
     def _filling(self, images: Array) -> Array:

@@ -22,11 +22,8 @@ def parse_augmentation(names: str | Sequence[str]) -> tuple[str, ...]:
     parts = [part.strip() for part in (names.split(",") if isinstance(names, str) else names)]
     chosen = [] if parts == ["none"] else parts
     if len(set(chosen)) < len(chosen) or not AUGMENTATIONS.keys() >= set(chosen):
-        given = names if isinstance(names, str) else ",".join(names)
-        raise ValueError(
-            f'unknown augmentation {given!r}: expected "none", or different ones of {", ".join(AUGMENTATIONS)}, '
-            "joined by commas"
-        )
+        known = ", ".join(AUGMENTATIONS)
+        raise ValueError(f"augmentation: got {names!r:.80}, expected none, or some of {known}, each once")
     return tuple(name for name in AUGMENTATIONS if name in chosen)
 
 
