@@ -62,10 +62,11 @@ class CudaDevice(Device):
 
     @property
     def dataset_bytes(self) -> float:
-        # Half of what is free, be it with CUDA or kept by CuPy for new arrays.
-        with self.xp.cuda.Device(self._index) as gpu:
-            free, _ = gpu.mem_info
-            return (free + self.xp.get_default_memory_pool().free_bytes()) / 2  # type: ignore[no-any-return]
+        device = self.xp.cuda.Device(self._index)
+        with device:
+            free, _ = device.mem_info
+            kept = self.xp.get_default_memory_pool().free_bytes()  # by CuPy, for new arrays
+        return float(free + kept) / 2
 
     @property
     def description(self) -> str:

@@ -1,6 +1,7 @@
 """File formats, data sets by name, augmentation, and the loader that makes batches of them."""
 
-from .catalog import DATASETS, DatasetInfo
+from .balance import class_weights
+from .catalog import DATASETS, DatasetInfo, default_augmentation
 from .dataset import Dataset
 from .errors import DataError
 from .folder import data_folder
@@ -33,7 +34,9 @@ __all__ = [
     "RandomHorizontalFlip",
     "RandomShift",
     "Transform",
+    "class_weights",
     "data_folder",
+    "default_augmentation",
     "load_dataset",
     "make_transform",
     "read_idx",

@@ -110,10 +110,7 @@ class Loader:
 
     def indices(self, epoch: int) -> list[NDArray[np.int64]]:
         """Return the indices into the data set of each batch of an epoch, in the order of the batches."""
-        order = self._order(epoch)
-        return [
-            order[first : first + self.batch_size] for first in range(0, len(self) * self.batch_size, self.batch_size)
-        ]
+        return list(self._rows(self._order(epoch), 0))
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         if self.shuffle:
