@@ -104,7 +104,7 @@ def test_one_seed_gives_the_same_bits_on_any_number_of_threads(tmp_path, few_ima
         ["--optimizer", "adam"],
         ["--lr", "0.001"],
         ["--weight-decay", "0.5"],
-        ["--no-augment"],
+        ["--augment", "none"],
     ],
     ids=" ".join,
 )

@@ -126,7 +126,7 @@ def test_only_the_cpu_is_on_the_host(device):
 
 def test_a_run_makes_batches_on_its_device(device):
     dataset = load_dataset("mnist-mini").subset(slice(40))
-    for augment, train in ((True, True), (True, False), (False, True), (False, False)):
+    for augment, train in (("affine", True), ("affine", False), ("none", True), ("none", False)):
         loader = RunConfig(augment=augment).make_loader(dataset, train=train, device=device)
         assert loader.device is device
 

@@ -35,7 +35,7 @@ _PATHS = ["", "new", "new/deep", "file", "file/x", ".", "~nosuchuser/x", "a\nb\x
 _NUMERIC = ["--epochs", "--batch-size", "--lr", "--weight-decay", "--seed", "--steps", "--limit"]
 _NAMED = ["--model", "--data", "--optimizer", "--device", "--devices", "--dtype"]
 _FILES = ["--output", "--resume", "--data-dir", "--picture"]
-_FLAGS = ["--augment", "--no-augment", "--progress", "--json", "--tf32", "--help", "--version", "--unknown"]
+_FLAGS = ["--skip-bad", "--progress", "--json", "--tf32", "--help", "--version", "--unknown"]
 _COMMANDS = [["train"], ["evaluate"], ["predict"], ["devices"], ["parity", "record"], ["parity", "check"]]
 _COMMANDS += [["parity", "run"], ["parity"], [], ["unknown"]]
 

@@ -10,16 +10,19 @@ from xpcnn.optim import OPTIMIZERS
 from xpcnn.parity import TraceConfig
 from xpcnn.training.config import RunConfig, TrainingConfig
 
-SHARED = {"model", "data", "batch_size", "optimizer", "lr", "weight_decay", "seed"}
+SHARED = {"model", "data", "batch_size", "optimizer", "lr", "weight_decay", "seed", "model_sha256", "size", "skip_bad"}
+OF_RUNS = {"epochs", "augment", "class_weights", "validation", "patience"}
+ADDED = {"model_sha256", "size", "skip_bad", "class_weights", "validation", "patience"}
 
 
 @pytest.mark.parametrize(
-    ("kind", "own"), [(TrainingConfig, set()), (RunConfig, {"epochs", "augment"}), (TraceConfig, {"steps", "dtype"})]
+    ("kind", "own"), [(TrainingConfig, set()), (RunConfig, OF_RUNS), (TraceConfig, {"steps", "dtype"})]
 )
 def test_the_keys_in_files_stay_and_come_back(kind, own):
     values = asdict(kind(seed=3, lr=0.5))
     assert values.keys() == SHARED | own
     assert kind.from_dict(values) == kind(seed=3, lr=0.5)
+    assert kind.from_dict({key: value for key, value in values.items() if key not in ADDED}) == kind(seed=3, lr=0.5)
     for wrong, fault in (
         (values | {"more": 1}, "has an unknown 'more'"),
         ({key: value for key, value in values.items() if key != "seed"}, "lacks 'seed'"),
@@ -53,7 +56,15 @@ def test_impossible_options_are_refused(kind, options, fault):
         kind(**options)
 
 
-@pytest.mark.parametrize(("options", "fault"), [({"epochs": 4.5}, "epochs"), ({"augment": "no"}, "true or false")])
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"epochs": 4.5}, "epochs"),
+        ({"augment": 3}, "augment must be a text"),
+        ({"validation": 1.0}, "below 1"),
+        ({"patience": 0}, "at least 1"),
+    ],
+)
 def test_a_run_refuses_options_of_wrong_types(options, fault):
     with pytest.raises(ValueError, match=fault):
         RunConfig(**options)
@@ -66,7 +77,21 @@ def test_only_a_run_augments_and_only_its_training_images():
         assert (loader.transform is not None) == (kind is RunConfig)
         assert loader.shuffle
         assert kind().make_loader(dataset, train=False).transform is None
-    assert RunConfig(augment=False).make_loader(dataset, train=True).transform is None
+    assert RunConfig(augment="none").make_loader(dataset, train=True).transform is None
+
+
+def test_older_runs_said_yes_or_no_to_augmentation():
+    values = asdict(RunConfig())
+    for old, new in ((True, "affine"), (False, "none")):
+        assert RunConfig.from_dict(values | {"augment": old}).augment == new
+
+
+def test_data_may_be_a_path_of_any_system():
+    for path in ("/home/me/flowers", "/data/x.npz", "C:\\pictures", "//server/share"):
+        assert RunConfig(data=path).data == path
+    for relative in ("flowers", "./flowers", "x.npz"):
+        with pytest.raises(ValueError, match="unknown data set"):
+            RunConfig(data=relative)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -143,7 +143,7 @@ def test_a_folder_in_which_nothing_was_trained_can_be_the_output(tmp_path):
         (lambda values: values.update(lr="0.003"), "lr must be a number or null, got '0.003'"),
         (lambda values: values.update(batch_size=64.0), "batch_size must be a whole number, got 64.0"),
         (lambda values: values.update(epochs=4.5), "epochs must be a whole number, got 4.5"),
-        (lambda values: values.update(augment="no"), "augment must be true or false, got 'no'"),
+        (lambda values: values.update(skip_bad="no"), "skip_bad must be true or false, got 'no'"),
         (lambda values: values.pop("seed"), "the configuration lacks 'seed'"),
         (lambda values: values.update(speed=3), "the configuration has an unknown 'speed'"),
     ],

@@ -19,6 +19,7 @@ import errno
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
@@ -60,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             if (threads := getattr(args, "threads", None)) is not None:
                 CPU.threads = threads
-            code: int = args.function(args)
+            with _warnings_on_one_line():
+                code: int = args.function(args)
         except Exception as error:
             if os.environ.get("XPCNN_TRACEBACK"):
                 traceback.print_exc()
@@ -116,6 +118,17 @@ def _tolerant_streams() -> Iterator[TolerantStream]:
             stream.flush()
             if stream.error is not None:
                 stream.discard_rest()
+
+
+@contextlib.contextmanager
+def _warnings_on_one_line() -> Iterator[None]:
+    """Print warnings as errors are printed, without a place in the code."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("default", category=UserWarning, module=r"xpcnn\.")
+        warnings.showwarning = lambda message, *place: print(
+            f"xpcnn: warning: {_shortened(str(message))}", file=sys.stderr, flush=True
+        )
+        yield
 
 
 class _Parser(argparse.ArgumentParser):

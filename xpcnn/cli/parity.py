@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from ..parity import Report, TraceConfig, check, record, run
-from .options import add_command, add_data_dir, add_device, add_threads, add_training_options, given
+from .options import (
+    add_command,
+    add_data_dir,
+    add_device,
+    add_network,
+    add_threads,
+    add_training_options,
+    config_from,
+    network_from,
+)
 
 
 def add_commands(commands: Any) -> None:
@@ -31,6 +40,8 @@ def add_commands(commands: Any) -> None:
 
     checking = add_command(actions, "check", _check, "repeat a recorded run on this machine and compare")
     checking.add_argument("trace", metavar="TRACE", help="folder written by `parity record`")
+    add_network(checking)
+    checking.add_argument("--data", metavar="PATH", help="where the folder or .npz file is on this machine")
     add_device(checking)
     _report_options(checking)
 
@@ -59,7 +70,7 @@ def _report_options(sub: argparse.ArgumentParser) -> None:
 
 
 def _record(args: argparse.Namespace) -> int:
-    config = TraceConfig(**given(args, TraceConfig))
+    config = config_from(args, TraceConfig)
     trace = record(args.output, config, args.device, data_dir=args.data_dir, limit=_limit(args))
     size = sum(file.stat().st_size for file in trace.path.iterdir())
     kept = sum(step["file"] is not None for step in trace.steps())
@@ -73,13 +84,14 @@ def _record(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     _check_picture(args.picture)
-    return _show([check(args.trace, args.device, data_dir=args.data_dir, tf32=args.tf32)], args)
+    options = {"data": args.data, "data_dir": args.data_dir, "tf32": args.tf32, "network": network_from(args)}
+    return _show([check(args.trace, args.device, **options)], args)
 
 
 def _run(args: argparse.Namespace) -> int:
     _check_picture(args.picture)
     devices = [name.strip() for name in args.devices.split(",") if name.strip()]
-    config = TraceConfig(**given(args, TraceConfig))
+    config = config_from(args, TraceConfig)
     return _show(run(config, devices, data_dir=args.data_dir, limit=_limit(args), tf32=args.tf32), args)
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ..data import DATASETS, load_dataset
+from ..data import load_dataset
 from ..data.errors import one_line
 from ..data.formats.images import read_image
-from ..training import evaluate, load_trained, predict
-from .options import add_command, add_data_dir, add_device, add_threads
+from ..training import evaluate, load_trained
+from .options import add_command, add_data_dir, add_device, add_network, add_threads, network_from
 
 
 def add_commands(commands: Any) -> None:
@@ -27,19 +27,21 @@ def add_commands(commands: Any) -> None:
     classifying.add_argument("run", metavar="RUN", help="folder of a run, or a checkpoint file")
     classifying.add_argument("images", metavar="IMAGE", nargs="+", help="PNG, JPEG, TIFF or other picture, of any size")
     for parser in (measuring, classifying):
+        add_network(parser)
         add_data_dir(parser)
         add_device(parser)
         add_threads(parser)
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    model, config = load_trained(args.run, args.device)
+    trained = load_trained(args.run, args.device, network_from(args))
+    config = trained.config
     test = load_dataset(args.data or config.data, "test", args.data_dir)
-    expected = DATASETS[config.data].shape
-    if test.images.shape[1:] != expected:
-        raise ValueError(f"{test} has images (C, H, W) = {test.images.shape[1:]}, this network takes {expected}")
-    device = model.device
-    result = evaluate(model, config.make_loader(test, train=False, device=device))
+    expected = trained.spec.shape
+    if test.shape != expected:
+        raise ValueError(f"{test} has images (C, H, W) = {test.shape}, this network takes {expected}")
+    device = trained.model.device
+    result = evaluate(trained.model, config.make_loader(test, train=False, device=device))
     print(
         f"{test.name}: accuracy {result.accuracy:.2%} ({result.correct:,} of {result.samples:,} test images), "
         f"loss {result.loss:.4f}, device {device.name} ({device.description})"
@@ -48,18 +50,18 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _predict(args: argparse.Namespace) -> int:
-    model, config = load_trained(args.run, args.device)
-    info = DATASETS[config.data]
+    trained = load_trained(args.run, args.device, network_from(args))
+    spec = trained.spec
     # All files are read first: a bad one is to be said before any result.
     try:
         with _quiet_libraries():
-            pictures = [read_image(path, info.shape, drawing=info.drawing) for path in args.images]
+            pictures = [read_image(path, spec.shape, drawing=spec.drawing) for path in args.images]
     except ImportError as error:
         raise ImportError(f"reading pictures needs Pillow: pip install pillow ({error})") from error
-    probabilities = predict(model, np.stack([image for image, _ in pictures]), mean=info.mean, std=info.std)
+    probabilities = trained.predict(np.stack([image for image, _ in pictures]))
     for path, (_, done), row in zip(args.images, pictures, probabilities, strict=True):
         best = int(row.argmax())
-        print(f"{one_line(path)}: {info.classes[best]} ({row[best]:.1%})  [{'; '.join(done)}]")
+        print(f"{one_line(path)}: {spec.classes[best]} ({row[best]:.1%})  [{'; '.join(done)}]")
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import itertools
+import re
 import shlex
 import signal
 import sys
@@ -13,10 +14,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..training import ProgressBar, Run, RunConfig, Table, TrainingDivergedError, predict
+from ..training import ProgressBar, Run, RunConfig, Table, TrainingDivergedError
 from ..training.files import write_atomically
 from ..training.run import read_config
-from .options import add_command, add_data_dir, add_device, add_threads, add_training_options, given
+from .options import (
+    add_command,
+    add_data_dir,
+    add_device,
+    add_threads,
+    add_training_options,
+    config_from,
+    given,
+    network_from,
+)
 from .signals import SignalsStop
 
 
@@ -26,7 +36,8 @@ def add_commands(commands: Any) -> None:
     parser = add_command(commands, "train", _train, "train a network and keep the run in a folder")
     add_training_options(parser, usual)
     parser.add_argument("--epochs", type=int, metavar="N", help=f"passes over the training images ({usual.epochs})")
-    parser.add_argument("--augment", action=argparse.BooleanOptionalAction, help="vary the training images (yes)")
+    text = "changes to the training images: names joined by commas, auto or none (auto)"
+    parser.add_argument("--augment", metavar="NAMES", help=text)
     parser.add_argument("--output", metavar="DIR", help="folder for the run, a new one (runs/MODEL-DATA-NUMBER)")
     parser.add_argument("--resume", metavar="RUN", help="continue an interrupted run")
     parser.add_argument(
@@ -97,19 +108,27 @@ def _stopped(signals: SignalsStop) -> int:
 
 def _resumed(args: argparse.Namespace) -> tuple[Path, RunConfig]:
     """Return the folder and the configuration of the run to continue."""
-    if options := [*given(args, RunConfig), *(["output"] if args.output is not None else [])]:
+    network = network_from(args)
+    options = [*given(args, RunConfig), *(["output"] if args.output is not None else [])]
+    if options := [name for name in options if name != "model" or network is None]:
         names = ", ".join("--" + name.replace("_", "-") for name in options)
         raise ValueError(f"--resume takes the run's own options; leave out {names}")
     path = Path(args.resume)
-    return path, read_config(path)
+    config = read_config(path)
+    try:
+        return path, config.using(network)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _new(args: argparse.Namespace) -> tuple[Path | Iterator[Path], RunConfig]:
     """Return the folder, or the possible ones, and the configuration of a new run."""
-    config = RunConfig(**given(args, RunConfig))
+    config = config_from(args, RunConfig)
     if args.output is not None:
         return Path(args.output), config
-    return (Path("runs", f"{config.model}-{config.data}-{i}") for i in itertools.count(1)), config
+    model = config.model.rpartition(":")[2]
+    name = re.sub(r"[^\w.-]+", "_", f"{model}-{Path(config.data).stem}")
+    return (Path("runs", f"{name}-{i}") for i in itertools.count(1)), config
 
 
 def _draw(run: Run) -> None:
@@ -122,7 +141,7 @@ def _draw(run: Run) -> None:
         print("no pictures: pip install matplotlib for them", file=sys.stderr)
         return
     sample = run.test.dataset.subset(slice(32))
-    probabilities = predict(run.trainer.model, sample.images, mean=sample.mean, std=sample.std)
+    probabilities = run.trainer.predict(sample.images)
     figures["predictions.png"] = viz.predictions(sample.images, sample.labels, probabilities, sample.classes)
     for name, figure in figures.items():
         picture = io.BytesIO()

@@ -9,6 +9,7 @@ from ..nn import Sequential
 from .deep_sigmoid import deep_sigmoid_net
 from .lenet import lenet5
 from .numpy_cnn import numpy_cnn
+from .own import OwnNetwork
 from .resnet import resnet, resnet20
 from .three_layer import three_layer_net
 from .vgg import vgg
@@ -48,6 +49,7 @@ def build_model(
 
 __all__ = [
     "MODELS",
+    "OwnNetwork",
     "build_model",
     "deep_sigmoid_net",
     "lenet5",

@@ -22,7 +22,7 @@ import numpy as np
 from .. import __version__, backend
 from ..backend import Device, HostArray
 from ..data import Dataset, load_dataset
-from ..nn import Sequential
+from ..nn import Module
 from ..training.folder import new_folder
 from .config import TraceConfig
 from .drift import drift_by_step, precisions, twin_of
@@ -131,7 +131,7 @@ def _record(
     device: Device,
     dataset: Dataset,
     batches: list[HostArray],
-    model: Sequential,
+    model: Module,
     initial: dict[str, HostArray],
     limit: int,
 ) -> None:
@@ -157,6 +157,7 @@ def _record(
             entry["drift"][precision] = drift
     info = {
         "config": asdict(config),
+        "data": dataset.spec.to_dict(),
         "recorded": {"device": device.name, "description": device.description, "versions": versions()},
         "layers": [[name, type(module).__name__] for name, module in leaves(model)],
         "steps": steps,

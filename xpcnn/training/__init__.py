@@ -5,7 +5,8 @@ from .checkpoint import Checkpoint, CheckpointError
 from .config import RunConfig, TrainingConfig
 from .metrics import Metrics
 from .predict import predict
-from .run import Run, SaveError, load_trained
+from .run import Run, SaveError
+from .trained import Trained, load_trained
 from .trainer import Trainer, TrainingDivergedError, evaluate
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "RunConfig",
     "SaveError",
     "Table",
+    "Trained",
     "Trainer",
     "TrainingConfig",
     "TrainingDivergedError",

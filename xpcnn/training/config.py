@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from math import isfinite
-from typing import Any, Self, get_args, get_type_hints
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 from ..backend import CPU, Device
-from ..data import Dataset, Loader, RandomAffine, Transform
+from ..data import Dataset, DataSpec, Loader, RandomAffine, Transform
 from ..data.catalog import dataset_info
-from ..models import MODELS, build_model
-from ..nn import Sequential
+from ..models import MODELS, OwnNetwork, build_model
+from ..models.own import is_own
+from ..nn import Module
 from ..optim import OPTIMIZERS, CosineSchedule, build_optimizer
 from .callbacks import Callback
 from .trainer import Trainer
@@ -25,8 +29,11 @@ class TrainingConfig:
     """The configuration of training.
 
     Attributes:
-        model: a name in `models.MODELS`.
-        data: a name in `data.DATASETS`.
+        model: a name in `models.MODELS`, or the `location` of an `models.OwnNetwork`, which `using` makes known.
+        model_sha256: of the file of an own network; None for others.
+        data: a name in `data.DATASETS`, or the absolute path of a folder of pictures or a `.npz` file.
+        size: the side of the square that a folder's pictures are scaled to; None to find one that suits them.
+        skip_bad: whether files in a folder that are no pictures are left out, rather than refused.
         batch_size: images in a step.
         optimizer: a name in `optim.OPTIMIZERS`.
         lr: the highest learning rate; None for the optimizer's default. It rises over the first twentieth of the
@@ -39,29 +46,40 @@ class TrainingConfig:
     """
 
     model: str = "lenet5"
+    model_sha256: str | None = None
     data: str = "mnist-mini"
+    size: int | None = None
+    skip_bad: bool = False
     batch_size: int = 64
     optimizer: str = "adamw"
     lr: float | None = None
     weight_decay: float = 0.01
     seed: int = 0
 
+    network: ClassVar[OwnNetwork | None] = None  # which `using` sets; no field, as it is not saved
+
     def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
+        for name, hint in _hints(type(self)).items():
             _check_type(name, getattr(self, name), hint)
         if self.batch_size < 1 or self.seed < 0:
             raise ValueError(
                 f"batch size must be at least 1 and the seed at least 0, got {self.batch_size} and {self.seed}"
             )
-        if self.model not in MODELS:
-            raise ValueError(f"unknown model {self.model!r}: expected one of {', '.join(sorted(MODELS))}")
+        if self.model not in MODELS and not is_own(self.model):
+            known = ", ".join(sorted(MODELS))
+            raise ValueError(f"unknown model {self.model!r:.200}: expected one of {known}, or path/to/file.py:function")
+        if (self.model_sha256 is None) != (self.model in MODELS):
+            raise ValueError("a network of one's own, and no other, has a SHA-256: use TrainingConfig.using")
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"size must be at least 1, got {self.size}")
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"unknown optimizer {self.optimizer!r}: expected one of {', '.join(OPTIMIZERS)}")
         for name in ("lr", "weight_decay"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ValueError(f"{name} must be at least 0, got {value!r}")
-        dataset_info(self.data)  # refuses an unknown name
+        if not is_path(self.data):
+            dataset_info(self.data)  # refuses an unknown name
 
     @classmethod
     def from_dict(cls, values: Any) -> Self:
@@ -70,9 +88,12 @@ class TrainingConfig:
         Raises:
             ValueError: if an entry is missing, unknown, or has a wrong value; the message names it.
         """
-        names = get_type_hints(cls)
+        names = _hints(cls)
         if not isinstance(values, dict):
             raise ValueError(f"expected a configuration with {', '.join(names)}, got {values!r:.60}")
+        values = {name: value for name, value in _ADDED.items() if name in names} | values
+        if isinstance(values.get("augment"), bool):  # before there was a choice
+            values["augment"] = "affine" if values["augment"] else "none"
         for fault, keys in (("lacks", names.keys() - values), ("has an unknown", values.keys() - names.keys())):
             if keys:
                 raise ValueError(f"the configuration {fault} {', '.join(sorted(map(repr, keys)))}"[:200])
@@ -83,10 +104,43 @@ class TrainingConfig:
         own, others = asdict(self), asdict(other)
         return ", ".join(f"{name} ({own[name]!r}, there {others[name]!r})" for name in own if own[name] != others[name])
 
-    def make_model(self, dataset: Dataset) -> Sequential:
-        """Return the untrained network for a data set's images and classes, on the CPU."""
-        _, *in_shape = dataset.images.shape
-        return build_model(self.model, tuple(in_shape), len(dataset.classes), seed=self.seed)
+    def using(self, network: OwnNetwork | None) -> Self:
+        """Return a copy whose `make_model` builds an own network.
+
+        The network has to be given, since what a configuration names is never imported on its own: it may come from
+        strangers. There is a warning if it is not the one that the configuration was made with.
+
+        Raises:
+            ValueError: if there is no network and the configuration needs one, or the other way round.
+        """
+        if network is None:
+            if self.model in MODELS:
+                return self
+            raise ValueError(
+                f"its network is {self.model}, and files that a run names are not run on their own: "
+                f"give it again by --model {self.model}"
+            )
+        if self.model in MODELS:
+            raise ValueError(f"its network is {self.model}, not one of a file such as {network.location}")
+        name, own = self.model.rpartition(":")[2], network.location.rpartition(":")[2]
+        if self.model_sha256 != network.sha256:
+            warnings.warn(f"{network.location} is not the file that was trained: its SHA-256 differs", stacklevel=2)
+        elif name != own:
+            warnings.warn(f"the function {own} is not the one that was trained, {name}", stacklevel=2)
+        config = copy.copy(self)
+        object.__setattr__(config, "network", network)
+        return config
+
+    def make_model(self, data: Dataset | DataSpec) -> Module:
+        """Return the untrained network for images of a shape and classes, on the CPU.
+
+        Raises:
+            ValueError: if the images do not fit the network, or it is an own network that `using` was not given.
+        """
+        if self.network is not None:
+            return self.network.build(data.shape, len(data.classes), seed=self.seed)
+        self.using(None)
+        return build_model(self.model, data.shape, len(data.classes), seed=self.seed)
 
     def make_transform(self) -> Transform | None:
         """Return the augmentation of training images, or None."""
@@ -109,13 +163,19 @@ class TrainingConfig:
             device=device,
         )
 
-    def make_trainer(self, model: Sequential, steps: int, callbacks: Sequence[Callback] = ()) -> Trainer:
+    def make_trainer(self, model: Module, steps: int, callbacks: Sequence[Callback] = ()) -> Trainer:
         """Return the trainer that trains a model for `steps` steps."""
         lr = OPTIMIZERS[self.optimizer].lr if self.lr is None else self.lr
         schedule = CosineSchedule(lr, steps, steps // 20)
         parameters = model.named_parameters()
         optimizer = build_optimizer(self.optimizer, parameters, schedule, weight_decay=self.weight_decay)
         return Trainer(model, optimizer, callbacks=callbacks)
+
+
+def _hints(config: type[TrainingConfig]) -> dict[str, Any]:
+    """Return the type of each field."""
+    hints = get_type_hints(config)
+    return {item.name: hints[item.name] for item in fields(config)}
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:
@@ -132,6 +192,21 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
         raise ValueError(f"{name} must be a finite number, got {value!r}")
 
 
+def is_path(data: str) -> bool:
+    """Return whether the name of a data set is the absolute path of a folder or file, on whichever system."""
+    return PurePosixPath(data).is_absolute() or PureWindowsPath(data).is_absolute()
+
+
+# What configurations lack that were written before there was a choice.
+_ADDED: dict[str, Any] = {
+    "model_sha256": None,
+    "size": None,
+    "skip_bad": False,
+    "class_weights": False,
+    "validation": 0.0,
+    "patience": None,
+}
+
 _WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
 
 
@@ -141,20 +216,31 @@ class RunConfig(TrainingConfig):
 
     Attributes:
         epochs: passes over the training images.
-        augment: whether training images are rotated, scaled and shifted a little at random.
+        augment: how training images are changed at random: names joined by commas, `"auto"` for what suits the data
+            set, or `"none"`.
+        class_weights: whether the classes have weights in the loss, so that each counts alike.
+        validation: the part of the training images that is held out, from 0 to below 1.
+        patience: how many epochs may pass without a better loss on the images held out; None to train to the end.
 
     For the other attributes see `TrainingConfig`.
     """
 
     epochs: int = 15
-    augment: bool = True
+    augment: str = "auto"
+    class_weights: bool = False
+    validation: float = 0.0
+    patience: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.epochs < 1:
             raise ValueError(f"epochs must be at least 1, got {self.epochs}")
+        if not 0 <= self.validation < 1:
+            raise ValueError(f"validation must be at least 0 and below 1, got {self.validation}")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience must be at least 1, got {self.patience}")
 
     def make_transform(self) -> Transform | None:
         # Small rotations, scalings and shifts suit both handwriting and photographs.
         options: dict[str, Any] = {"degrees": 10, "scale": (0.9, 1.1), "translate": (0.07, 0.07)}
-        return RandomAffine(**options) if self.augment else None
+        return None if self.augment == "none" else RandomAffine(**options)

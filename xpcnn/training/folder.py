@@ -13,6 +13,7 @@ from pathlib import Path
 from ..data.files import lock_file
 from .files import is_part, remove_parts
 
+CHECKPOINT, CONFIG, HISTORY = "checkpoint.safetensors", "config.json", "history.jsonl"
 LOCK = ".lock"
 
 

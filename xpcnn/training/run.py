@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -12,16 +11,13 @@ from typing import Any, Self
 
 from .. import backend
 from ..backend import Device
-from ..data import DATASETS, load_dataset
-from ..models import build_model
-from ..nn import Sequential
+from ..data import load_dataset
 from .callbacks import Callback, Checkpointer, OnSaveError, Record, checked_record, write_history
-from .checkpoint import Checkpoint, CheckpointError, non_finite
+from .checkpoint import Checkpoint, CheckpointError
 from .config import RunConfig
 from .files import remove_parts, write_atomically
-from .folder import FolderLock, check_new, claim_new, claim_next, is_unused
-
-CHECKPOINT, CONFIG, HISTORY = "checkpoint.safetensors", "config.json", "history.jsonl"
+from .folder import CHECKPOINT, CONFIG, HISTORY, FolderLock, check_new, claim_new, claim_next, is_unused
+from .trained import config_of
 
 
 class SaveError(OSError):
@@ -38,7 +34,7 @@ class Run:
     Args:
         path: the folder: a new one, or with `resume` that of an earlier run. Of an endless iterator of paths, the first
             that does not exist yet.
-        config: the configuration.
+        config: the configuration; with an own network, what its `using` returned.
         data_dir: see `load_dataset`.
         device: where to train.
         callbacks: called after the one that saves the checkpoint.
@@ -201,43 +197,6 @@ def read_config(path: Path) -> RunConfig:
         raise ValueError(f"{path} is not the folder of a run: {CONFIG} cannot be read ({error.strerror})") from error
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{file} is damaged: {error}") from error
-
-
-def config_of(file: Path, checkpoint: Checkpoint) -> RunConfig:
-    """Return the copy of the configuration in a run's checkpoint.
-
-    Raises:
-        CheckpointError: if it is absent or damaged.
-    """
-    try:
-        return RunConfig.from_dict(checkpoint.info.get("config"))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{file} does not describe a run of this package: {error}") from error
-
-
-def load_trained(path: str | os.PathLike[str], device: Device | str = "auto") -> tuple[Sequential, RunConfig]:
-    """Return a run's trained network in evaluation mode, and its configuration.
-
-    Args:
-        path: the run's folder, or a checkpoint file.
-        device: where the network goes.
-
-    Raises:
-        CheckpointError: if there is no usable checkpoint, or a weight in it is nan or infinite.
-    """
-    path = Path(path)
-    file = path / CHECKPOINT if path.is_dir() else path
-    checkpoint = Checkpoint.load(file)
-    config = config_of(file, checkpoint)
-    if fault := non_finite(checkpoint.model):
-        raise CheckpointError(f"{file} cannot be used: {fault}")
-    try:
-        info = DATASETS[config.data]
-        model = build_model(config.model, info.shape, len(info.classes), seed=config.seed)
-        model.load_state_dict(checkpoint.model)
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{file} does not describe a model of this package: {error}") from error
-    return model.to(device).eval(), config
 
 
 def _described(checkpoint: Checkpoint, seconds: float) -> str:
