@@ -12,7 +12,7 @@ from .affine import RandomAffine
 from .base import Compose, Transform, on_any_device
 from .colour import ColorJitter
 from .crop import Cutout, RandomHorizontalFlip, RandomShift
-from .names import AUGMENTATIONS, make_transform
+from .names import AUGMENTATIONS, chosen_augmentations, make_transform
 
 __all__ = [
     "AUGMENTATIONS",
@@ -23,6 +23,7 @@ __all__ = [
     "RandomHorizontalFlip",
     "RandomShift",
     "Transform",
+    "chosen_augmentations",
     "make_transform",
     "on_any_device",
 ]

@@ -17,7 +17,7 @@ AUGMENTATIONS: dict[str, Callable[[int], Transform]] = {
 }
 
 
-def parse_augmentation(names: str | Sequence[str]) -> tuple[str, ...]:
+def chosen_augmentations(names: str | Sequence[str]) -> tuple[str, ...]:
     """Return the names of transforms in the order in which they are applied; see `make_transform`."""
     parts = [part.strip() for part in (names.split(",") if isinstance(names, str) else names)]
     chosen = [] if parts == ["none"] else parts
@@ -43,5 +43,5 @@ def make_transform(names: str | Sequence[str], shape: tuple[int, int, int]) -> T
         ValueError: if a name is unknown or comes twice.
     """
     _, *sides = shape
-    transforms = [AUGMENTATIONS[name](min(sides)) for name in parse_augmentation(names)]
+    transforms = [AUGMENTATIONS[name](min(sides)) for name in chosen_augmentations(names)]
     return Compose(transforms) if transforms else None
