@@ -110,6 +110,15 @@ def test_images_that_do_not_fit_stay_on_the_host(fits, transform, device, rng, t
             same_batches(ours.epoch(epoch, start), theirs.epoch(epoch, start), device)
 
 
+def test_the_host_reads_what_it_needs_of_a_memory_map(tmp_path, rng):
+    dataset = colours(rng)
+    np.save(tmp_path / "images.npy", dataset.images)
+    mapped = Dataset(np.load(tmp_path / "images.npy", mmap_mode="r"), dataset.labels, like=dataset)
+    for images in (mapped, mapped.subset([3, 1, 2])):
+        assert Loader(images, 2)._images is images.images
+    same_batches(Loader(mapped, 6), Loader(dataset, 6), CPU)
+
+
 def test_reading_ahead_ends_with_the_loop(rng, monkeypatch):
     monkeypatch.setattr(type(DEVICE), "dataset_bytes", 0)
     batches = Loader(colours(rng), 1, device=DEVICE).epoch(0)

@@ -199,6 +199,12 @@ def test_affine_of_bytes_is_rounded_once_where_no_place_is_rounded(options):
     assert len(np.unique(result)) > 10
 
 
+def test_affine_shows_nothing_of_what_is_far_outside(device):
+    for dtype in (np.uint8, np.float32):
+        images = device.asarray(some_images(3, dtype=dtype))
+        assert not to_host(RandomAffine(scale=(1e-9, 1e-9), shear=89.999)(images, generator())).any()
+
+
 def test_affine_without_options_changes_nothing():
     images = some_images()
     np.testing.assert_array_equal(RandomAffine()(images, generator()), images)

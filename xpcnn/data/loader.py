@@ -32,7 +32,7 @@ class Loader:
 
     Each `for images, labels in loader` is the next epoch, with its own order and augmentation. Every batch follows from
     the seed, its epoch and its index alone, so that `epoch` can resume a run at any batch. Batches have the same bits
-    on every device.
+    on every device; only float images that a transform computes may differ by rounding.
 
     Args:
         dataset: the samples; at least one.

@@ -64,7 +64,6 @@ def _mixed_bytes(images: Array, factors: HostArray, weights: HostArray) -> Array
     """Do the same with integers, as multiples of a power of two."""
     device, (N, _, H, W) = device_of(images), images.shape
     weights = np.rint(weights * (1 << _WEIGHT)).astype(np.int32)
-    weights[0] += (1 << _WEIGHT) - weights.sum()  # the grey of grey pixels is their value
     greys = device.scratch((N, 1, H, W), np.int32, "greys")
     _weighted_sum(greys, np.int32(0), *_channels(images), *weights)
     greys >>= np.int32(_WEIGHT - _GREY)
