@@ -8,6 +8,8 @@ from .folder import data_folder
 from .formats.idx import read_idx, write_idx
 from .load import load_dataset
 from .loader import Loader
+from .npz import read_npz
+from .sources import load_parts
 from .spec import DataSpec
 from .transforms import (
     ColorJitter,
@@ -38,7 +40,9 @@ __all__ = [
     "data_folder",
     "default_augmentation",
     "load_dataset",
+    "load_parts",
     "make_transform",
     "read_idx",
+    "read_npz",
     "write_idx",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -78,6 +79,69 @@ class Dataset:
         else:
             self._take_over(like)
         self.labels = self._indices(values)
+
+    @classmethod
+    def from_folder(
+        cls,
+        path: str | os.PathLike[str],
+        size: int | None = None,
+        *,
+        test_share: float = 0.2,
+        like: Dataset | DataSpec | None = None,
+        skip_bad: bool = False,
+        cache_dir: str | os.PathLike[str] | None = None,
+        progress: bool = False,
+    ) -> tuple[Dataset, Dataset]:
+        """Read a folder of pictures, with one subfolder for each class; needs Pillow.
+
+        The pictures are decoded once, on all cores, to a file in the user's cache, from which they are mapped into
+        memory: there may be more of them than memory. Changes of the folder are noticed by the files' names, sizes and
+        times. Files of other suffixes than those of pictures are ignored, hidden files and folders as well. Pictures in
+        subfolders of a class belong to the class.
+
+        Args:
+            path: the folder. It has a subfolder for each class, or `train` and `test` (or `val`) with such subfolders.
+            size: images are `size × size`: pictures are scaled, and what is beyond the middle square is cut off. If
+                None, they keep their size if all have the same, of 64 pixels a side or less; else it is 64.
+            test_share: which part of a folder without `train` and `test` becomes the test part, about. A hash of its
+                path decides for each picture, so it stays in its part when others are added. Each class is in both.
+            like: the training set, or its spec, of a network that is to classify the pictures: they get its shape, and
+                the folder may have its classes only, not necessarily all of them. `size` is not used then.
+            skip_bad: leave out files that cannot be read, and print how many.
+            cache_dir: where decoded pictures are kept, in a folder `folders`; see `data_folder`.
+            progress: show a progress bar on stderr while decoding.
+
+        Returns:
+            The training and the test part, both with the mean and std of the training part, or those of `like`. Images
+            are grey, `(N, 1, H, W)`, if all pictures are, else `(N, 3, H, W)`; memory-mapped uint8, in the order of
+            classes and paths.
+
+        Raises:
+            DataError: if there are fewer than two classes, a class is empty or unknown, files cannot be read, or the
+                cache cannot be written.
+            ValueError: if `size` or `test_share` is out of range.
+            ImportError: if Pillow is not installed.
+        """
+        from .image_folder import read_folder
+
+        shape, classes, drawing = (None, None, False) if like is None else (like.shape, like.classes, like.drawing)
+        name, classes, *parts = read_folder(
+            path,
+            size=size,
+            test_share=test_share,
+            shape=shape,
+            classes=classes,
+            drawing=drawing,
+            skip_bad=skip_bad,
+            cache_dir=cache_dir,
+            progress=progress,
+        )
+        training, testing = parts
+        if like is None:
+            train = cls(training.images, training.labels, classes=classes, name=name, part="train")
+        else:
+            train = cls(training.images, training.labels, like=like, name=name, part="train")
+        return train, cls(testing.images, testing.labels, like=like or train, name=name, part="test")
 
     def __str__(self) -> str:
         return f"{self.name} ({self.part})" if self.part else self.name

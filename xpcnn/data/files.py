@@ -24,7 +24,7 @@ def open_file(path: str | os.PathLike[str]) -> BinaryIO:
         OSError: if it does not exist, is not a regular file, or cannot be opened; `strerror` says why in a few words.
     """
     try:
-        _refuse_others(Path(path).stat().st_mode, path)
+        _refuse_others(os.stat(path).st_mode, path)  # noqa: PTH116  (a Path costs as much as reading a small file)
         # O_NONBLOCK: the file may have been replaced by a FIFO since the check.
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         descriptor = os.open(path, flags)
