@@ -82,9 +82,8 @@ def test_only_a_run_augments_and_only_its_training_images():
 
 
 def test_augmentation_is_that_of_the_data_set_unless_others_are_named():
-    spec = DataSpec((3, 16, 16), ("a", "b"), (0, 0, 0), (1, 1, 1))
-
-    def kinds(**options):
+    def kinds(channels=3, **options):
+        spec = DataSpec((channels, 16, 16), ("a", "b"), (0,) * channels, (1,) * channels)
         transform = RunConfig(**options).make_transform(spec)
         return [] if transform is None else [type(part) for part in transform.transforms]
 
@@ -95,11 +94,13 @@ def test_augmentation_is_that_of_the_data_set_unless_others_are_named():
         ("fashion-mnist", [flip]),
         ("cifar10", [flip, crop]),
         ("/pictures/of/birds", [flip, crop]),
-        ("/arrays/of.npz", []),
+        ("/arrays/of.NPZ", []),
     ):
         assert kinds(data=data) == expected
         assert kinds(data=data, augment="cutout, crop") == [crop, Cutout]
         assert kinds(data=data, augment="none") == []
+    assert kinds(1, data="/pictures/of/letters") == []
+    assert kinds(1, data="fashion-mnist") == [flip]
 
 
 def test_class_weights_are_those_of_the_training_labels():

@@ -62,16 +62,21 @@ def dataset_info(name: str) -> DatasetInfo:
     return DATASETS[name]
 
 
-def default_augmentation(source: str | os.PathLike[str]) -> str:
+def default_augmentation(source: str | os.PathLike[str], shape: tuple[int, int, int]) -> str:
     """Return the augmentation that suits a data set, as names for `make_transform`.
 
+    A data set known by name has its own. Pictures in colour from a folder are mirrored and shifted, as photographs may
+    be. Grey ones may be characters, which a mirror makes others, and arrays in an `.npz` file may be anything: these
+    are not changed.
+
     Args:
-        source: the name of a data set or the path of a folder of pictures, which are mirrored and shifted, or of an
-            `.npz` file, whose arrays may be anything and are not changed.
+        source: the name of a data set, or the path of a folder or of an `.npz` file.
+        shape: `(C, H, W)` of an image.
     """
-    if isinstance(source, str) and source in DATASETS:
-        return DATASETS[source].augment
-    return "none" if os.fspath(source).endswith(".npz") else "flip,crop"
+    name = os.fspath(source)
+    if name in DATASETS:
+        return DATASETS[name].augment
+    return "flip,crop" if shape[0] == 3 and not name.lower().endswith(".npz") else "none"
 
 
 def _mnist_files(train: int, *sums: str) -> Files:

@@ -255,7 +255,7 @@ class RunConfig(TrainingConfig):
             raise ValueError(f"patience must be at least 1, got {self.patience}")
 
     def make_transform(self, data: Dataset | DataSpec) -> Transform | None:
-        names = default_augmentation(self.data) if self.augment == "auto" else self.augment
+        names = default_augmentation(self.data, data.shape) if self.augment == "auto" else self.augment
         return make_transform(names, data.shape)
 
     def make_loss(self, train: Dataset) -> Loss:
