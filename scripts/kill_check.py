@@ -92,13 +92,12 @@ def count_moments(folder: Path, *options: str) -> int:
 def child(moment: int, arguments: list[str]) -> int:
     """Run the command line on a few images, and die at a moment."""
     from xpcnn.cli import main, train
-    from xpcnn.data import load_dataset
-    from xpcnn.training import run
+    from xpcnn.data import load_dataset, sources
 
     def few(name: str, split: str, data_dir: str | None = None) -> Any:
         return load_dataset(name, split, data_dir).subset(slice(IMAGES if split == "train" else 64))
 
-    run.load_dataset = few
+    sources.load_dataset = few
     train._draw = lambda run: None
     given = [value for option, value in itertools.pairwise(arguments) if option in ("--output", "--resume")]
     folder = Path(*given).absolute()

@@ -33,7 +33,7 @@ def folder(tmp_path, monkeypatch):
     def few(name, split="train", data_dir=None):
         return load_dataset(name, split, data_dir).subset(slice(200))
 
-    monkeypatch.setattr("xpcnn.training.run.load_dataset", few)
+    monkeypatch.setattr("xpcnn.data.sources.load_dataset", few)
     return tmp_path
 
 

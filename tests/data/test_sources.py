@@ -68,5 +68,5 @@ def test_anything_else_names_what_there_is(name):
 
 @pytest.mark.parametrize("name", ["mnist-mini", "x.npz"])
 def test_a_size_is_for_folders_only(name):
-    with pytest.raises(ValueError, match=f"size is for folders of pictures only, got size=8 for {name}"):
+    with pytest.raises(ValueError, match=f"size is for folders of pictures only, got size=8 for .*{name}"):
         load_parts(name, size=8)

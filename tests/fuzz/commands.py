@@ -32,9 +32,9 @@ _NAMES = [
 ]
 _PATHS = ["", "new", "new/deep", "file", "file/x", ".", "~nosuchuser/x", "a\nb\x1b[31m\udcff", "n" * 300, "fifo"]
 
-_NUMERIC = ["--epochs", "--batch-size", "--lr", "--weight-decay", "--seed", "--steps", "--limit"]
+_NUMERIC = ["--epochs", "--batch-size", "--size", "--lr", "--weight-decay", "--seed", "--steps", "--limit"]
 _NAMED = ["--model", "--data", "--optimizer", "--device", "--devices", "--dtype"]
-_FILES = ["--output", "--resume", "--data-dir", "--picture"]
+_FILES = ["--output", "--resume", "--data-dir", "--data", "--picture"]
 _FLAGS = ["--skip-bad", "--progress", "--json", "--tf32", "--help", "--version", "--unknown"]
 _COMMANDS = [["train"], ["evaluate"], ["predict"], ["devices"], ["parity", "record"], ["parity", "check"]]
 _COMMANDS += [["parity", "run"], ["parity"], [], ["unknown"]]
@@ -76,11 +76,7 @@ def playground(folder: Path) -> Iterator[None]:
     (folder / "file").write_bytes(b"text")
     if hasattr(os, "mkfifo"):
         os.mkfifo(folder / "fifo")
-    places = ["xpcnn.training.run", "xpcnn.cli.predict", "xpcnn.parity.record", "xpcnn.parity.check"]
-    with contextlib.ExitStack() as stack:
-        for place in places:
-            stack.enter_context(mock.patch(f"{place}.load_dataset", few))
-        stack.enter_context(contextlib.chdir(folder))
+    with mock.patch("xpcnn.data.sources.load_dataset", few), contextlib.chdir(folder):
         yield
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from xpcnn.data import class_weights, load_dataset
+from xpcnn.data import class_weights, load_dataset, sources
 from xpcnn.training import (
     Callback,
     Checkpoint,
@@ -18,7 +18,6 @@ from xpcnn.training import (
     load_trained,
     read_history,
 )
-from xpcnn.training import run as run_module
 from xpcnn.training.run import read_config
 
 CONFIG = RunConfig(epochs=3)
@@ -27,7 +26,7 @@ CONFIG = RunConfig(epochs=3)
 @pytest.fixture(autouse=True)
 def few_images(monkeypatch):
     """An epoch has 5 batches."""
-    monkeypatch.setattr(run_module, "load_dataset", lambda *args: load_dataset(*args).subset(slice(320)))
+    monkeypatch.setattr(sources, "load_dataset", lambda *args: load_dataset(*args).subset(slice(320)))
 
 
 class StopAt(Callback):
@@ -58,7 +57,7 @@ def history(path):
 def whole(tmp_path_factory):
     """The history of an uninterrupted run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "load_dataset", lambda *args: load_dataset(*args).subset(slice(320)))
+        patch.setattr(sources, "load_dataset", lambda *args: load_dataset(*args).subset(slice(320)))
         path = tmp_path_factory.mktemp("whole") / "run"
         train(path)
     return history(path)

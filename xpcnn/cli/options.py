@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from ..data import DATASETS
+from ..data.sources import resolve_data
 from ..models import MODELS, OwnNetwork
 from ..models.own import is_own
 from ..optim import OPTIMIZERS
@@ -43,7 +44,12 @@ def add_training_options(parser: argparse.ArgumentParser, usual: TrainingConfig)
     rates = ", ".join(f"{name} {preset.lr:g}" for name, preset in OPTIMIZERS.items())
     text = f"one of {', '.join(sorted(MODELS))}, or FILE:FUNCTION for a network of your own ({usual.model})"
     parser.add_argument("--model", type=_any_model, help=text)
-    parser.add_argument("--data", help=f"one of {', '.join(DATASETS)} ({usual.data})")
+    text = f"one of {', '.join(DATASETS)}, a folder of pictures or a .npz file ({usual.data})"
+    parser.add_argument("--data", metavar="NAME|PATH", help=text)
+    text = "side of the square that a folder's pictures are scaled to (their own, up to 64)"
+    parser.add_argument("--size", type=int, metavar="N", help=text)
+    text = "leave out files of a folder that are no pictures, instead of naming them and stopping"
+    parser.add_argument("--skip-bad", action="store_true", default=None, help=text)
     parser.add_argument("--batch-size", type=int, metavar="N", help=f"images in a step ({usual.batch_size})")
     parser.add_argument("--optimizer", help=f"one of {', '.join(OPTIMIZERS)} ({usual.optimizer})")
     parser.add_argument("--lr", type=float, metavar="RATE", help=f"highest learning rate ({rates})")
@@ -60,6 +66,8 @@ def given(args: argparse.Namespace, config: type[TrainingConfig]) -> dict[str, A
 def config_from(args: argparse.Namespace, kind: type[Config]) -> Config:
     """Return the configuration that the user described by options."""
     values, network = given(args, kind), network_from(args)
+    if args.data is not None:
+        values["data"] = resolve_data(args.data)
     if network is not None:
         values |= {"model": network.location, "model_sha256": network.sha256}
     config = kind(**values)

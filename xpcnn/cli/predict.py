@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from ..data import load_dataset
+from ..data import Loader
 from ..data.errors import one_line
 from ..data.formats.images import read_image
+from ..data.sources import load_test
 from ..training import evaluate, load_trained
+from ..training.config import EVALUATION_BATCH
 from .options import add_command, add_data_dir, add_device, add_network, add_threads, network_from
 
 
@@ -22,7 +25,7 @@ def add_commands(commands: Any) -> None:
     """Add `evaluate` and `predict` to the sub-parsers of a command line."""
     measuring = add_command(commands, "evaluate", _evaluate, "measure a trained network on the test images")
     measuring.add_argument("run", metavar="RUN", help="folder of a run, or a checkpoint file")
-    measuring.add_argument("--data", help="another data set of the same shape")
+    measuring.add_argument("--data", metavar="NAME|PATH", help="other images of the same classes")
     classifying = add_command(commands, "predict", _predict, "classify pictures")
     classifying.add_argument("run", metavar="RUN", help="folder of a run, or a checkpoint file")
     classifying.add_argument("images", metavar="IMAGE", nargs="+", help="PNG, JPEG, TIFF or other picture, of any size")
@@ -35,13 +38,12 @@ def add_commands(commands: Any) -> None:
 
 def _evaluate(args: argparse.Namespace) -> int:
     trained = load_trained(args.run, args.device, network_from(args))
-    config = trained.config
-    test = load_dataset(args.data or config.data, "test", args.data_dir)
-    expected = trained.spec.shape
-    if test.shape != expected:
-        raise ValueError(f"{test} has images (C, H, W) = {test.shape}, this network takes {expected}")
-    device = trained.model.device
-    result = evaluate(trained.model, config.make_loader(test, train=False, device=device))
+    config, spec, device = trained.config, trained.spec, trained.model.device
+    options: dict[str, Any] = {"skip_bad": config.skip_bad, "progress": sys.stderr.isatty()}
+    test = load_test(args.data or config.data, args.data_dir, like=spec, **options)
+    # Normalised as in training, whatever the data set's own mean and std are.
+    loader = Loader(test, EVALUATION_BATCH, mean=spec.mean, std=spec.std, device=device)
+    result = evaluate(trained.model, loader)
     print(
         f"{test.name}: accuracy {result.accuracy:.2%} ({result.correct:,} of {result.samples:,} test images), "
         f"loss {result.loss:.4f}, device {device.name} ({device.description})"

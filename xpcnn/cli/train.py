@@ -64,6 +64,7 @@ def _train(args: argparse.Namespace) -> int:
                 device=args.device,
                 callbacks=[Table(), *bars],
                 resume=args.resume is not None,
+                progress=bool(bars),
                 checkpoint_minutes=args.checkpoint_minutes,
                 on_save_error=args.on_save_error,
             )

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..random import stream
+from .classes import Classes
 from .errors import DataError
 from .rows import Rows, take
 from .spec import DataSpec, pixels_of
@@ -39,7 +40,6 @@ class Dataset:
     Attributes:
         images: `(N, C, H, W)`, as they were given.
         labels: `(N,)` int64, indices into `classes`.
-        classes: the names of the classes.
 
     Raises:
         DataError: if shapes, data types, labels or statistics do not fit, or a pixel is not finite.
@@ -70,15 +70,17 @@ class Dataset:
         values = np.asarray(labels)
         if values.shape != self.images.shape[:1]:
             raise DataError(f"{self}: expected labels ({len(self.images)},), got {values.shape}")
-        values = self._of_one_kind(values)
-        if like is None:
-            self.classes, self._values = self._classes(values, classes)
-            self._statistics = Statistics(self.images, mean, std)
-            self._own_statistics = mean is None or std is None
-            self._check_statistics(mean, std)
-        else:
-            self._take_over(like)
-        self.labels = self._indices(values)
+        try:
+            if like is not None:
+                self._take_over(like)
+            else:
+                self._classes = Classes.of_labels(values) if classes is None else Classes.of_names(classes)
+                self._statistics = Statistics(self.images, mean, std)
+                self._own_statistics = mean is None or std is None
+                self._check_statistics(mean, std)
+            self.labels = self._classes.indices(values)
+        except ValueError as error:
+            raise DataError(f"{self}: {error}") from None
 
     @classmethod
     def from_folder(
@@ -159,6 +161,11 @@ class Dataset:
         return C, H, W
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        return self._classes.names
+
+    @property
     def num_classes(self) -> int:
         """The number of classes."""
         return len(self.classes)
@@ -232,16 +239,15 @@ class Dataset:
         """Take classes, statistics and `drawing` from training images of the same shape and kind."""
         if isinstance(like, Dataset):
             shape, pixels = like.shape, pixels_of(like.images.dtype)
-            self._values, self._statistics = like._values, like._statistics
+            self._classes, self._statistics = like._classes, like._statistics
         else:
             shape, pixels = like.shape, like.pixels
-            numbers = all(name.removeprefix("-").isdecimal() for name in like.classes)  # labels that were integers
-            self._values = np.array([int(name) for name in like.classes]) if numbers else np.arange(len(like.classes))
+            self._classes = Classes.of_spec(like.classes)
             self._statistics = Statistics(None, like.mean, like.std)
-        self.classes, self.drawing, self._own_statistics = like.classes, like.drawing, False
+        self.drawing, self._own_statistics = like.drawing, False
         if self.shape != shape or pixels_of(self.images.dtype) != pixels:
             expected = f"expected images (C, H, W) = {shape} of {pixels}, as in training"
-            raise DataError(f"{self}: {expected}, got {self.shape} of {self.images.dtype}")
+            raise ValueError(f"{expected}, got {self.shape} of {self.images.dtype}")
 
     def _checked(self, images: ArrayLike | Rows) -> NDArray[Any] | Rows:
         """Return images `(N, C, H, W)`."""
@@ -263,45 +269,12 @@ class Dataset:
                     raise DataError(f"{self}: image {row} has pixels that are nan or infinite")
         return found  # type: ignore[no-any-return]
 
-    def _of_one_kind(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Return labels as integers or strings, and refuse others."""
-        if values.dtype.kind == "O" and all(isinstance(value, str) for value in values):
-            values = values.astype(str)
-        if values.dtype.kind == "b":
-            values = values.astype(np.int64)
-        if values.dtype.kind not in "iuU" and len(values):
-            raise DataError(f"{self}: expected labels that are integers or strings, got {values.dtype}")
-        return values
-
-    def _classes(self, values: NDArray[Any], names: Sequence[str] | None) -> tuple[tuple[str, ...], NDArray[Any]]:
-        """Return the names of the classes, and the label that stands for each of them."""
-        if names is None:
-            distinct = np.unique(values)
-            return tuple(str(value) for value in distinct.tolist()), distinct
-        if isinstance(names, str) or not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
-            raise DataError(f"{self}: expected names of classes, each once, got {names!r:.80}")
-        return tuple(names), np.arange(len(names))
-
-    def _indices(self, values: NDArray[Any]) -> NDArray[np.int64]:
-        """Return the index of each label's class."""
-        known = self._values if values.dtype.kind in "iu" else np.array(self.classes, dtype=str)
-        if known.dtype.kind == "U" and values.dtype.kind in "iu":
-            raise DataError(f"{self}: expected labels that are strings, as in training, got {values.dtype}")
-        order = np.argsort(known, kind="stable")
-        places = np.searchsorted(known, values, sorter=order) if len(known) else np.zeros(len(values), np.intp)
-        indices: NDArray[np.int64] = order.astype(np.int64)[places.clip(max=len(known) - 1)] if len(known) else places
-        wrong = np.flatnonzero(known[indices] != values) if len(known) else np.arange(len(values))
-        if len(wrong):
-            names = ", ".join(map(str, known[:8].tolist())) + (", …" if len(known) > 8 else "")
-            raise DataError(f"{self}: the label {values[wrong[0]]} of image {wrong[0]} is none of the classes {names}")
-        return indices
-
     def _check_statistics(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
         for name, values in (("mean", mean), ("std", std)):
             if values is not None and (len(values) != self.shape[0] or not np.isfinite(values).all()):
-                raise DataError(f"{self}: expected {self.shape[0]} values of {name}, got {values}")
+                raise ValueError(f"expected {self.shape[0]} values of {name}, got {values}")
         if std is not None and not all(value > 0 for value in std):
-            raise DataError(f"{self}: expected positive values of std, got {std}")
+            raise ValueError(f"expected positive values of std, got {std}")
 
 
 def _shares(counts: NDArray[np.intp], fraction: float) -> list[int]:

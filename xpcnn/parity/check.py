@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import numpy as np
 
 from .. import backend
 from ..backend import CPU, Device, HostArray
-from ..data import Dataset, DataSpec, load_dataset
+from ..data import Dataset, DataSpec
+from ..data.sources import resolve_data
 from ..models import OwnNetwork
 from ..nn import Module
 from .bounds import Bound, largest, rms
@@ -52,7 +54,7 @@ def check(
         path: the trace's folder.
         device: where to repeat the run.
         data: where the folder or file of the images is on this machine; None for where it was when recorded.
-        data_dir: the folder of the data sets; see `xpcnn.data.load_dataset`.
+        data_dir: the folder of the data sets; see `xpcnn.data.load_parts`.
         network: the own network that was recorded; None for one of the package.
         tf32: allow the device the TF32 format in products, and use its tolerances.
 
@@ -71,12 +73,13 @@ def check(
         raise TraceError(f"{path}: {error}") from error
     # NaN and values beyond the range are reported as differences.
     with device.allow_tf32() if tf32 else nullcontext(), np.errstate(over="ignore", invalid="ignore"):
-        return _report(trace, device, data or trace.config.data, data_dir)
+        return _report(trace, device, resolve_data(data or trace.config.data), data_dir)
 
 
 def _report(trace: Trace, device: Device, data: str, data_dir: str | None) -> Report:
     config = trace.config
-    dataset = _as_recorded(load_dataset(data, "train", data_dir), trace)
+    training, _ = replace(config, data=data).load_data(data_dir)
+    dataset = _as_recorded(training, trace)
     _verify_data(trace, dataset)
     layers = list(_check_layers(trace, _model(trace, dataset, device), device, dataset))
     sizes, losses = _check_training(trace, _model(trace, dataset, device), dataset, device)

@@ -21,7 +21,7 @@ import numpy as np
 
 from .. import __version__, backend
 from ..backend import Device, HostArray
-from ..data import Dataset, load_dataset
+from ..data import Dataset
 from ..nn import Module
 from ..training.folder import new_folder
 from .config import TraceConfig
@@ -98,7 +98,7 @@ def record(
         path: the folder, which must not exist yet.
         config: what to train.
         device: where to train.
-        data_dir: the folder of the data sets; see `xpcnn.data.load_dataset`.
+        data_dir: the folder of the data sets; see `xpcnn.data.load_parts`.
         limit: how many bytes of arrays to keep, 0 or more. Steps beyond it are kept as array sizes only.
 
     Returns:
@@ -112,7 +112,7 @@ def record(
     if limit < 0:
         raise ValueError(f"limit must be at least 0, got {limit}")
     path, device = Path(path), backend.device(device)
-    dataset = load_dataset(config.data, "train", data_dir)
+    dataset, _ = config.load_data(data_dir)
     batches = config.batches(dataset)
     model = config.make_model(dataset)
     initial = host_state(model)

@@ -11,7 +11,16 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 from ..backend import CPU, Device
-from ..data import Dataset, DataSpec, Loader, Transform, class_weights, default_augmentation, make_transform
+from ..data import (
+    Dataset,
+    DataSpec,
+    Loader,
+    Transform,
+    class_weights,
+    default_augmentation,
+    load_parts,
+    make_transform,
+)
 from ..data.catalog import dataset_info
 from ..data.transforms import chosen_augmentations
 from ..models import MODELS, OwnNetwork, build_model
@@ -131,6 +140,10 @@ class TrainingConfig:
         config = copy.copy(self)
         object.__setattr__(config, "network", network)
         return config
+
+    def load_data(self, data_dir: str | None = None, progress: bool = False) -> tuple[Dataset, Dataset]:
+        """Return the training and the test images; see `load_parts`."""
+        return load_parts(self.data, data_dir, size=self.size, skip_bad=self.skip_bad, progress=progress)
 
     def make_model(self, data: Dataset | DataSpec) -> Module:
         """Return the untrained network for images of a shape and classes, on the CPU.

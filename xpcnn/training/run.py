@@ -11,7 +11,6 @@ from typing import Any, Self
 
 from .. import backend
 from ..backend import Device
-from ..data import load_dataset
 from .callbacks import Callback, Checkpointer, OnSaveError, Record, checked_record, write_history
 from .checkpoint import Checkpoint, CheckpointError
 from .config import RunConfig
@@ -35,11 +34,12 @@ class Run:
         path: the folder: a new one, or with `resume` that of an earlier run. Of an endless iterator of paths, the first
             that does not exist yet.
         config: the configuration; with an own network, what its `using` returned.
-        data_dir: see `load_dataset`.
+        data_dir: see `load_parts`.
         device: where to train.
         callbacks: called after the one that saves the checkpoint.
         resume: continue from the folder's checkpoint, or from the start if the run was killed before it wrote one.
         checkpoint_minutes: time between checkpoints within an epoch; see `Checkpointer`.
+        progress: show a progress bar on stderr while a folder of pictures is read for the first time.
         on_save_error: what to do if a checkpoint cannot be written; see `Checkpointer`.
 
     Attributes:
@@ -71,6 +71,7 @@ class Run:
         device: Device | str = "auto",
         callbacks: Sequence[Callback] = (),
         resume: bool = False,
+        progress: bool = False,
         checkpoint_minutes: float = 5.0,
         on_save_error: OnSaveError = "stop",
     ) -> None:
@@ -84,7 +85,7 @@ class Run:
                 check_new(path)  # before any work
         try:
             device = backend.device(device)
-            train, test = (load_dataset(config.data, split, data_dir) for split in ("train", "test"))
+            train, test = config.load_data(data_dir, progress)
             self.loader = config.make_loader(train, train=True, device=device)
             self.test = config.make_loader(test, train=False, device=device)
             model = config.make_model(train)
