@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from xpcnn.data import load_dataset
+from xpcnn.data import Cutout, Dataset, DataSpec, RandomAffine, RandomHorizontalFlip, RandomShift, load_dataset
 from xpcnn.optim import OPTIMIZERS
 from xpcnn.parity import TraceConfig
 from xpcnn.training.config import RunConfig, TrainingConfig
@@ -61,6 +61,7 @@ def test_impossible_options_are_refused(kind, options, fault):
     [
         ({"epochs": 4.5}, "epochs"),
         ({"augment": 3}, "augment must be a text"),
+        ({"augment": "auto,flip"}, "augmentation: got 'auto,flip', expected none, or some of flip, crop, affine"),
         ({"validation": 1.0}, "below 1"),
         ({"patience": 0}, "at least 1"),
     ],
@@ -91,6 +92,38 @@ def test_only_a_run_augments_and_only_its_training_images():
         assert loader.shuffle
         assert kind().make_loader(dataset, train=False).transform is None
     assert RunConfig(augment="none").make_loader(dataset, train=True).transform is None
+
+
+def test_augmentation_is_that_of_the_data_set_unless_others_are_named():
+    def kinds(channels=3, **options):
+        spec = DataSpec((channels, 16, 16), ("a", "b"), (0,) * channels, (1,) * channels)
+        transform = RunConfig(**options).make_transform(spec)
+        return [] if transform is None else [type(part) for part in transform.transforms]
+
+    flip, crop = RandomHorizontalFlip, RandomShift
+    for data, expected in (
+        ("mnist-mini", [RandomAffine]),
+        ("mnist", [RandomAffine]),
+        ("fashion-mnist", [flip]),
+        ("cifar10", [flip, crop]),
+        ("/pictures/of/birds", [flip, crop]),
+        ("/arrays/of.NPZ", []),
+    ):
+        assert kinds(data=data) == expected
+        assert kinds(data=data, augment="cutout, crop") == [crop, Cutout]
+        assert kinds(data=data, augment="none") == []
+    assert kinds(1, data="/pictures/of/letters") == []
+    assert kinds(1, data="fashion-mnist") == [flip]
+
+
+def test_class_weights_are_those_of_the_training_labels():
+    train = Dataset(np.zeros((4, 28, 28), np.uint8), [0, 1, 1, 1])
+    config = RunConfig(class_weights=True)
+    loss = config.make_loss(train)
+    np.testing.assert_allclose(loss.weight, [2, 2 / 3])
+    assert config.make_trainer(config.make_model(train), 40, loss=loss).loss is loss
+    assert RunConfig().make_loss(train).weight is None
+    assert TrainingConfig().make_loss(train).weight is None
 
 
 def test_older_runs_said_yes_or_no_to_augmentation():

@@ -1,12 +1,13 @@
 """Runs: the checkpoint is what counts; configuration and history beside it follow it or are refused by name."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from xpcnn.data import Dataset, load_dataset, sources
+from xpcnn.data import Dataset, class_weights, load_dataset, sources
 from xpcnn.data.npz import read_npz
 from xpcnn.training import (
     Callback,
@@ -71,6 +72,11 @@ def edit(file, change):
     values = json.loads(file.read_text())
     change(values)
     file.write_text(json.dumps(values))
+
+
+def test_class_weights_are_those_of_the_training_images(tmp_path):
+    with Run(tmp_path / "run", replace(CONFIG, class_weights=True), device="cpu") as run:
+        np.testing.assert_array_equal(run.trainer.loss.weight, class_weights(run.loader.dataset))
 
 
 @pytest.mark.parametrize("steps", [3, 5, 8])

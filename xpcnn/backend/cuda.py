@@ -61,6 +61,14 @@ class CudaDevice(Device):
         return cuda_device, (self._index,)
 
     @property
+    def dataset_bytes(self) -> float:
+        device = self.xp.cuda.Device(self._index)
+        with device:
+            free, _ = device.mem_info
+            kept = self.xp.get_default_memory_pool().free_bytes()  # by CuPy, for new arrays
+        return float(free + kept) / 2
+
+    @property
     def description(self) -> str:
         properties = self.xp.cuda.runtime.getDeviceProperties(self._index)
         return f"{properties['name'].decode()}, CuPy {self.xp.__version__}"

@@ -86,6 +86,11 @@ class Device:
         return False
 
     @property
+    def dataset_bytes(self) -> float:
+        """How many bytes of images can be kept on this device now and leave room for training; `inf` on the host."""
+        return inf
+
+    @property
     def description(self) -> str:
         """The processor or library that computes here, for people to read."""
         raise NotImplementedError

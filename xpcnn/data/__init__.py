@@ -1,6 +1,7 @@
 """File formats, data sets by name, augmentation, and the loader that makes batches of them."""
 
-from .catalog import DATASETS, DatasetInfo
+from .balance import class_weights
+from .catalog import DATASETS, DatasetInfo, default_augmentation
 from .dataset import Dataset
 from .errors import DataError
 from .folder import data_folder
@@ -10,11 +11,22 @@ from .loader import Loader
 from .npz import read_npz
 from .sources import load_parts
 from .spec import DataSpec
-from .transforms import Compose, RandomAffine, RandomHorizontalFlip, RandomShift, Transform
+from .transforms import (
+    ColorJitter,
+    Compose,
+    Cutout,
+    RandomAffine,
+    RandomHorizontalFlip,
+    RandomShift,
+    Transform,
+    make_transform,
+)
 
 __all__ = [
     "DATASETS",
+    "ColorJitter",
     "Compose",
+    "Cutout",
     "DataError",
     "DataSpec",
     "Dataset",
@@ -24,9 +36,12 @@ __all__ = [
     "RandomHorizontalFlip",
     "RandomShift",
     "Transform",
+    "class_weights",
     "data_folder",
+    "default_augmentation",
     "load_dataset",
     "load_parts",
+    "make_transform",
     "read_idx",
     "read_npz",
     "write_idx",

@@ -11,11 +11,21 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 from ..backend import CPU, Device
-from ..data import Dataset, DataSpec, Loader, RandomAffine, Transform, load_parts
+from ..data import (
+    Dataset,
+    DataSpec,
+    Loader,
+    Transform,
+    class_weights,
+    default_augmentation,
+    load_parts,
+    make_transform,
+)
 from ..data.catalog import dataset_info
+from ..data.transforms import chosen_augmentations
 from ..models import MODELS, OwnNetwork, build_model
 from ..models.own import is_own
-from ..nn import Module
+from ..nn import CrossEntropyLoss, Loss, Module
 from ..optim import OPTIMIZERS, CosineSchedule, build_optimizer
 from .callbacks import Callback
 from .trainer import Trainer
@@ -147,9 +157,13 @@ class TrainingConfig:
         self.using(None)
         return build_model(self.model, data.shape, len(data.classes), seed=self.seed)
 
-    def make_transform(self) -> Transform | None:
+    def make_transform(self, data: Dataset | DataSpec) -> Transform | None:
         """Return the augmentation of training images, or None."""
         return None
+
+    def make_loss(self, train: Dataset) -> Loss:
+        """Return the loss, which may depend on the training images' labels."""
+        return CrossEntropyLoss()
 
     def make_loader(
         self, dataset: Dataset, *, train: bool, device: Device = CPU, spec: DataSpec | None = None
@@ -167,19 +181,25 @@ class TrainingConfig:
             self.batch_size if train else EVALUATION_BATCH,
             shuffle=train,
             seed=self.seed,
-            transform=self.make_transform() if train else None,
+            transform=self.make_transform(dataset) if train else None,
             mean=None if spec is None else spec.mean,
             std=None if spec is None else spec.std,
             device=device,
         )
 
-    def make_trainer(self, model: Module, steps: int, callbacks: Sequence[Callback] = ()) -> Trainer:
-        """Return the trainer that trains a model for `steps` steps."""
+    def make_trainer(
+        self, model: Module, steps: int, callbacks: Sequence[Callback] = (), loss: Loss | None = None
+    ) -> Trainer:
+        """Return the trainer that trains a model for `steps` steps.
+
+        Args:
+            loss: what `make_loss` returned; None for cross-entropy.
+        """
         lr = OPTIMIZERS[self.optimizer].lr if self.lr is None else self.lr
         schedule = CosineSchedule(lr, steps, steps // 20)
         parameters = model.named_parameters()
         optimizer = build_optimizer(self.optimizer, parameters, schedule, weight_decay=self.weight_decay)
-        return Trainer(model, optimizer, callbacks=callbacks)
+        return Trainer(model, optimizer, loss, callbacks=callbacks)
 
 
 def _hints(config: type[TrainingConfig]) -> dict[str, Any]:
@@ -226,9 +246,10 @@ class RunConfig(TrainingConfig):
 
     Attributes:
         epochs: passes over the training images.
-        augment: how training images are changed at random: names joined by commas, `"auto"` for what suits the data
-            set, or `"none"`.
-        class_weights: whether the classes have weights in the loss, so that each counts alike.
+        augment: how training images are changed at random: names for `data.make_transform`, joined by commas, `"auto"`
+            for what suits the data set (`data.default_augmentation`), or `"none"`.
+        class_weights: whether the loss is weighted by `data.class_weights`, so that each class counts alike. The losses
+            in the records, of training and test images, are then weighted too; accuracies are not.
         validation: the part of the training images that is held out, from 0 to below 1. If it is not 0, the epoch with
             the lowest loss on these images is the best one, whose weights are the run's result; the test images are
             used once, at the end.
@@ -248,6 +269,8 @@ class RunConfig(TrainingConfig):
         super().__post_init__()
         if self.epochs < 1:
             raise ValueError(f"epochs must be at least 1, got {self.epochs}")
+        if self.augment != "auto":
+            chosen_augmentations(self.augment)  # refuses an unknown name
         if not 0 <= self.validation < 1:
             raise ValueError(f"validation must be at least 0 and below 1, got {self.validation}")
         if self.patience is not None and self.patience < 1:
@@ -255,7 +278,9 @@ class RunConfig(TrainingConfig):
         if self.patience is not None and not self.validation:
             object.__setattr__(self, "validation", VALIDATION)  # the way to set a field of a frozen dataclass
 
-    def make_transform(self) -> Transform | None:
-        # Small rotations, scalings and shifts suit both handwriting and photographs.
-        options: dict[str, Any] = {"degrees": 10, "scale": (0.9, 1.1), "translate": (0.07, 0.07)}
-        return None if self.augment == "none" else RandomAffine(**options)
+    def make_transform(self, data: Dataset | DataSpec) -> Transform | None:
+        names = default_augmentation(self.data, data.shape) if self.augment == "auto" else self.augment
+        return make_transform(names, data.shape)
+
+    def make_loss(self, train: Dataset) -> Loss:
+        return CrossEntropyLoss(class_weights(train) if self.class_weights else None)

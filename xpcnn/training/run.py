@@ -106,7 +106,8 @@ class Run:
             model = config.make_model(train)
             # The checkpoint comes before what the other callbacks print about it.
             steps = config.epochs * len(self.loader)
-            self.trainer = config.make_trainer(model, steps, [self._checkpointer, *callbacks])
+            loss = config.make_loss(train)
+            self.trainer = config.make_trainer(model, steps, [self._checkpointer, *callbacks], loss)
             if isinstance(path, Path):
                 self.path = path
             if resume:
