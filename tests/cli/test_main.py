@@ -127,6 +127,7 @@ def test_one_seed_gives_the_same_bits_on_any_number_of_threads(tmp_path, few_ima
         ["--lr", "0.001"],
         ["--weight-decay", "0.5"],
         ["--augment", "none"],
+        ["--class-weights"],
         ["--validation", "0.2"],
         ["--patience", "1"],
     ],

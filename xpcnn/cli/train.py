@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import viz
+from ..data.transforms import AUGMENTATIONS
 from ..report import REPORT, write_run_report
 from ..training import ProgressBar, Run, RunConfig, Table, TrainingDivergedError
 from ..training.files import write_atomically
@@ -38,8 +39,10 @@ def add_commands(commands: Any) -> None:
     parser = add_command(commands, "train", _train, "train a network and keep the run in a folder")
     add_training_options(parser, usual)
     parser.add_argument("--epochs", type=int, metavar="N", help=f"passes over the training images ({usual.epochs})")
-    text = "changes to the training images: names joined by commas, auto or none (auto)"
+    text = f"random changes of training images: none, or some of {','.join(AUGMENTATIONS)} (what suits the data set)"
     parser.add_argument("--augment", metavar="NAMES", help=text)
+    text = "weight the loss so that each class counts alike"
+    parser.add_argument("--class-weights", action="store_true", default=None, help=text)
     text = "hold out this part of the training images, such as 0.1, and keep the weights of the best epoch on them (0)"
     parser.add_argument("--validation", type=float, metavar="PART", help=text)
     text = "stop after N epochs without a better one, with 0.1 held out if --validation is not given (train all epochs)"
