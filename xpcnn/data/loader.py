@@ -40,9 +40,9 @@ class Loader:
         shuffle: draw a new order for each epoch; if false, keep the data set's.
         drop_last: leave out a last batch with fewer samples.
         seed: the run's seed, for the order and the transform.
-        transform: changes each batch of images before it is normalised; see `xpcnn.data.transforms`. Those there run on
-            the device; another one, without the attribute `any_device = True`, is given NumPy arrays: then batches are
-            made on the host, and the trainer copies them.
+        transform: changes each batch of images before it is normalised; see `xpcnn.data.transforms`. If it has the
+            attribute `any_device = True`, as those there have, it runs on `device`. Otherwise it is given NumPy arrays:
+            batches are made on the host, and the trainer copies them.
         mean: subtracted from each channel, after bytes are divided by 255; if None the data set's.
         std: each channel is divided by it afterwards; if None the data set's.
         dtype: of the images handed out, float32 or float64.

@@ -18,6 +18,7 @@ from .run import REPORT, run_report, write_run_report
 __all__ = [
     "REPORT",
     "FinishedRun",
+    "Predictions",
     "comparison_report",
     "comparison_text",
     "parity_report",
