@@ -7,7 +7,7 @@ where it stays; reads it twice by `Dataset.from_folder`; and compares all images
 
 Result of 2026-11-21, two cores of an AMD EPYC (Zen 4), Python 3.11, Pillow 13.0: CIFAR-10's 60,000 files take 10.3 s of
 processor time the first time (8.8 s in the two processes that decode, 1.5 s in this one) and 0.5 s the second; the best
-of eight runs. Ten other processes were busy, so time on the clock means nothing: it was 33 s and 1.5 s. With one other
+of eight runs. Ten other processes were busy, so time on the clock means nothing: it was 33 s and 1 s. With one other
 process, a single process decoded 10,000 of them in 1.08 s; two threads took as long. Fashion-MNIST and CIFAR-10 come
 back bit for bit.
 """
