@@ -81,7 +81,7 @@ class Cutout:
             which is rounded for uint8 images.
 
     Raises:
-        ValueError: if an option is outside its range, in a call if `fill` is no value of a byte and the images are uint8.
+        ValueError: if an option is outside its range, or, in a call with uint8 images, `fill` is no byte.
     """
 
     size: int
