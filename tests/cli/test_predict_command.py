@@ -19,7 +19,7 @@ from xpcnn.training import Checkpoint, RunConfig, load_trained
 
 Image = pytest.importorskip("PIL.Image", reason="predict reads pictures with Pillow, of the viz extra")
 
-CLASSES = ('a, "b"', "=1+1\r\nx", "-2\n", "", "é\t", "path", "\udcff")
+CLASSES = ('a, "b"', "=1+1\r\nx", "-2\n", "", "é\t", "path", "\udcff\nz")
 
 
 @pytest.fixture

@@ -283,6 +283,13 @@ def test_cutout_covers_one_square_centred_in_the_image(size, fill):
     )
 
 
+@pytest.mark.parametrize("fill", [-1, 256, 0.5])
+def test_cutout_of_bytes_is_filled_with_a_byte(fill):
+    with pytest.raises(ValueError, match="a whole number from 0 to 255, got"):
+        Cutout(2, fill)(some_images(1), generator())
+    assert (Cutout(2, fill)(some_images(1, dtype=np.float32), generator()) == fill).any()
+
+
 def test_a_composition_runs_on_any_device_if_all_its_parts_do():
     def users(images, _):
         return images

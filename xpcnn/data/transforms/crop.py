@@ -81,7 +81,7 @@ class Cutout:
             which is rounded for uint8 images.
 
     Raises:
-        ValueError: if an option is outside its range.
+        ValueError: if an option is outside its range, or, in a call with uint8 images, `fill` is no byte.
     """
 
     size: int
@@ -110,6 +110,8 @@ class Cutout:
         """Return the value that covers the pixels: a scalar, or one per image and channel."""
         xp, area = device_of(images).xp, images.shape[2] * images.shape[3]
         if self.fill != "mean":
+            if images.dtype == np.uint8 and self.fill not in range(256):
+                raise ValueError(f"Cutout: expected fill to be a whole number from 0 to 255, got {self.fill}")
             return xp.full((), self.fill, images.dtype)
         if images.dtype.kind == "f":
             return images.mean(axis=(2, 3), keepdims=True)
