@@ -32,6 +32,7 @@ def curves(records: Sequence[Mapping[str, float]]) -> Figure:
             ]
             if points:
                 axes.plot(*zip(*points, strict=True), style, markersize=3, label=part)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("epoch")
         axes.set_ylabel(quantity)
         axes.grid(alpha=0.3)

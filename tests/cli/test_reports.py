@@ -31,7 +31,7 @@ def test_a_run_ends_with_its_report_even_without_the_extra(tmp_path, monkeypatch
     folder = tmp_path / "run"
     assert train(folder) == 0
     captured = capsys.readouterr()
-    assert captured.err == 'no pictures without Matplotlib: pip install "xpcnn[viz]"\n'
+    assert captured.err == "xpcnn: no pictures of the run: drawing needs Matplotlib: python -m pip install matplotlib\n"
     assert f"report in {folder / 'report.html'}\n" in captured.out
     page = Page((folder / "report.html").read_text())
     (record,) = read_history(folder / "history.jsonl")
