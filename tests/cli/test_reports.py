@@ -8,7 +8,7 @@ from html_pages import Page
 
 from xpcnn.cli import main
 from xpcnn.data import load_dataset, sources
-from xpcnn.training import read_history
+from xpcnn.training import Checkpoint, read_history
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +42,16 @@ def test_a_run_ends_with_its_report_even_without_the_extra(tmp_path, monkeypatch
     (folder / "report.html").unlink()
     assert main(["train", "--device", "cpu", "--resume", str(folder)]) == 0
     assert (folder / "report.html").exists()
+
+
+def test_with_validation_the_report_is_of_the_best_weights(tmp_path):
+    folder = tmp_path / "run"
+    assert main(["train", "--device", "cpu", "--epochs", "2", "--validation", "0.5", "--output", str(folder)]) == 0
+    page = Page((folder / "report.html").read_text())
+    test = Checkpoint.load(folder / "checkpoint.safetensors").info["test"]
+    assert f"{test['accuracy']:.2%} of 100 test images classified correctly" in page.text
+    assert f"weights of epoch {test['epoch']:.0f}, the best on the validation images" in page.text
+    assert "validation loss" in page.tables["Each epoch"][0]
 
 
 def test_a_report_that_cannot_be_written_is_a_warning(tmp_path, monkeypatch, capsys):

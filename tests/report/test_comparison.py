@@ -34,7 +34,7 @@ def write_run(path, config, records, info=None):
 def runs(tmp_path):
     usual = RunConfig(epochs=3)
     return [
-        write_run(tmp_path / "a", usual, [record(1, 0.5), record(2, 0.9), record(3, 0.8)], {}),
+        write_run(tmp_path / "a", usual, [record(1, 0.5), record(2, 0.9), record(3, 0.8)], {"test": {"accuracy": 0.8}}),
         write_run(
             tmp_path / "b <i>",
             replace(usual, epochs=9, lr=0.25, model="vgg"),

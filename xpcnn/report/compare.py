@@ -74,7 +74,7 @@ class FinishedRun:
         best = max(accuracies, key=lambda point: point[1], default=None)
         seconds = sum(record.get("seconds", 0.0) for record in self.records)
         images = sum(record.get("seconds", 0.0) * record.get("images_per_second", 0.0) for record in self.records)
-        test = self.test.get("accuracy")
+        test = self.test.get("accuracy") if self.part == "validation" else None
         return [
             self.name,
             *short_names(self.config),

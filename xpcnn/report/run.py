@@ -32,6 +32,7 @@ def run_report(
     model: Module | None = None,
     in_shape: Sequence[int] | None = None,
     config: Mapping[str, object] | None = None,
+    best: int | None = None,
 ) -> str:
     """Return a page about a training run, as HTML in one file. What is not given is left out.
 
@@ -44,6 +45,7 @@ def run_report(
         model: the trained network, for its layers and filters.
         in_shape: of one image, `(C, H, W)`; None for that of the test images.
         config: names and values, such as `dataclasses.asdict(run.config)`.
+        best: the epoch with the lowest loss on validation images, if the network has its weights.
 
     Raises:
         ValueError: if there are not as many probabilities as test images and classes.
@@ -53,7 +55,7 @@ def run_report(
         found = probabilities if isinstance(probabilities, Predictions) else _checked(probabilities, test)
     if in_shape is None and test is not None:
         in_shape = test.images.shape[1:]
-    parts = [_result(records, test, found, model), *training_section(records)]
+    parts = [_result(records, test, found, model, best), *training_section(records)]
     if test is not None and found is not None:
         parts += class_sections(test, found)
     if model is not None:
@@ -77,9 +79,17 @@ def write_run_report(run: Run) -> Path:
     for first in range(0, len(test), _AT_ONCE):
         some = test.subset(slice(first, first + _AT_ONCE))
         parts.append(Predictions.of(run.trainer.predict(some.images), some.labels))
-    title, found, config = " on ".join(short_names(run.config)), Predictions.joined(parts), asdict(run.config)
-    path, model = run.path / REPORT, run.trainer.model
-    write_page(path, run_report(title, run.records, test=test, probabilities=found, model=model, config=config))
+    text = run_report(
+        " on ".join(short_names(run.config)),
+        run.records,
+        test=test,
+        probabilities=Predictions.joined(parts),
+        model=run.trainer.model,
+        config=asdict(run.config),
+        best=int(run.tested["epoch"]) if run.validation is not None and run.tested is not None else None,
+    )
+    path = run.path / REPORT
+    write_page(path, text)
     return path
 
 
@@ -95,7 +105,9 @@ def _checked(probabilities: HostArray, test: Dataset) -> Predictions:
     return Predictions.of(probabilities, test.labels)
 
 
-def _result(records: Sequence[Record], test: Dataset | None, found: Predictions | None, model: Module | None) -> Html:
+def _result(
+    records: Sequence[Record], test: Dataset | None, found: Predictions | None, model: Module | None, best: int | None
+) -> Html:
     lines = []
     if test is not None and found is not None:
         accuracy = (found.predicted == test.labels).mean()
@@ -105,6 +117,8 @@ def _result(records: Sequence[Record], test: Dataset | None, found: Predictions 
     if records:
         epochs = int(records[-1]["epoch"])
         words.append(f"{epochs:,} epoch{'' if epochs == 1 else 's'}")
+        if best is not None:
+            words.append(f"weights of epoch {best:,}, the best on the validation images")
         words.append(f"{duration(sum(record.get('seconds', 0.0) for record in records))} of training")
     if model is not None:
         words.append(f"{model.count_parameters():,} parameters")
