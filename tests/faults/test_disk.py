@@ -9,7 +9,7 @@ import pytest
 from helpers import load_script
 
 from xpcnn.cli import main
-from xpcnn.training import Checkpoint, read_history
+from xpcnn.training import Checkpoint, Run, read_history
 from xpcnn.training.files import write_atomically
 
 kill_check = load_script("kill_check")
@@ -81,13 +81,23 @@ def test_training_continues_if_asked_to_and_saves_when_there_is_room_again(tmp_p
     assert len(read_history(folder / "history.jsonl")) == 3
 
 
-def test_best_weights_are_written_when_there_is_room_again(tmp_path, few_images, full, capsys):
-    folder = tmp_path / "run"
+def test_best_weights_are_written_once_and_again_when_there_is_room(tmp_path, few_images, full, monkeypatch, capsys):
+    folder, written, write = tmp_path / "run", [], Run._write
+
+    def noted(run, name, function):
+        written.append(name.partition(".")[0])
+        write(run, name, function)
+
+    monkeypatch.setattr(Run, "_write", noted)
     full([9])  # the best weights of the first epoch
+    # With a rate of 0 no epoch is better than the first.
     assert run_train(folder, "--on-save-error", "continue", *VALIDATION, "--lr", "0", "--weight-decay", "0") == 0
     (warning,) = capsys.readouterr().err.splitlines()
     assert f"{folder}/best.safetensors cannot be written: No space left on device; the last good checkpoint" in warning
-    assert Checkpoint.load(folder / "best.safetensors").info["record"]["epoch"] == 1  # none is better with a rate of 0
+    saves = " ".join(written).split("checkpoint ")
+    expected = ["config", "history", "best", "best history", "history", "best history"]  # the last has the test figures
+    assert [save.strip() for save in saves] == expected
+    assert Checkpoint.load(folder / "best.safetensors").info["record"]["epoch"] == 1
 
 
 def test_a_limit_on_file_sizes(tmp_path):
