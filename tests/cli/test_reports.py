@@ -26,7 +26,7 @@ def train(folder, *options):
 
 
 def test_a_run_ends_with_its_report_even_without_the_extra(tmp_path, monkeypatch, capsys):
-    for name in ("matplotlib", "PIL"):
+    for name in ("matplotlib", "matplotlib.figure", "PIL"):
         monkeypatch.setitem(sys.modules, name, None)
     folder = tmp_path / "run"
     assert train(folder) == 0
