@@ -5,11 +5,9 @@
 Writes the data set as `train/CLASS/NUMBER.png` and `test/CLASS/NUMBER.png` to a temporary folder, or to `--folder`,
 where it stays; reads it twice by `Dataset.from_folder`; and compares all images and labels. Needs Pillow.
 
-Result of 2026-11-21, two cores of an AMD EPYC (Zen 4), Python 3.11, Pillow 13.0: CIFAR-10's 60,000 files take 10.3 s of
-processor time the first time (8.8 s in the two processes that decode, 1.5 s in this one) and 0.5 s the second; the best
-of eight runs. Ten other processes were busy, so time on the clock means nothing: it was 33 s and 1 s. With one other
-process, a single process decoded 10,000 of them in 1.08 s; two threads took as long. Fashion-MNIST and CIFAR-10 come
-back bit for bit.
+Result of 2026-11-21, two cores of an AMD EPYC (Zen 4), Python 3.11, Pillow 13.0: CIFAR-10's 60,000 files take 5.8 to
+6.1 s the first time (10 s of processor time) and 0.55 s the second. Two threads in one process took twice as long.
+Fashion-MNIST and CIFAR-10 come back bit for bit.
 """
 
 from __future__ import annotations

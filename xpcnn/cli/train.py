@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .. import viz
 from ..data.transforms import AUGMENTATIONS
 from ..report import REPORT, write_run_report
@@ -158,7 +160,9 @@ def _draw(run: Run) -> None:
     except ImportError as error:
         print(f"xpcnn: no pictures of the run: {error}", file=sys.stderr)
         return
-    sample = run.test.dataset.subset(slice(32))
+    test = run.test.dataset
+    # Spread over all images, as those of a folder come class by class.
+    sample = test.subset(np.unique(np.linspace(0, len(test) - 1, 32).astype(int)))
     probabilities = run.trainer.predict(sample.images)
     figures["predictions.png"] = viz.predictions(sample.images, sample.labels, probabilities, sample.classes)
     for name, figure in figures.items():
