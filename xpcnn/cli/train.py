@@ -163,8 +163,9 @@ def _draw(run: Run) -> None:
     test = run.test.dataset
     # Spread over all images, as those of a folder come class by class.
     sample = test.subset(np.unique(np.linspace(0, len(test) - 1, 32).astype(int)))
-    probabilities = run.trainer.predict(sample.images)
-    figures["predictions.png"] = viz.predictions(sample.images, sample.labels, probabilities, sample.classes)
+    images = np.asarray(sample.images)
+    probabilities = run.trainer.predict(images)
+    figures["predictions.png"] = viz.predictions(images, sample.labels, probabilities, sample.classes)
     for name, figure in figures.items():
         picture = io.BytesIO()
         figure.savefig(picture, format="png")
