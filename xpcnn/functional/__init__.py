@@ -14,6 +14,7 @@ backward call.
 """
 
 from .activation import (
+    clip_in_place,
     elu,
     elu_derivative,
     gelu,
@@ -48,7 +49,7 @@ from .conv_transpose import (
     conv_transpose2d_input_gradient,
     conv_transpose2d_parameter_gradients,
 )
-from .convolution import conv2d_backward, conv2d_forward, conv2d_input_gradient, conv2d_parameter_gradients
+from .convolution import conv2d, conv2d_backward, conv2d_forward, conv2d_input_gradient, conv2d_parameter_gradients
 from .dropout import dropout_backward, dropout_forward
 from .elementwise import add, elementwise_backward, elementwise_forward
 from .group_norm import group_norm_backward, group_norm_forward, layer_norm_backward, layer_norm_forward
@@ -78,6 +79,8 @@ __all__ = [
     "binary_cross_entropy_backward",
     "binary_cross_entropy_forward",
     "check_labels",
+    "clip_in_place",
+    "conv2d",
     "conv2d_backward",
     "conv2d_forward",
     "conv2d_input_gradient",

@@ -12,6 +12,7 @@ from typing import Any
 from ..backend import Array, array_namespace, batch_first, batch_last, chain, device_of
 from .checks import check_gradient, check_input
 from .normal import normal_cdf, normal_density
+from .windows import Limits
 
 
 def relu_forward(x: Array) -> tuple[Array, Any]:
@@ -47,6 +48,14 @@ def relu_backward(dy: Array, cache: Any) -> Array:
     dx = device.empty(dy.shape, dy.dtype)
     device.map_elements(_select, dy, cache, dx)
     return batch_first(dx)
+
+
+def clip_in_place(x: Array, limits: Limits) -> Array:
+    """Return `x (N, ...)` clipped to the limits of an activation, such as `(0, inf)` for ReLU; overwrites `x`."""
+    device = check_input("clip_in_place", x)
+    x = batch_last(x)
+    device.map_elements(lambda x: device.xp.clip(x, *limits, out=x), x)
+    return batch_first(x)
 
 
 @chain

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ..backend import Array, Device, Shape, batch_first, batch_last, device_of
 from . import im2col, mec, winograd
 from .checks import check_arrays, check_gradient, check_input, refuse_float16
-from .windows import IntOrPair, Padding, Pair, Window, flipped, make_window
+from .windows import IntOrPair, Limits, Padding, Pair, Window, flipped, make_window
 
 
 class _Cache(NamedTuple):
@@ -58,16 +58,35 @@ def conv2d_forward(
     turns the algorithm off, such as `xpcnn.backend.CPU.winograd_channels = math.inf`: 3×3 layers of many channels then
     take about twice as long.
     """
-    device = check_input("conv2d_forward", x, "(N, C, H, W)")
-    try:
-        window = make_window(weight.shape[2:], stride, padding, dilation)
-        _check(x, weight, bias, window, groups)
-    except AttributeError:
-        check_arrays("conv2d_forward", weight=weight, bias=bias)
-        raise
+    window = _checked_window(x, weight, bias, stride, padding, dilation, groups)
     x = batch_last(x)
-    y = _correlate(x, weight, bias, window, groups, device)
+    y = _correlate(x, weight, bias, window, groups, device_of(x))
     return batch_first(y), _Cache(x, weight, bias is not None, window, groups, y.shape)
+
+
+def conv2d(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    *,
+    stride: IntOrPair = 1,
+    padding: Padding = 0,
+    dilation: IntOrPair = 1,
+    groups: int = 1,
+    limits: Limits | None = None,
+    kept: dict[str, Array] | None = None,
+) -> Array:
+    """Return the output of `conv2d_forward` without what a backward pass needs: for inference.
+
+    Args:
+        x, weight, bias, stride, padding, dilation, groups: those of `conv2d_forward`.
+        limits: the lowest and highest value of the output, beyond which it is clipped while it is in cache: `(0, inf)`
+            for a ReLU after the convolution.
+        kept: a dictionary, at first empty, that belongs to the weight: what is computed from the weight alone is kept
+            there between calls.
+    """
+    window = _checked_window(x, weight, bias, stride, padding, dilation, groups)
+    return batch_first(_correlate(batch_last(x), weight, bias, window, groups, device_of(x), limits, kept))
 
 
 def conv2d_backward(dy: Array, cache: Any, *, input_gradient: bool = True) -> tuple[Array | None, Array, Array | None]:
@@ -102,15 +121,24 @@ def conv2d_parameter_gradients(dy: Array, cache: Any) -> tuple[Array, Array | No
     return _weight_gradient(x, dy, weight, window, groups, device), dbias
 
 
-def _correlate(x: Array, weight: Array, bias: Array | None, window: Window, groups: int, device: Device) -> Array:
+def _correlate(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    window: Window,
+    groups: int,
+    device: Device,
+    limits: Limits | None = None,
+    kept: dict[str, Array] | None = None,
+) -> Array:
     """Return `y (O, OH, OW, N)` from `x (C, H, W, N)`."""
     N = x.shape[3]
     size = (*window.output_size(*x.shape[1:3]), N)
     if winograd.applies(window, weight, groups, size, device):
-        return winograd.correlate(x, weight, bias, window, device)
+        return winograd.correlate(x, weight, bias, window, device, limits, kept)
     if mec.applies(window, weight, groups, N, device):
-        return mec.correlate(x, weight, bias, window, device)
-    return im2col.correlate(x, weight, bias, window, groups, device)
+        return mec.correlate(x, weight, bias, window, device, limits)
+    return im2col.correlate(x, weight, bias, window, groups, device, limits)
 
 
 def _weight_gradient(x: Array, dy: Array, weight: Array, window: Window, groups: int, device: Device) -> Array:
@@ -140,6 +168,26 @@ def _input_gradient(dy: Array, weight: Array, window: Window, groups: int, size:
                 return mec.correlate(dy, flipped_weight, None, flipped_window, device)
             return im2col.correlate(dy, flipped_weight, None, flipped_window, 1, device)
     return im2col.input_gradient(dy, weight, window, groups, size, device)
+
+
+def _checked_window(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    stride: IntOrPair,
+    padding: Padding,
+    dilation: IntOrPair,
+    groups: int,
+) -> Window:
+    """Return the window of a convolution, after checking its arguments."""
+    check_input("conv2d_forward", x, "(N, C, H, W)")
+    try:
+        window = make_window(weight.shape[2:], stride, padding, dilation)
+        _check(x, weight, bias, window, groups)
+    except AttributeError:
+        check_arrays("conv2d_forward", weight=weight, bias=bias)
+        raise
+    return window
 
 
 def _check(x: Array, weight: Array, bias: Array | None, window: Window, groups: int) -> None:

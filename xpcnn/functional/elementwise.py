@@ -7,6 +7,7 @@ from typing import Any
 
 from ..backend import Array, batch_first, batch_last, device_of
 from .checks import check_arrays, check_gradient, check_input
+from .windows import Limits, finish
 
 
 def elementwise_forward(x: Array, function: Callable[[Array], Array]) -> tuple[Array, Any]:
@@ -46,11 +47,12 @@ def elementwise_backward(dy: Array, cache: Any, derivative: Callable[[Array, Arr
     return batch_first(dx)
 
 
-def add(x: Array, y: Array) -> Array:
+def add(x: Array, y: Array, limits: Limits | None = None) -> Array:
     """Return `x + y` in the batch-last layout.
 
     Args:
         x, y: arrays of one shape, `(N, ...)`.
+        limits: the lowest and highest value of the sum, beyond which it is clipped; None for neither.
 
     Raises:
         TypeError: if one is not an array.
@@ -64,5 +66,10 @@ def add(x: Array, y: Array) -> Array:
         )
     x, y = batch_last(x), batch_last(y)
     total = device.empty(x.shape, x.dtype)
-    device.map_elements(lambda x, y, total: device.xp.add(x, y, out=total), x, y, total)
+
+    def compute(x: Array, y: Array, total: Array) -> None:
+        device.xp.add(x, y, out=total)
+        finish(total, None, limits, device)
+
+    device.map_elements(compute, x, y, total, in_pieces=limits is not None)
     return batch_first(total)

@@ -24,13 +24,24 @@ from math import ceil
 from typing import NamedTuple
 
 from ..backend import Array, Device, blocks
-from .windows import PARTIAL_SUMS, Pair, Window, add_up, product_work, reach
+from .windows import PARTIAL_SUMS, Limits, Pair, Window, add_up, finish, product_work, reach
 
 _LEAST_COLUMNS = 64  # products of fewer columns are slow in BLAS
 
 
-def correlate(x: Array, weight: Array, bias: Array | None, window: Window, groups: int, device: Device) -> Array:
-    """Return the correlation of `x (C, H, W, N)` and `weight (O, C / groups, KH, KW)` plus bias, `(O, OH, OW, N)`."""
+def correlate(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    window: Window,
+    groups: int,
+    device: Device,
+    limits: Limits | None = None,
+) -> Array:
+    """Return the correlation of `x (C, H, W, N)` and `weight (O, C / groups, KH, KW)` plus bias, `(O, OH, OW, N)`.
+
+    With `limits` it is clipped to them.
+    """
     C, H, W, N = x.shape
     O = weight.shape[0]
     OH, OW = window.output_size(H, W)
@@ -56,8 +67,7 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window, group
         else:
             product = device.scratch((O // groups, columns.shape[1]), x.dtype, "product")
         _multiply(rows[g], columns, product, device)  # (O, K) @ (K, P)
-        if bias is not None:
-            product += bias[g]
+        finish(product, None if bias is None else bias[g], limits, device)
         if span is None:
             y[g][:, tile.rows, tile.cols, tile.images] = product.reshape(-1, *tile.shape)
 

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 from .. import functional as F
 from ..backend import CPU, Array, Device, device_or_none
+from . import changes
+from .evaluation import EVALUATION_RULES, LIMITS, InferenceStep
 from .module import Module
-from .rewrite import rewritten
+from .rewrite import Step, rewritten
 
 
 class Sequential(Module):
@@ -39,12 +41,20 @@ class Sequential(Module):
     def forward(self, x: Array) -> Array:
         # Done once here: every layer limits BLAS to one thread, which takes as long as the product of a small layer.
         with _device(x).one_blas_thread():
-            for name, module in rewritten([*self._modules.items()]):
+            for name, module in self._steps():
                 try:
                     x = module(x)
                 except Exception as error:
                     raise _located(error, name, module) from error
         return x
+
+    def _steps(self) -> list[Step]:
+        """Return what is computed, in order: in evaluation what `xpcnn.nn.evaluation` makes of the modules."""
+        modules = self._modules
+        # A module that is observed has a `forward` of its own.
+        if self.training or any(module.training or "forward" in vars(module) for module in modules.values()):
+            return rewritten([*modules.items()])
+        return changes.kept(self, lambda: rewritten([*modules.items()], EVALUATION_RULES))
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
         steps = rewritten([*self._modules.items()])
@@ -67,6 +77,8 @@ class Sequential(Module):
 
 def _located(error: Exception, name: str, module: Module) -> Exception:
     """Return an error of the same type that says in which module it was raised."""
+    if isinstance(module, InferenceStep):
+        module = module.of
     place = f"{name} ({type(module).__name__})"
     if type(error) in (ValueError, TypeError, RuntimeError):
         return type(error)(f"{place}: {error}")
@@ -92,8 +104,13 @@ class Residual(Module):
         self.main, self.shortcut, self.activation = main, shortcut, activation
 
     def forward(self, x: Array) -> Array:
-        y = F.add(self.main(x), x if self.shortcut is None else self.shortcut(x))
-        return y if self.activation is None else self.activation(y)
+        main, shortcut = self.main(x), x if self.shortcut is None else self.shortcut(x)
+        activation = self.activation
+        if activation is None:
+            return F.add(main, shortcut)
+        if type(activation) in LIMITS and not activation.training and "forward" not in vars(activation):
+            return F.add(main, shortcut, LIMITS[type(activation)])
+        return activation(F.add(main, shortcut))
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
         if self.activation is not None:

@@ -11,6 +11,7 @@ import numpy as np
 from .. import backend
 from ..backend import CPU, Array, Device, device_of
 from ..functional.checks import check_gradient
+from . import changes
 from .summary import Summary, summarize
 
 Arithmetic: TypeAlias = Literal["exact", "elementwise", "reduction", "product", "normalization"]
@@ -28,6 +29,11 @@ class Parameter:
         self.data = data
         self._grad: Array | None = None
         self._pending: Callable[[], Array] | None = None  # returns a gradient that a worker may still be computing
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        if name == "data":
+            changes.note()
 
     def __repr__(self) -> str:
         return f"Parameter(shape={self.data.shape}, dtype={self.data.dtype}, device={device_of(self.data).name!r})"
@@ -81,6 +87,10 @@ class Buffer:
 
     def __init__(self, data: Array) -> None:
         self.data = data
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        changes.note()
 
     def __repr__(self) -> str:
         return f"Buffer(shape={self.data.shape}, dtype={self.data.dtype}, device={device_of(self.data).name!r})"
@@ -233,6 +243,7 @@ class Module(Cached):
         for _, module in self.named_modules():
             module.training = mode
         self.forget()
+        changes.note()
         return self
 
     def forget(self) -> None:
@@ -287,6 +298,7 @@ class Module(Cached):
         arrays = {name: device_of(value.data).asarray(state[name], value.data.dtype) for name, value in own.items()}
         for name, value in own.items():
             value.data[...] = arrays[name]
+        changes.note()
 
     def count_parameters(self) -> int:
         """Return the total number of elements of the parameters."""
