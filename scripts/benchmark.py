@@ -102,6 +102,10 @@ def to_torch(module: nn.Module) -> Any:
         made = t.Linear(module.in_features, module.out_features, module.bias is not None)
     elif isinstance(module, nn.BatchNorm2d):
         made = t.BatchNorm2d(len(module.weight.data))
+    elif isinstance(module, nn.GroupNorm):
+        made = t.GroupNorm(module.num_groups, module.num_channels, module.eps, module.weight is not None)
+    elif isinstance(module, nn.LayerNorm2d):
+        made = _torch_layer_norm2d(module)
     elif isinstance(module, nn.MaxPool2d):
         made = t.MaxPool2d(
             **{name: getattr(module, name) for name in ("kernel_size", "stride", "padding", "dilation", "ceil_mode")}
@@ -116,6 +120,18 @@ def to_torch(module: nn.Module) -> Any:
     if not isinstance(module, nn.Sequential | nn.Residual) and state:
         made.load_state_dict(state)
     return made
+
+
+def _torch_layer_norm2d(module: nn.LayerNorm2d) -> Any:
+    import torch
+
+    class LayerNorm2d(torch.nn.LayerNorm):
+        """As torchvision's."""
+
+        def forward(self, x: Any) -> Any:
+            return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    return LayerNorm2d(module.num_channels, module.eps, module.weight is not None, module.bias is not None)
 
 
 def _torch_residual(module: nn.Residual) -> Any:

@@ -58,6 +58,7 @@ FUNCTIONS = {
     "batch_norm": (IMAGES, lambda d, x: batch_norm(x), F.batch_norm_backward, "none"),
     "group_norm": (IMAGES, lambda d, x: F.group_norm_forward(x, 2), F.group_norm_backward, "none"),
     "layer_norm": (IMAGES, lambda d, x: F.layer_norm_forward(x, (6, 5)), F.layer_norm_backward, "none"),
+    "layer_norm2d": (IMAGES, lambda d, x: F.layer_norm2d_forward(x), F.layer_norm2d_backward, "none"),
     "linear": (ROWS, lambda d, x: F.linear_forward(x, place(d, x, 5, 4), place(d, x, 5)), F.linear_backward, "both"),
     "conv2d": (
         IMAGES,
@@ -209,6 +210,7 @@ EMPTY = {
     "dropout": True,
     "group_norm": True,
     "layer_norm": True,
+    "layer_norm2d": True,
     "linear": True,
     "batch_norm": "more than one value per channel",
     "conv2d": "N of at least 1",
