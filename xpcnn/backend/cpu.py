@@ -32,6 +32,7 @@ class CpuDevice(Device):
     xp = np
     tile_bytes = 2 << 20  # small enough to stay in cache until its product, large enough to outweigh the Python calls
     launch_bytes = 8 << 10
+    pools_on_planes = True
     part_work = 1 << 25  # multiply-adds below which waking another thread costs more than it saves
     fewest_parts = 4
     most_parts = 16
@@ -92,6 +93,13 @@ class CpuDevice(Device):
         if buffer is None or buffer.size < size:
             buffer = buffers[slot] = np.empty(size, np.uint8)
         return buffer[:size].view(dtype).reshape(shape)
+
+    def copy_runs(self, target: Array, source: Array) -> None:
+        # NumPy copies elements of any size in one loop, but starts a new one for each run along a short last axis.
+        if target.size and target.shape[-1] > 1:
+            run = f"V{target.shape[-1] * target.itemsize}"
+            target, source = target.view(run), source.view(run)
+        target[...] = source
 
     def parts(self, work: int, at_most: int | None = None) -> int:
         if work < self.part_work:

@@ -43,6 +43,8 @@ class Device:
         small_product: largest m·n·k served by BLAS's small-matrix kernels; 0 if there are none.
         winograd_channels: the fewest channels for which convolution is by Winograd's algorithm. May be set to
             `math.inf` for never: see `functional.conv2d_forward`.
+        pools_on_planes: whether pooling first copies images to planes, for contiguous inner loops: see
+            `functional/planes.py`. A GPU has no inner loops, and each copy is one more kernel launch.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Device:
     launch_bytes = 16 << 20
     small_product = 0
     winograd_channels: float = inf
+    pools_on_planes = False
 
     def __repr__(self) -> str:
         return f"Device({self.name!r})"
@@ -112,6 +115,10 @@ class Device:
     def scratch(self, shape: Shape, dtype: Any, slot: str) -> Array:
         """Return uninitialised scratch memory, valid until the same thread asks for the same slot again."""
         return self.xp.empty(shape, dtype)
+
+    def copy_runs(self, target: Array, source: Array) -> None:
+        """Copy `source` to `target`, of the same shape, both contiguous along the last axis."""
+        target[...] = source
 
     def parts(self, work: int, at_most: int | None = None) -> int:
         """Return the number of parts to split some work into, so that several threads can compute them.

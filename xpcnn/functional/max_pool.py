@@ -1,13 +1,16 @@
-"""Max pooling: for each element of the window in turn, all positions, images and channels at once."""
+"""Max pooling: for each element of the window in turn, all positions, images and channels at once.
+
+Where the device prefers it, along one axis after the other on the planes of `planes.py`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from math import ceil, isnan
+from math import ceil, inf
 from typing import Any, NamedTuple
 
-from ..backend import ELEMENT_WORK, Array, array_namespace, batch_first, batch_last, blocks, chain, device_of
+from ..backend import ELEMENT_WORK, Array, Device, array_namespace, batch_first, batch_last, blocks, chain, device_of
 from .checks import check_gradient, check_images, check_input
+from .planes import Planes, channel_pieces, make_planes
 from .windows import IntOrPair, Padding, Window, ceil_mode_window, offsets, pooling_window
 
 
@@ -26,6 +29,7 @@ def max_pool2d_forward(
     padding: Padding = 0,
     dilation: IntOrPair = 1,
     ceil_mode: bool = False,
+    save_for_backward: bool = True,
 ) -> tuple[Array, Any]:
     """Return the maximum under each position of a window; NaN if there is one.
 
@@ -36,9 +40,10 @@ def max_pool2d_forward(
         padding: rows and columns around the image that never are the maximum; at most half the window.
         dilation: step between the elements of the window.
         ceil_mode: whether the number of positions is rounded up: see `windows.ceil_mode_window`.
+        save_for_backward: whether `max_pool2d_backward` will be called. Without it only the maxima are computed.
 
     Returns:
-        `y (N, C, OH, OW)` and what `max_pool2d_backward` needs.
+        `y (N, C, OH, OW)` and what `max_pool2d_backward` needs, or None.
 
     Raises:
         ValueError: if the shape or an option does not fit.
@@ -47,43 +52,30 @@ def max_pool2d_forward(
     check_images(x)
     window = pooling_window(kernel_size, stride, padding, dilation)
     x = batch_last(x)
-    xp = device.xp
     C, H, W, N = x.shape
     if ceil_mode:
         window = ceil_mode_window(window, H, W)
     OH, OW = window.output_size(H, W)
     KH, KW = window.kernel
     y = device.empty((C, OH, OW, N), x.dtype)
-    argmax = device.empty(y.shape, "uint8" if KH * KW <= 256 else "int32")
-    window_offsets = offsets(window, OH, OW, H, W)
+    argmax = device.empty(y.shape, "uint8" if KH * KW <= 256 else "int32") if save_for_backward else None
+    planes = make_planes(window, H, W)
 
     def pool(channels: slice) -> None:
-        # On the host it is cheaper to look for NaN in the maxima than in each candidate. A GPU would wait for the look.
-        if not device.on_host:
-            find(channels, _update_maximum_or_nan, _maximum_and_argmax_or_nan)
+        if not device.pools_on_planes or (save_for_backward and KH * KW > 256):
+            _pool_by_offsets(window, x[channels], y[channels], argmax if argmax is None else argmax[channels], device)
             return
-        find(channels, _update_maximum, _maximum_and_argmax)
-        if N and isnan(y[channels].max()):
-            find(channels, _update_maximum_or_nan, _maximum_and_argmax_or_nan)
-
-    def find(channels: slice, update: Callable[..., None], update_by_all: Callable[..., None]) -> None:
-        maximum, index = y[channels], argmax[channels]
-        candidates = [x[channels, rows, cols] for _, _, (rows, cols) in window_offsets]
-        if not any(window.padding) and len(candidates) <= _MAX_FUSED_OFFSETS:
-            update_by_all(maximum, index, *candidates)
-            return
-        # Where all values are minus infinity, the maximum is the window's first pixel inside the image.
-        index[...] = 0
-        for oh, kh in _first_offsets(OH, KH, window.stride[0], window.dilation[0], window.padding[0]):
-            index[:, oh] += kh * KW
-        for ow, kw in _first_offsets(OW, KW, window.stride[1], window.dilation[1], window.padding[2]):
-            index[:, :, ow] += kw
-        maximum[...] = -xp.inf
-        for (offset, (rows, cols), _), candidate in zip(window_offsets, candidates, strict=True):
-            update(candidate, maximum[:, rows, cols], index[:, rows, cols], index.dtype.type(offset))
+        for piece in channel_pieces(channels, x, device):
+            if argmax is None:
+                planes.reduce(device.xp.maximum, x[piece], -inf, y[piece], device)
+                continue
+            _pool_on_planes(planes, x[piece], y[piece], argmax[piece], device)
+            # NaN, and padding beside nothing but minus infinity. On the host it is cheap to look for them.
+            if N and not y[piece].min() > -inf:
+                _pool_by_offsets(window, x[piece], y[piece], argmax[piece], device)
 
     device.map(pool, blocks(C, device.parts(2 * y.size * KH * KW * ELEMENT_WORK)))
-    return batch_first(y), _Cache(argmax, window, (H, W), x.dtype)
+    return batch_first(y), None if argmax is None else _Cache(argmax, window, (H, W), x.dtype)
 
 
 def max_pool2d_backward(dy: Array, cache: Any) -> Array:
@@ -96,62 +88,172 @@ def max_pool2d_backward(dy: Array, cache: Any) -> Array:
     argmax, window, (H, W), dtype = cache
     dy = check_gradient("max_pool2d_backward", dy, argmax.shape, dtype)
     device = device_of(dy)
-    C, OH, OW, N = dy.shape
+    C, _, _, N = dy.shape
     dx = device.empty((C, H, W, N), dy.dtype)
+    planes = make_planes(window, H, W)
+
+    def scatter(channels: slice) -> None:
+        if not device.pools_on_planes:
+            _scatter_by_offsets(window, dy[channels], argmax[channels], dx[channels])
+            return
+        for piece in channel_pieces(channels, dx, device):
+            _scatter_on_planes(planes, dy[piece], argmax[piece], dx[piece], device)
+
+    device.map(scatter, blocks(C, device.parts(2 * dy.size * window.kernel[0] * window.kernel[1] * ELEMENT_WORK)))
+    return batch_first(dx)
+
+
+def _pool_on_planes(planes: Planes, x: Array, y: Array, argmax: Array, device: Device) -> None:
+    """Write the maxima and the index of each window's first one, where none is NaN or minus infinity.
+
+    The columns come first: of equal maxima in two columns, the first is the one in the upper row.
+    """
+    _, OH, OW, _ = y.shape
+    col_planes = planes.split(x, -inf, device)
+    row_maxima = device.scratch(col_planes.shape[1:], x.dtype, "row maxima")
+    row_argmax = device.scratch(row_maxima.shape, "uint8", "row argmax")
+    _first_maximum(planes.runs(col_planes, 1), None, row_maxima, row_argmax, 1, device)
+    whole = (OH, OW) == row_maxima.shape[2:4]
+    maxima = y if whole else device.scratch(row_maxima.shape[1:], x.dtype, "maxima")
+    index = argmax if whole else device.scratch(maxima.shape, "uint8", "argmax")
+    row_codes = planes.runs(row_argmax, 0)
+    _first_maximum(planes.runs(row_maxima, 0), row_codes, maxima, index, len(planes.cols.elements), device)
+    if not whole:
+        y[...] = maxima[:, :OH, :OW]
+        argmax[...] = index[:, :OH, :OW]
+
+
+def _first_maximum(
+    runs: list[Array], codes: list[Array] | None, maximum: Array, argmax: Array, step: int, device: Device
+) -> None:
+    """Write the largest of several runs, and the code of the first run that has it: `number·step + codes[number]`."""
+    xp = device.xp
+    length = len(runs[0])
+    maximum, argmax = maximum.reshape(-1), argmax.reshape(-1)
+    maximum[length:] = 0
+    argmax[length:] = 0
+    maximum, argmax = maximum[:length], argmax[:length]
+    before, best = runs[0], 0 if codes is None else codes[0]
+    if len(runs) == 1:
+        maximum[...], argmax[...] = before, best
+    rises = device.scratch((length,), bool, "rises")
+    code = rises.view(argmax.dtype)
+    for number, run in enumerate(runs[1:], 1):
+        xp.greater(run, before, out=rises)
+        before = xp.maximum(before, run, out=maximum)
+        # Codes ascend, so the largest one at which the maximum rose is that of its first occurrence.
+        if codes is None:
+            xp.multiply(code, argmax.dtype.type(number * step), out=code)
+        else:
+            xp.multiply(code, codes[number] + argmax.dtype.type(number * step), out=code)
+        best = xp.maximum(best, code, out=argmax)
+
+
+def _scatter_on_planes(planes: Planes, dy: Array, argmax: Array, dx: Array, device: Device) -> None:
+    xp = device.xp
+    dy = planes.spread(dy, device, "gradient")
+    argmax = planes.spread(argmax, device, "argmax").reshape(-1)
+    flat = dy.reshape(-1)
+    cells: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    KW = len(planes.cols.elements)
+    row, col = dy.shape[2] * dy.shape[3], dy.shape[3]
+    for kh, (i, first_row) in enumerate(planes.rows.elements):
+        for kw, (j, first_col) in enumerate(planes.cols.elements):
+            cells.setdefault((i, j), []).append((kh * KW + kw, first_row * row + first_col * col))
+    if not planes.covers(*dx.shape[1:3]):
+        dx[...] = 0
+    plane = device.scratch(dy.shape, dy.dtype, "plane")
+    part = device.scratch(flat.shape, dy.dtype, "part")
+    chosen = device.scratch(flat.shape, bool, "chosen")
+    target = plane.reshape(-1)
+    for (i, j), elements in cells.items():
+        for number, (offset, start) in enumerate(elements):
+            run = target[start:]
+            length = len(run)
+            xp.equal(argmax[:length], argmax.dtype.type(offset), out=chosen[:length])
+            part[:length] = chosen[:length]
+            if number == 0:
+                target[:start] = 0
+                xp.multiply(flat[:length], part[:length], out=run)
+            else:
+                xp.multiply(flat[:length], part[:length], out=part[:length])
+                xp.add(run, part[:length], out=run)
+        planes.join(plane, i, j, dx, device)
+
+
+def _pool_by_offsets(window: Window, x: Array, y: Array, argmax: Array | None, device: Device) -> None:
+    """Write the maxima, and unless it is None the index of each window's first one or last NaN."""
+    xp = device.xp
+    (OH, OW), (KH, KW) = y.shape[1:3], window.kernel
+    window_offsets = offsets(window, OH, OW, *x.shape[1:3])
+    candidates = [x[:, rows, cols] for _, _, (rows, cols) in window_offsets]
+    fused = not any(window.padding) and len(candidates) <= _MAX_FUSED_OFFSETS
+    if argmax is None:
+        if fused:
+            _maximum(y, *candidates)
+            return
+        y[...] = -inf
+        for (_, (rows, cols), _), candidate in zip(window_offsets, candidates, strict=True):
+            xp.maximum(y[:, rows, cols], candidate, out=y[:, rows, cols])
+        return
+    if fused:
+        _maximum_and_argmax(y, argmax, *candidates)
+        return
+    # Where all values are minus infinity, the maximum is the window's first pixel inside the image.
+    argmax[...] = 0
+    for oh, kh in _first_offsets(OH, KH, window.stride[0], window.dilation[0], window.padding[0]):
+        argmax[:, oh] += kh * KW
+    for ow, kw in _first_offsets(OW, KW, window.stride[1], window.dilation[1], window.padding[2]):
+        argmax[:, :, ow] += kw
+    y[...] = -inf
+    for (offset, (rows, cols), _), candidate in zip(window_offsets, candidates, strict=True):
+        _update_maximum(candidate, y[:, rows, cols], argmax[:, rows, cols], argmax.dtype.type(offset))
+
+
+def _scatter_by_offsets(window: Window, dy: Array, argmax: Array, dx: Array) -> None:
+    _, OH, OW, _ = dy.shape
+    _, H, W, _ = dx.shape
     overlapping = any((k - 1) * d >= s for k, d, s in zip(window.kernel, window.dilation, window.stride, strict=True))
     # Windows side by side write each pixel exactly once, except those beyond the last window.
     side_by_side = window.kernel == window.stride and window.dilation == (1, 1) and not any(window.padding)
     complete = side_by_side and (OH * window.kernel[0], OW * window.kernel[1]) == (H, W)
     scatter = _add_at_maximum if overlapping else _write_at_maximum
     window_offsets = offsets(window, OH, OW, H, W)
-
-    def scatter_channels(channels: slice) -> None:
-        targets = [dx[channels, rows, cols] for _, _, (rows, cols) in window_offsets]
-        if not complete:
-            dx[channels] = 0
-        if side_by_side and len(targets) <= _MAX_FUSED_OFFSETS:
-            _write_at_maxima(dy[channels], argmax[channels], *targets)
-            return
-        for (offset, (rows, cols), _), target in zip(window_offsets, targets, strict=True):
-            index = argmax[channels, rows, cols]
-            scatter(dy[channels, rows, cols], index, target, index.dtype.type(offset))
-
-    device.map(scatter_channels, blocks(C, device.parts(2 * dy.size * len(window_offsets) * ELEMENT_WORK)))
-    return batch_first(dx)
+    targets = [dx[:, rows, cols] for _, _, (rows, cols) in window_offsets]
+    if not complete:
+        dx[...] = 0
+    if side_by_side and len(targets) <= _MAX_FUSED_OFFSETS:
+        _write_at_maxima(dy, argmax, *targets)
+        return
+    for (offset, (rows, cols), _), target in zip(window_offsets, targets, strict=True):
+        index = argmax[:, rows, cols]
+        scatter(dy[:, rows, cols], index, target, index.dtype.type(offset))
 
 
 _MAX_FUSED_OFFSETS = 9  # in one chain: a CUDA kernel's arguments, one array each, have to fit 4 KB
 
 
 @chain
-def _maximum_and_argmax(maximum: Array, argmax: Array, *candidates: Array) -> None:
-    _update_by_all(_update_maximum, maximum, argmax, candidates)
+def _maximum(maximum: Array, *candidates: Array) -> None:
+    xp = array_namespace(maximum)
+    maximum[...] = candidates[0]
+    for candidate in candidates[1:]:
+        xp.maximum(maximum, candidate, out=maximum)
 
 
 @chain
-def _maximum_and_argmax_or_nan(maximum: Array, argmax: Array, *candidates: Array) -> None:
-    _update_by_all(_update_maximum_or_nan, maximum, argmax, candidates)
-
-
-def _update_by_all(update: Callable[..., None], maximum: Array, argmax: Array, candidates: tuple[Array, ...]) -> None:
+def _maximum_and_argmax(maximum: Array, argmax: Array, *candidates: Array) -> None:
     maximum[...] = candidates[0]
     argmax[...] = argmax.dtype.type(0)
     for offset, candidate in enumerate(candidates[1:], 1):
-        update(candidate, maximum, argmax, argmax.dtype.type(offset))
+        _update_maximum(candidate, maximum, argmax, argmax.dtype.type(offset))
 
 
 @chain
 def _update_maximum(candidate: Array, maximum: Array, argmax: Array, offset: Any) -> None:
+    """Update the maximum and its index: that of the last NaN if there is one, as in PyTorch."""
     xp = array_namespace(candidate)
     # Offsets come in ascending order, so the largest one at which the maximum rose is that of its first occurrence.
-    xp.maximum(argmax, (candidate > maximum) * offset, out=argmax)
-    xp.maximum(maximum, candidate, out=maximum)
-
-
-@chain
-def _update_maximum_or_nan(candidate: Array, maximum: Array, argmax: Array, offset: Any) -> None:
-    """As `_update_maximum`, and the index of the last NaN if there is one, as in PyTorch."""
-    xp = array_namespace(candidate)
     rises = (candidate > maximum) | (candidate != candidate)
     xp.maximum(argmax, rises * offset, out=argmax)
     xp.maximum(maximum, candidate, out=maximum)
