@@ -5,12 +5,13 @@ Where the device prefers it, along one axis after the other on the planes of `pl
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import ceil, inf
 from typing import Any, NamedTuple
 
 from ..backend import ELEMENT_WORK, Array, Device, array_namespace, batch_first, batch_last, blocks, chain, device_of
 from .checks import check_gradient, check_images, check_input
-from .planes import Planes, channel_pieces, make_planes
+from .planes import Axis, channel_pieces, make_axes, reduce_windows
 from .windows import IntOrPair, Padding, Window, ceil_mode_window, offsets, pooling_window
 
 
@@ -59,7 +60,7 @@ def max_pool2d_forward(
     KH, KW = window.kernel
     y = device.empty((C, OH, OW, N), x.dtype)
     argmax = device.empty(y.shape, "uint8" if KH * KW <= 256 else "int32") if save_for_backward else None
-    planes = make_planes(window, H, W)
+    axes = make_axes(window, H, W)
 
     def pool(channels: slice) -> None:
         if not device.pools_on_planes or (save_for_backward and KH * KW > 256):
@@ -67,9 +68,9 @@ def max_pool2d_forward(
             return
         for piece in channel_pieces(channels, x, device):
             if argmax is None:
-                planes.reduce(device.xp.maximum, x[piece], -inf, y[piece], device)
+                reduce_windows(device.xp.maximum, axes, x[piece], -inf, y[piece], device)
                 continue
-            _pool_on_planes(planes, x[piece], y[piece], argmax[piece], device)
+            _pool_on_planes(axes, x[piece], y[piece], argmax[piece], device)
             # NaN, and padding beside nothing but minus infinity. On the host it is cheap to look for them.
             if N and not y[piece].min() > -inf:
                 _pool_by_offsets(window, x[piece], y[piece], argmax[piece], device)
@@ -90,43 +91,51 @@ def max_pool2d_backward(dy: Array, cache: Any) -> Array:
     device = device_of(dy)
     C, _, _, N = dy.shape
     dx = device.empty((C, H, W, N), dy.dtype)
-    planes = make_planes(window, H, W)
+    axes = make_axes(window, H, W)
 
     def scatter(channels: slice) -> None:
         if not device.pools_on_planes:
             _scatter_by_offsets(window, dy[channels], argmax[channels], dx[channels])
             return
         for piece in channel_pieces(channels, dx, device):
-            _scatter_on_planes(planes, dy[piece], argmax[piece], dx[piece], device)
+            _scatter_on_planes(axes, dy[piece], argmax[piece], dx[piece], device)
 
     device.map(scatter, blocks(C, device.parts(2 * dy.size * window.kernel[0] * window.kernel[1] * ELEMENT_WORK)))
     return batch_first(dx)
 
 
-def _pool_on_planes(planes: Planes, x: Array, y: Array, argmax: Array, device: Device) -> None:
+def _pool_on_planes(axes: tuple[Axis, Axis], x: Array, y: Array, argmax: Array, device: Device) -> None:
     """Write the maxima and the index of each window's first one, where none is NaN or minus infinity.
 
     The columns come first: of equal maxima in two columns, the first is the one in the upper row.
     """
-    _, OH, OW, _ = y.shape
-    col_planes = planes.split(x, -inf, device)
-    row_maxima = device.scratch(col_planes.shape[1:], x.dtype, "row maxima")
-    row_argmax = device.scratch(row_maxima.shape, "uint8", "row argmax")
-    _first_maximum(planes.runs(col_planes, 1), None, row_maxima, row_argmax, 1, device)
-    whole = (OH, OW) == row_maxima.shape[2:4]
-    maxima = y if whole else device.scratch(row_maxima.shape[1:], x.dtype, "maxima")
-    index = argmax if whole else device.scratch(maxima.shape, "uint8", "argmax")
-    row_codes = planes.runs(row_argmax, 0)
-    _first_maximum(planes.runs(row_maxima, 0), row_codes, maxima, index, len(planes.cols.elements), device)
+    rows, cols = axes
+    C, H, W, N = x.shape
+    planes = cols.split(x.reshape(C * H, W, N), -inf, device, "columns")
+    lines = device.scratch((C, H, cols.length * N), x.dtype, "lines")
+    line_codes = device.scratch(lines.shape, argmax.dtype, "line codes")
+    _first_maximum(cols.runs(planes), None, 1, lines, line_codes, device)
+    planes = rows.split(lines, -inf, device, "rows")
+    codes = rows.runs(rows.split(line_codes, 0, device, "row codes"))
+    shape = C, rows.length, cols.length, N
+    whole = y.shape == shape
+    maximum = y if whole else device.scratch(shape, x.dtype, "result")
+    index = argmax if whole else device.scratch(shape, argmax.dtype, "codes")
+    _first_maximum(rows.runs(planes), codes, len(cols.elements), maximum, index, device)
     if not whole:
-        y[...] = maxima[:, :OH, :OW]
-        argmax[...] = index[:, :OH, :OW]
+        y[...] = maximum[:, : rows.positions, : cols.positions]
+        argmax[...] = index[:, : rows.positions, : cols.positions]
 
 
 def _first_maximum(
-    runs: list[Array], codes: list[Array] | None, maximum: Array, argmax: Array, step: int, device: Device
+    runs: list[Array], codes: list[Array] | None, step: int, maximum: Array, argmax: Array, device: Device
 ) -> None:
-    """Write the largest of several runs, and the code of the first run that has it: `number·step + codes[number]`."""
+    """Write the largest of several runs, and the code of the first run that has it.
+
+    Args:
+        codes: None, or what is added to the code of each run, less than `step`.
+        step: between the codes of runs, which are 0, step, 2·step, …
+    """
     xp = device.xp
     length = len(runs[0])
     maximum, argmax = maximum.reshape(-1), argmax.reshape(-1)
@@ -142,43 +151,54 @@ def _first_maximum(
         xp.greater(run, before, out=rises)
         before = xp.maximum(before, run, out=maximum)
         # Codes ascend, so the largest one at which the maximum rose is that of its first occurrence.
-        if codes is None:
-            xp.multiply(code, argmax.dtype.type(number * step), out=code)
-        else:
-            xp.multiply(code, codes[number] + argmax.dtype.type(number * step), out=code)
+        added = argmax.dtype.type(number * step)
+        xp.multiply(code, added if codes is None else codes[number] + added, out=code)
         best = xp.maximum(best, code, out=argmax)
 
 
-def _scatter_on_planes(planes: Planes, dy: Array, argmax: Array, dx: Array, device: Device) -> None:
+def _scatter_on_planes(axes: tuple[Axis, Axis], dy: Array, argmax: Array, dx: Array, device: Device) -> None:
     xp = device.xp
-    dy = planes.spread(dy, device, "gradient")
-    argmax = planes.spread(argmax, device, "argmax").reshape(-1)
-    flat = dy.reshape(-1)
-    cells: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    KW = len(planes.cols.elements)
-    row, col = dy.shape[2] * dy.shape[3], dy.shape[3]
-    for kh, (i, first_row) in enumerate(planes.rows.elements):
-        for kw, (j, first_col) in enumerate(planes.cols.elements):
-            cells.setdefault((i, j), []).append((kh * KW + kw, first_row * row + first_col * col))
-    if not planes.covers(*dx.shape[1:3]):
-        dx[...] = 0
+    rows, cols = axes
+    C, H, W, N = dx.shape
+    OH, OW = rows.positions, cols.positions
+    shape = C, rows.length, cols.length * N
+
+    def spread(values: Array, slot: str) -> Array:
+        values = cols.spread(values.reshape(C * OH, OW, N), device, f"{slot} columns")
+        return rows.spread(values.reshape(C, OH, -1), device, f"{slot} rows").reshape(-1)
+
+    dy, argmax = spread(dy, "gradient"), spread(argmax, "argmax")
+    chosen = device.scratch(dy.shape, bool, "chosen")
+    part = device.scratch(dy.shape, dy.dtype, "part")
     plane = device.scratch(dy.shape, dy.dtype, "plane")
-    part = device.scratch(flat.shape, dy.dtype, "part")
-    chosen = device.scratch(flat.shape, bool, "chosen")
-    target = plane.reshape(-1)
-    for (i, j), elements in cells.items():
-        for number, (offset, start) in enumerate(elements):
-            run = target[start:]
-            length = len(run)
-            xp.equal(argmax[:length], argmax.dtype.type(offset), out=chosen[:length])
-            part[:length] = chosen[:length]
-            if number == 0:
-                target[:start] = 0
-                xp.multiply(flat[:length], part[:length], out=run)
-            else:
-                xp.multiply(flat[:length], part[:length], out=part[:length])
-                xp.add(run, part[:length], out=run)
-        planes.join(plane, i, j, dx, device)
+    lines = device.scratch((C, H, shape[2]), dy.dtype, "lines")
+
+    def fill(row_plane: int, col_plane: int) -> Array:
+        """Return the gradients of the pixels of one plane of the rows and one of the columns."""
+        first = True
+        for kh, (i, row) in enumerate(rows.elements):
+            for kw, (j, col) in enumerate(cols.elements):
+                if (i, j) != (row_plane, col_plane):
+                    continue
+                start = row * shape[2] + col * N
+                end = dy.size - start
+                xp.equal(argmax[:end], argmax.dtype.type(kh * len(cols.elements) + kw), out=chosen[:end])
+                part[:end] = chosen[:end]
+                if first:
+                    plane[:start] = 0
+                    xp.multiply(dy[:end], part[:end], out=plane[start:])
+                else:
+                    xp.multiply(dy[:end], part[:end], out=part[:end])
+                    xp.add(plane[start:], part[:end], out=plane[start:])
+                first = False
+        return plane.reshape(shape)
+
+    def line_planes() -> Iterator[Array]:
+        for j in range(len(cols.pixels)):
+            rows.join((fill(i, j) for i in range(len(rows.pixels))), lines, device)
+            yield lines.reshape(C * H, cols.length, N)
+
+    cols.join(line_planes(), dx.reshape(C * H, W, N), device)
 
 
 def _pool_by_offsets(window: Window, x: Array, y: Array, argmax: Array | None, device: Device) -> None:

@@ -1,12 +1,13 @@
-"""Pooling on planes: all windows at once by operations on contiguous memory, whatever the stride and the batch.
+"""Pooling on planes: along one axis after the other, by operations on contiguous memory.
 
-With stride `s`, an element of the window covers every s-th column, and NumPy starts a new inner loop for each of them,
-N numbers long. Here the image is first copied to planes: one for each remainder of row and column divided by the
-stride, padding included. A window's element, at all positions together, is then one contiguous run of a plane that
-starts at an offset of its own, and what is computed for one element after the other has inner loops as long as the
-plane. Runs pass over the ends of rows: what they compute there, beyond the last position of a row, is never used.
+With stride `s`, an element of the window covers every s-th row or column, and NumPy starts a new inner loop for each.
+Here the pixels are first copied to planes, one for each remainder of their number divided by the stride. An element of
+the window, at all positions together, is then one contiguous run of a plane that begins at a place of its own, and the
+inner loops are as long as the plane. What a run computes between the last position of one line and the first of the
+next is never used.
 
-The letters are those of `windows.py`.
+An axis is the middle one of arrays of three axes: `(C·H, W, N)` for columns, `(C, H, W·N)` for rows. Columns come
+first: the image is then read in the order of memory, and the rows are copied when they are in cache.
 """
 
 from __future__ import annotations
@@ -19,109 +20,129 @@ from ..backend import Array, Device
 from .windows import Pair, Window, reach
 
 
-class _Axis(NamedTuple):
-    """The planes along one axis of the image."""
+class Axis(NamedTuple):
+    """The planes along one axis; made by `make_axes`."""
 
-    planes: int  # remainders that windows reach
-    length: int  # of each plane
-    positions: int
-    elements: tuple[Pair, ...]  # for each element of the window: its plane, and where in it the first position is
-    pixels: tuple[tuple[slice, slice], ...]  # for each plane: which part of it are pixels, and which of the image's
+    size: int  # pixels
+    positions: int  # of the window
+    length: int  # of each plane, at least the number of positions
+    pixels: tuple[tuple[slice, slice], ...]  # for each plane: the part of it that are pixels, and which of the image's
+    elements: tuple[Pair, ...]  # for each element of the window: its plane, and its place there at the first position
 
-    @property
-    def filled(self) -> bool:
-        """Whether there are only pixels in the planes, no padding."""
-        return all(part == slice(0, self.length) for part, _ in self.pixels)
-
-
-class Planes(NamedTuple):
-    """Where the pixels of an image are in its planes; made by `make_planes`."""
-
-    rows: _Axis
-    cols: _Axis
-
-    def split(self, x: Array, padding: float, device: Device) -> Array:
-        """Return the planes of `x (C, H, W, N)`, as scratch memory `(column planes, row planes, C, rows, columns, N)`.
+    def split(self, x: Array, padding: float, device: Device, slot: str) -> Array:
+        """Return the planes of `x (A, size, B)`, `(planes, A, length, B)`, in scratch memory or a view of `x`.
 
         Args:
             padding: the value of the pixels around the image.
         """
-        C, H, W, N = x.shape
-        if self.rows.pixels == ((slice(0, H), slice(0, H, 1)),) and self.cols.pixels == ((slice(0, W), slice(0, W, 1)),):
-            return x[None, None]
-        shape = (self.cols.planes, self.rows.planes, C, self.rows.length, self.cols.length, N)
-        planes = device.scratch(shape, x.dtype, "planes")
-        if not (self.rows.filled and self.cols.filled):
-            planes[...] = padding
-        for j, (cols, image_cols) in enumerate(self.cols.pixels):
-            for i, (rows, image_rows) in enumerate(self.rows.pixels):
-                device.copy_runs(planes[j, i, :, rows, cols], x[:, image_rows, image_cols])
+        if self.length == self.size and self.pixels == ((slice(0, self.size), slice(0, self.size, 1)),):
+            return x[None]
+        A, _, B = x.shape
+        planes = device.scratch((len(self.pixels), A, self.length, B), x.dtype, slot)
+        for plane, (part, image) in zip(planes, self.pixels, strict=True):
+            plane[:, : part.start] = padding
+            plane[:, part.stop :] = padding
+            device.copy_runs(plane[:, part], x[:, image])
         return planes
 
-    def join(self, plane: Array, row_plane: int, col_plane: int, x: Array, device: Device) -> None:
-        """Write the pixels of a plane `(C, rows, columns, N)` to their places in `x (C, H, W, N)`."""
-        rows, image_rows = self.rows.pixels[row_plane]
-        cols, image_cols = self.cols.pixels[col_plane]
-        device.copy_runs(x[:, image_rows, image_cols], plane[:, rows, cols])
-
-    def covers(self, H: int, W: int) -> bool:
-        """Whether each pixel of the image is in a plane."""
-        axes = ((self.rows, H), (self.cols, W))
-        return all(sum(len(range(size)[image]) for _, image in axis.pixels) == size for axis, size in axes)
+    def runs(self, planes: Array) -> list[Array]:
+        """Return the run of each element of the window, all of the same length."""
+        B = planes.shape[-1]
+        flat = planes.reshape(len(planes), -1)
+        length = flat.shape[1] - (self.length - self.positions) * B
+        return [flat[plane, first * B : first * B + length] for plane, first in self.elements]
 
     def spread(self, values: Array, device: Device, slot: str) -> Array:
-        """Return values at the positions, `(C, OH, OW, N)`, in the shape of a plane, with zeros beyond the positions."""
-        C, OH, OW, N = values.shape
-        if (OH, OW) == (self.rows.length, self.cols.length):
+        """Return values at the positions, `(A, positions, B)`, in the shape of a plane, with zeros after them."""
+        if self.length == self.positions:
             return values
-        plane = device.scratch((C, self.rows.length, self.cols.length, N), values.dtype, slot)
-        plane[...] = 0
-        plane[:, :OH, :OW] = values
+        A, _, B = values.shape
+        plane = device.scratch((A, self.length, B), values.dtype, slot)
+        plane[:, self.positions :] = 0
+        plane[:, : self.positions] = values
         return plane
 
-    def runs(self, planes: Array, axis: int) -> list[Array]:
-        """Return the run of each element of the window along one axis: all positions of that element.
+    def join(self, planes: Iterator[Array], x: Array, device: Device) -> None:
+        """Write the pixels of planes `(A, length, B)`, one after the other, to `x (A, size, B)`, and zero elsewhere."""
+        if sum(part.stop - part.start for part, _ in self.pixels) < self.size:
+            x[...] = 0
+        for plane, (part, image) in zip(planes, self.pixels, strict=True):
+            device.copy_runs(x[:, image], plane[:, part])
+
+    def add_back(self, values: Array, x: Array, device: Device, slot: str) -> None:
+        """Write to `x (A, size, B)` for each pixel the sum of the values at the positions that cover it.
 
         Args:
-            planes: `(planes along the axis, ...)`, each contiguous.
-            axis: 0 for the rows of the window, 1 for its columns.
+            values: `(A, positions, B)`.
         """
-        along = (self.rows, self.cols)[axis]
-        step = planes.shape[-1] * (1 if axis else self.cols.length)
-        flat = planes.reshape(along.planes, -1)
-        length = flat.shape[1] - (along.length - along.positions) * step
-        return [flat[plane, first * step : first * step + length] for plane, first in along.elements]
+        values = self.spread(values, device, f"{slot} values")
+        flat = values.reshape(-1)
 
-    def reduce(self, function: Callable[..., Any], x: Array, padding: float, y: Array, device: Device) -> None:
-        """Write to `y (C, OH, OW, N)` the values of each window of `x (C, H, W, N)` combined by a function of two.
+        def sums(number: int) -> Array:
+            firsts = [first for plane, first in self.elements if plane == number]
+            if firsts == [0]:
+                return values
+            plane = device.scratch(values.shape, values.dtype, f"{slot} sums")
+            total = plane.reshape(-1)
+            for i, first in enumerate(firsts):
+                start = first * values.shape[-1]
+                if i == 0:
+                    total[:start] = 0
+                    total[start:] = flat[: flat.size - start]
+                else:
+                    total[start:] += flat[: flat.size - start]
+            return plane
 
-        Args:
-            function: such as `add`; called with `out`.
-            padding: the value of the pixels around the image.
-        """
-        planes = self.split(x, padding, device)
-        rows = device.scratch(planes.shape[1:], x.dtype, "rows")
-        _fold(function, self.runs(planes, 1), rows)
-        whole = y.shape[1:3] == rows.shape[2:4]
-        plane = y if whole else device.scratch(rows.shape[1:], x.dtype, "positions")
-        _fold(function, self.runs(rows, 0), plane)
-        if not whole:
-            y[...] = plane[:, : y.shape[1], : y.shape[2]]
+        self.join(map(sums, range(len(self.pixels))), x, device)
 
 
 @lru_cache(maxsize=1024)
-def make_planes(window: Window, H: int, W: int) -> Planes:
-    """Return the planes of `H` by `W` images for a window."""
-    axes = []
-    for axis, (size, positions) in enumerate(zip((H, W), window.output_size(H, W), strict=True)):
-        stride, dilation, before = window.stride[axis], window.dilation[axis], window.padding[2 * axis]
-        starts = [element * dilation for element in range(window.kernel[axis])]
-        remainders = sorted({start % stride for start in starts})
-        length = positions + starts[-1] // stride
-        pixels = tuple(reach(slice(0, length), stride, remainder - before, size) for remainder in remainders)
-        elements = tuple((remainders.index(start % stride), start // stride) for start in starts)
-        axes.append(_Axis(len(remainders), length, positions, elements, pixels))
-    return Planes(*axes)
+def make_axes(window: Window, H: int, W: int) -> tuple[Axis, Axis]:
+    """Return the planes for the rows and for the columns of `H` by `W` images."""
+    rows, cols = (
+        _make_axis(size, positions, *options)
+        for size, positions, *options in zip(
+            (H, W),
+            window.output_size(H, W),
+            window.kernel,
+            window.stride,
+            window.dilation,
+            window.padding[::2],
+            strict=True,
+        )
+    )
+    return rows, cols
+
+
+def _make_axis(size: int, positions: int, kernel: int, stride: int, dilation: int, before: int) -> Axis:
+    starts = [element * dilation for element in range(kernel)]
+    remainders = sorted({start % stride for start in starts})
+    length = positions + starts[-1] // stride
+    pixels = tuple(reach(slice(0, length), stride, remainder - before, size) for remainder in remainders)
+    elements = tuple((remainders.index(start % stride), start // stride) for start in starts)
+    return Axis(size, positions, length, pixels, elements)
+
+
+def reduce_windows(
+    function: Callable[..., Any], axes: tuple[Axis, Axis], x: Array, padding: float, y: Array, device: Device
+) -> None:
+    """Write to `y (C, OH, OW, N)` the values of each window of `x (C, H, W, N)` combined by a function of two.
+
+    Args:
+        function: such as `add`; called with `out`.
+        padding: the value of the pixels around the image.
+    """
+    rows, cols = axes
+    C, H, W, N = x.shape
+    planes = cols.split(x.reshape(C * H, W, N), padding, device, "columns")
+    lines = device.scratch((C, H, cols.length * N), x.dtype, "lines")
+    _fold(function, cols.runs(planes), lines)
+    planes = rows.split(lines, padding, device, "rows")
+    result = device.scratch((C, rows.length, cols.length, N), x.dtype, "result")
+    whole = y.shape == result.shape
+    _fold(function, rows.runs(planes), y if whole else result)
+    if not whole:
+        y[...] = result[:, : rows.positions, : cols.positions]
 
 
 def channel_pieces(channels: slice, x: Array, device: Device) -> Iterator[slice]:
@@ -130,8 +151,7 @@ def channel_pieces(channels: slice, x: Array, device: Device) -> Iterator[slice]
     Args:
         x: the image, `(C, H, W, N)`.
     """
-    channel_bytes = x[0].nbytes if len(x) else 1
-    count = max(1, device.tile_bytes // 4 // max(1, channel_bytes))
+    count = max(1, device.tile_bytes // 2 * len(x) // max(1, x.nbytes))
     for start in range(channels.start, channels.stop, count):
         yield slice(start, min(start + count, channels.stop))
 
