@@ -145,6 +145,15 @@ def reduce_windows(
         y[...] = result[:, : rows.positions, : cols.positions]
 
 
+def add_back(axes: tuple[Axis, Axis], values: Array, x: Array, device: Device) -> None:
+    """Write to `x (C, H, W, N)` for each pixel the sum of `values (C, OH, OW, N)` at the windows that cover it."""
+    rows, cols = axes
+    C, H, W, N = x.shape
+    lines = device.scratch((C, H, cols.positions, N), x.dtype, "lines")
+    rows.add_back(values.reshape(C, rows.positions, -1), lines.reshape(C, H, -1), device, "rows")
+    cols.add_back(lines.reshape(C * H, cols.positions, N), x.reshape(C * H, W, N), device, "columns")
+
+
 def channel_pieces(channels: slice, x: Array, device: Device) -> Iterator[slice]:
     """Yield pieces of a slice of channels whose planes stay in cache.
 
