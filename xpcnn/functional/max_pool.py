@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ..backend import ELEMENT_WORK, Array, Device, array_namespace, batch_first, batch_last, blocks, chain, device_of
 from .checks import check_gradient, check_images, check_input
-from .planes import Axis, channel_pieces, make_axes, reduce_windows
+from .planes import Axis, channel_pieces, make_axes, reduce_windows, start_of
 from .windows import IntOrPair, Padding, Window, ceil_mode_window, offsets, pooling_window
 
 
@@ -111,11 +111,11 @@ def _pool_on_planes(axes: tuple[Axis, Axis], x: Array, y: Array, argmax: Array, 
     """
     rows, cols = axes
     C, H, W, N = x.shape
-    planes = cols.split(x.reshape(C * H, W, N), -inf, device, "columns")
+    planes = cols.split(x.reshape(C * H, W, N), -inf, device)
     lines = device.scratch((C, H, cols.length * N), x.dtype, "lines")
     line_codes = device.scratch(lines.shape, argmax.dtype, "line codes")
     _first_maximum(cols.runs(planes), None, 1, lines, line_codes, device)
-    planes = rows.split(lines, -inf, device, "rows")
+    planes = rows.split(lines, -inf, device)
     codes = rows.runs(rows.split(line_codes, 0, device, "row codes"))
     shape = C, rows.length, cols.length, N
     whole = y.shape == shape
@@ -138,10 +138,7 @@ def _first_maximum(
     """
     xp = device.xp
     length = len(runs[0])
-    maximum, argmax = maximum.reshape(-1), argmax.reshape(-1)
-    maximum[length:] = 0
-    argmax[length:] = 0
-    maximum, argmax = maximum[:length], argmax[:length]
+    maximum, argmax = start_of(maximum, length), start_of(argmax, length)
     before, best = runs[0], 0 if codes is None else codes[0]
     if len(runs) == 1:
         maximum[...], argmax[...] = before, best

@@ -29,19 +29,22 @@ class Axis(NamedTuple):
     pixels: tuple[tuple[slice, slice], ...]  # for each plane: the part of it that are pixels, and which of the image's
     elements: tuple[Pair, ...]  # for each element of the window: its plane, and its place there at the first position
 
-    def split(self, x: Array, padding: float, device: Device, slot: str) -> Array:
+    def split(self, x: Array, padding: float, device: Device, slot: str = "planes") -> Array:
         """Return the planes of `x (A, size, B)`, `(planes, A, length, B)`, in scratch memory or a view of `x`.
 
         Args:
             padding: the value of the pixels around the image.
+            slot: of the scratch memory. The planes of columns and of rows share one, which then stays in cache.
         """
         if self.length == self.size and self.pixels == ((slice(0, self.size), slice(0, self.size, 1)),):
             return x[None]
         A, _, B = x.shape
         planes = device.scratch((len(self.pixels), A, self.length, B), x.dtype, slot)
         for plane, (part, image) in zip(planes, self.pixels, strict=True):
-            plane[:, : part.start] = padding
-            plane[:, part.stop :] = padding
+            if part.start:
+                plane[:, : part.start] = padding
+            if part.stop < self.length:
+                plane[:, part.stop :] = padding
             device.copy_runs(plane[:, part], x[:, image])
         return planes
 
@@ -134,10 +137,10 @@ def reduce_windows(
     """
     rows, cols = axes
     C, H, W, N = x.shape
-    planes = cols.split(x.reshape(C * H, W, N), padding, device, "columns")
+    planes = cols.split(x.reshape(C * H, W, N), padding, device)
     lines = device.scratch((C, H, cols.length * N), x.dtype, "lines")
     _fold(function, cols.runs(planes), lines)
-    planes = rows.split(lines, padding, device, "rows")
+    planes = rows.split(lines, padding, device)
     result = device.scratch((C, rows.length, cols.length, N), x.dtype, "result")
     whole = y.shape == result.shape
     _fold(function, rows.runs(planes), y if whole else result)
@@ -168,11 +171,17 @@ def channel_pieces(channels: slice, x: Array, device: Device) -> Iterator[slice]
 def _fold(function: Callable[..., Any], runs: Sequence[Array], out: Array) -> None:
     """Combine runs by a function of two, from left to right; what is left of `out` becomes 0."""
     first, *others = runs
-    out = out.reshape(-1)
-    out[len(first) :] = 0
-    out = out[: len(first)]
+    out = start_of(out, len(first))
     if not others:
         out[...] = first
     for other in others:
         function(first, other, out=out)
         first = out
+
+
+def start_of(out: Array, length: int) -> Array:
+    """Return the first numbers of an array, flat, and set the others to 0."""
+    out = out.reshape(-1)
+    if length < out.size:
+        out[length:] = 0
+    return out[:length]
