@@ -163,7 +163,7 @@ def channel_pieces(channels: slice, x: Array, device: Device) -> Iterator[slice]
     Args:
         x: the image, `(C, H, W, N)`.
     """
-    count = max(1, device.tile_bytes // 2 * len(x) // max(1, x.nbytes))
+    count = max(1, device.tile_bytes * len(x) // max(1, x.nbytes))
     for start in range(channels.start, channels.stop, count):
         yield slice(start, min(start + count, channels.stop))
 
