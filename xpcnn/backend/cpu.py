@@ -94,12 +94,10 @@ class CpuDevice(Device):
             buffer = buffers[slot] = np.empty(size, np.uint8)
         return buffer[:size].view(dtype).reshape(shape)
 
-    def copy_runs(self, target: Array, source: Array) -> None:
+    def as_runs(self, x: Array) -> Array:
         # NumPy copies elements of any size in one loop, but starts a new one for each run along a short last axis.
-        if target.size and target.shape[-1] > 1:
-            run = f"V{target.shape[-1] * target.itemsize}"
-            target, source = target.view(run), source.view(run)
-        target[...] = source
+        length = x.shape[-1]
+        return x.view(f"V{length * x.itemsize}") if length > 1 and x.size else x
 
     def parts(self, work: int, at_most: int | None = None) -> int:
         if work < self.part_work:

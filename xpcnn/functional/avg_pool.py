@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from ..backend import ELEMENT_WORK, Array, Device, Shape, batch_first, batch_last, blocks, device_of
 from .checks import check_gradient, check_images, check_input
-from .planes import add_back, channel_pieces, make_axes, reduce_windows
+from .planes import make_axes, piece_slices, window_adder, window_reducer
 from .windows import IntOrPair, Padding, Pair, Window, ceil_mode_window, offsets, pair, pooling_window
 
 
@@ -59,9 +59,10 @@ def avg_pool2d_forward(
 
     def pool(channels: slice) -> None:
         if device.pools_on_planes:
-            for piece in channel_pieces(channels, x, device):
-                reduce_windows(device.xp.add, axes, x[piece], 0, y[piece], device)
-                y[piece] /= counts
+            for shape, pieces in piece_slices(channels, x, device):
+                reduce = window_reducer(device.xp.add, axes, shape, x.dtype, 0, device)
+                for piece in pieces:
+                    device.xp.divide(reduce(x[piece]), counts, out=y[piece])
             return
         total = y[channels]
         total[...] = 0
@@ -89,10 +90,11 @@ def avg_pool2d_backward(dy: Array, cache: Any) -> Array:
 
     def scatter(channels: slice) -> None:
         if device.pools_on_planes:
-            for piece in channel_pieces(channels, dx, device):
-                per_pixel = device.scratch(dy[piece].shape, dy.dtype, "per pixel")
-                device.xp.divide(dy[piece], counts, out=per_pixel)
-                add_back(axes, per_pixel, dx[piece], device)
+            for shape, pieces in piece_slices(channels, dx, device):
+                per_pixel, add = window_adder(axes, shape, dy.dtype, device)
+                for piece in pieces:
+                    device.xp.divide(dy[piece], counts, out=per_pixel)
+                    add(dx[piece])
             return
         dx[channels] = 0
         per_pixel = dy[channels] / counts

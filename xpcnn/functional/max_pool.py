@@ -5,13 +5,13 @@ Where the device prefers it, along one axis after the other on the planes of `pl
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from math import ceil, inf
 from typing import Any, NamedTuple
 
-from ..backend import ELEMENT_WORK, Array, Device, array_namespace, batch_first, batch_last, blocks, chain, device_of
+from ..backend import ELEMENT_WORK, Array, Device, Shape, array_namespace, batch_first, batch_last, blocks, chain, device_of
 from .checks import check_gradient, check_images, check_input
-from .planes import Axis, channel_pieces, make_axes, reduce_windows, start_of
+from .planes import Axis, make_axes, piece_slices, plane_of_zeros, start_of, window_reducer
 from .windows import IntOrPair, Padding, Window, ceil_mode_window, offsets, pooling_window
 
 
@@ -66,14 +66,18 @@ def max_pool2d_forward(
         if not device.pools_on_planes or (save_for_backward and KH * KW > 256):
             _pool_by_offsets(window, x[channels], y[channels], argmax if argmax is None else argmax[channels], device)
             return
-        for piece in channel_pieces(channels, x, device):
+        for shape, pieces in piece_slices(channels, x, device):
             if argmax is None:
-                reduce_windows(device.xp.maximum, axes, x[piece], -inf, y[piece], device)
+                reduce = window_reducer(device.xp.maximum, axes, shape, x.dtype, -inf, device)
+                for piece in pieces:
+                    y[piece] = reduce(x[piece])
                 continue
-            _pool_on_planes(axes, x[piece], y[piece], argmax[piece], device)
-            # NaN, and padding beside nothing but minus infinity. On the host it is cheap to look for them.
-            if N and not y[piece].min() > -inf:
-                _pool_by_offsets(window, x[piece], y[piece], argmax[piece], device)
+            find = _argmax_finder(axes, shape, x.dtype, argmax.dtype, device)
+            for piece in pieces:
+                find(x[piece], y[piece], argmax[piece])
+                # NaN, and padding beside nothing but minus infinity. On the host it is cheap to look for them.
+                if N and not y[piece].min() > -inf:
+                    _pool_by_offsets(window, x[piece], y[piece], argmax[piece], device)
 
     device.map(pool, blocks(C, device.parts(2 * y.size * KH * KW * ELEMENT_WORK)))
     return batch_first(y), None if argmax is None else _Cache(argmax, window, (H, W), x.dtype)
@@ -93,44 +97,59 @@ def max_pool2d_backward(dy: Array, cache: Any) -> Array:
     dx = device.empty((C, H, W, N), dy.dtype)
     axes = make_axes(window, H, W)
 
-    def scatter(channels: slice) -> None:
+    def scatter_channels(channels: slice) -> None:
         if not device.pools_on_planes:
             _scatter_by_offsets(window, dy[channels], argmax[channels], dx[channels])
             return
-        for piece in channel_pieces(channels, dx, device):
-            _scatter_on_planes(axes, dy[piece], argmax[piece], dx[piece], device)
+        for shape, pieces in piece_slices(channels, dx, device):
+            scatter = _scatterer(axes, shape, dy.dtype, argmax.dtype, device)
+            for piece in pieces:
+                scatter(dy[piece], argmax[piece], dx[piece])
 
-    device.map(scatter, blocks(C, device.parts(2 * dy.size * window.kernel[0] * window.kernel[1] * ELEMENT_WORK)))
+    device.map(scatter_channels, blocks(C, device.parts(2 * dy.size * window.kernel[0] * window.kernel[1] * ELEMENT_WORK)))
     return batch_first(dx)
 
 
-def _pool_on_planes(axes: tuple[Axis, Axis], x: Array, y: Array, argmax: Array, device: Device) -> None:
-    """Write the maxima and the index of each window's first one, where none is NaN or minus infinity.
+def _argmax_finder(
+    axes: tuple[Axis, Axis], shape: Shape, dtype: Any, index_dtype: Any, device: Device
+) -> Callable[[Array, Array, Array], None]:
+    """Return a function that writes the maxima of `x` and the index of each window's first, if none is NaN or -inf.
 
     The columns come first: of equal maxima in two columns, the first is the one in the upper row.
+
+    Args:
+        shape: of `x`, `(C, H, W, N)`.
     """
     rows, cols = axes
-    C, H, W, N = x.shape
-    planes = cols.split(x.reshape(C * H, W, N), -inf, device)
-    lines = device.scratch((C, H, cols.length * N), x.dtype, "lines")
-    line_codes = device.scratch(lines.shape, argmax.dtype, "line codes")
-    _first_maximum(cols.runs(planes), None, 1, lines, line_codes, device)
-    planes = rows.split(lines, -inf, device)
-    codes = rows.runs(rows.split(line_codes, 0, device, "row codes"))
-    shape = C, rows.length, cols.length, N
-    whole = y.shape == shape
-    maximum = y if whole else device.scratch(shape, x.dtype, "result")
-    index = argmax if whole else device.scratch(shape, argmax.dtype, "codes")
-    _first_maximum(rows.runs(planes), codes, len(cols.elements), maximum, index, device)
-    if not whole:
-        y[...] = maximum[:, : rows.positions, : cols.positions]
-        argmax[...] = index[:, : rows.positions, : cols.positions]
+    C, H, W, N = shape
+    step = len(cols.elements)
+    col_planes, split_cols = cols.splitter(C * H, N, dtype, -inf, device, "columns")
+    row_planes, split_rows = rows.splitter(C, cols.length * N, dtype, -inf, device, "rows")
+    code_planes, split_codes = rows.splitter(C, cols.length * N, index_dtype, 0, device, "row codes")
+    lines = device.scratch((C, H, cols.length * N), dtype, "lines")
+    line_codes = device.scratch(lines.shape, index_dtype, "line codes")
+    maxima = device.scratch((C, rows.length, cols.length, N), dtype, "result")
+    codes = device.scratch(maxima.shape, index_dtype, "codes")
+    find_in_cols = _first_maximum(cols.runs(col_planes), None, 1, lines, line_codes, device)
+    find_in_rows = _first_maximum(rows.runs(row_planes), rows.runs(code_planes), step, maxima, codes, device)
+    positions = slice(None), slice(rows.positions), slice(cols.positions)
+
+    def find(x: Array, y: Array, argmax: Array) -> None:
+        split_cols(x.reshape(C * H, W, N))
+        find_in_cols()
+        split_rows(lines)
+        split_codes(line_codes)
+        find_in_rows()
+        y[...] = maxima[positions]
+        argmax[...] = codes[positions]
+
+    return find
 
 
 def _first_maximum(
     runs: list[Array], codes: list[Array] | None, step: int, maximum: Array, argmax: Array, device: Device
-) -> None:
-    """Write the largest of several runs, and the code of the first run that has it.
+) -> Callable[[], None]:
+    """Return a function that writes the largest of several runs, and the code of the first run that has it.
 
     Args:
         codes: None, or what is added to the code of each run, less than `step`.
@@ -139,63 +158,74 @@ def _first_maximum(
     xp = device.xp
     length = len(runs[0])
     maximum, argmax = start_of(maximum, length), start_of(argmax, length)
-    before, best = runs[0], 0 if codes is None else codes[0]
-    if len(runs) == 1:
-        maximum[...], argmax[...] = before, best
     rises = device.scratch((length,), bool, "rises")
     code = rises.view(argmax.dtype)
-    for number, run in enumerate(runs[1:], 1):
-        xp.greater(run, before, out=rises)
-        before = xp.maximum(before, run, out=maximum)
-        # Codes ascend, so the largest one at which the maximum rose is that of its first occurrence.
-        added = argmax.dtype.type(number * step)
-        xp.multiply(code, added if codes is None else codes[number] + added, out=code)
-        best = xp.maximum(best, code, out=argmax)
+    added = [argmax.dtype.type(number * step) for number in range(len(runs))]
+
+    def find() -> None:
+        before, best = runs[0], added[0] if codes is None else codes[0]
+        if len(runs) == 1:
+            maximum[...], argmax[...] = before, best
+        for number, run in enumerate(runs[1:], 1):
+            xp.greater(run, before, out=rises)
+            before = xp.maximum(before, run, out=maximum)
+            # Codes ascend, so the largest one at which the maximum rose is that of its first occurrence.
+            xp.multiply(code, added[number] if codes is None else codes[number] + added[number], out=code)
+            best = xp.maximum(best, code, out=argmax)
+
+    return find
 
 
-def _scatter_on_planes(axes: tuple[Axis, Axis], dy: Array, argmax: Array, dx: Array, device: Device) -> None:
+def _scatterer(
+    axes: tuple[Axis, Axis], shape: Shape, dtype: Any, index_dtype: Any, device: Device
+) -> Callable[[Array, Array, Array], None]:
+    """Return a function that writes to `dx` the sum of the gradients `dy` of the windows whose maximum a pixel is.
+
+    Args:
+        shape: of `dx`, `(C, H, W, N)`.
+    """
     xp = device.xp
     rows, cols = axes
-    C, H, W, N = dx.shape
-    OH, OW = rows.positions, cols.positions
-    shape = C, rows.length, cols.length * N
+    C, H, W, N = shape
+    spread_dy = plane_of_zeros(axes, C, N, dtype, device, "values")
+    spread_argmax = plane_of_zeros(axes, C, N, index_dtype, device, "codes")
+    positions = slice(None), slice(rows.positions), slice(cols.positions)
+    gradients, index = spread_dy.reshape(-1), spread_argmax.reshape(-1)
+    chosen = device.scratch(index.shape, bool, "rises")
+    part = device.scratch(gradients.shape, dtype, "part")
+    sums = device.scratch((C, rows.length, cols.length * N), dtype, "rows")
+    lines = device.scratch((C, H, cols.length * N), dtype, "lines")
+    join_rows = rows.joiner([sums] * len(rows.pixels), device)
+    join_cols = cols.joiner([lines.reshape(C * H, cols.length, N)] * len(cols.pixels), device)
+    total = sums.reshape(-1)
+    elements: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for kh, (row_plane, row) in enumerate(rows.elements):
+        for kw, (col_plane, col) in enumerate(cols.elements):
+            start = (row * cols.length + col) * N
+            elements.setdefault((col_plane, row_plane), []).append((kh * len(cols.elements) + kw, start))
 
-    def spread(values: Array, slot: str) -> Array:
-        values = cols.spread(values.reshape(C * OH, OW, N), device, f"{slot} columns")
-        return rows.spread(values.reshape(C, OH, -1), device, f"{slot} rows").reshape(-1)
+    def sum_up(col_plane: int, row_plane: int) -> None:
+        for i, (offset, start) in enumerate(elements[col_plane, row_plane]):
+            end = total.size - start
+            xp.equal(index[:end], index.dtype.type(offset), out=chosen[:end])
+            part[:end] = chosen[:end]
+            if i == 0:
+                total[:start] = 0
+                xp.multiply(gradients[:end], part[:end], out=total[start:])
+            else:
+                part[:end] *= gradients[:end]
+                total[start:] += part[:end]
 
-    dy, argmax = spread(dy, "gradient"), spread(argmax, "argmax")
-    chosen = device.scratch(dy.shape, bool, "chosen")
-    part = device.scratch(dy.shape, dy.dtype, "part")
-    plane = device.scratch(dy.shape, dy.dtype, "plane")
-    lines = device.scratch((C, H, shape[2]), dy.dtype, "lines")
+    def scatter(dy: Array, argmax: Array, dx: Array) -> None:
+        spread_dy[positions] = dy
+        spread_argmax[positions] = argmax
+        for col_plane in range(len(cols.pixels)):
+            for row_plane in range(len(rows.pixels)):
+                sum_up(col_plane, row_plane)
+                join_rows(row_plane, lines)
+            join_cols(col_plane, dx.reshape(C * H, W, N))
 
-    def fill(row_plane: int, col_plane: int) -> Array:
-        """Return the gradients of the pixels of one plane of the rows and one of the columns."""
-        first = True
-        for kh, (i, row) in enumerate(rows.elements):
-            for kw, (j, col) in enumerate(cols.elements):
-                if (i, j) != (row_plane, col_plane):
-                    continue
-                start = row * shape[2] + col * N
-                end = dy.size - start
-                xp.equal(argmax[:end], argmax.dtype.type(kh * len(cols.elements) + kw), out=chosen[:end])
-                part[:end] = chosen[:end]
-                if first:
-                    plane[:start] = 0
-                    xp.multiply(dy[:end], part[:end], out=plane[start:])
-                else:
-                    xp.multiply(dy[:end], part[:end], out=part[:end])
-                    xp.add(plane[start:], part[:end], out=plane[start:])
-                first = False
-        return plane.reshape(shape)
-
-    def line_planes() -> Iterator[Array]:
-        for j in range(len(cols.pixels)):
-            rows.join((fill(i, j) for i in range(len(rows.pixels))), lines, device)
-            yield lines.reshape(C * H, cols.length, N)
-
-    cols.join(line_planes(), dx.reshape(C * H, W, N), device)
+    return scatter
 
 
 def _pool_by_offsets(window: Window, x: Array, y: Array, argmax: Array | None, device: Device) -> None:

@@ -8,15 +8,18 @@ next is never used.
 
 An axis is the middle one of arrays of three axes: `(C·H, W, N)` for columns, `(C, H, W·N)` for rows. Columns come
 first: the image is then read in the order of memory, and the rows are copied when they are in cache.
+
+The functions here prepare the work on a few channels and return what does it: scratch memory, its padding and its views
+are made once for all pieces of an image, which are small enough to stay in cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from ..backend import Array, Device
+from ..backend import Array, Device, Shape
 from .windows import Pair, Window, reach
 
 
@@ -29,24 +32,28 @@ class Axis(NamedTuple):
     pixels: tuple[tuple[slice, slice], ...]  # for each plane: the part of it that are pixels, and which of the image's
     elements: tuple[Pair, ...]  # for each element of the window: its plane, and its place there at the first position
 
-    def split(self, x: Array, padding: float, device: Device, slot: str = "planes") -> Array:
-        """Return the planes of `x (A, size, B)`, `(planes, A, length, B)`, in scratch memory or a view of `x`.
+    def splitter(
+        self, A: int, B: int, dtype: Any, padding: float, device: Device, slot: str
+    ) -> tuple[Array, Callable[[Array], None]]:
+        """Return planes `(planes, A, length, B)`, and a function that fills them from `x (A, size, B)`.
 
         Args:
             padding: the value of the pixels around the image.
-            slot: of the scratch memory. The planes of columns and of rows share one, which then stays in cache.
+            slot: of the scratch memory.
         """
-        if self.length == self.size and self.pixels == ((slice(0, self.size), slice(0, self.size, 1)),):
-            return x[None]
-        A, _, B = x.shape
-        planes = device.scratch((len(self.pixels), A, self.length, B), x.dtype, slot)
+        planes = device.scratch((len(self.pixels), A, self.length, B), dtype, slot)
+        targets = []
         for plane, (part, image) in zip(planes, self.pixels, strict=True):
-            if part.start:
-                plane[:, : part.start] = padding
-            if part.stop < self.length:
-                plane[:, part.stop :] = padding
-            device.copy_runs(plane[:, part], x[:, image])
-        return planes
+            plane[:, : part.start] = padding
+            plane[:, part.stop :] = padding
+            targets.append((device.as_runs(plane)[:, part], image))
+
+        def split(x: Array) -> None:
+            x = device.as_runs(x)
+            for target, image in targets:
+                target[...] = x[:, image]
+
+        return planes, split
 
     def runs(self, planes: Array) -> list[Array]:
         """Return the run of each element of the window, all of the same length."""
@@ -55,66 +62,58 @@ class Axis(NamedTuple):
         length = flat.shape[1] - (self.length - self.positions) * B
         return [flat[plane, first * B : first * B + length] for plane, first in self.elements]
 
-    def spread(self, values: Array, device: Device, slot: str) -> Array:
-        """Return values at the positions, `(A, positions, B)`, in the shape of a plane, with zeros after them."""
-        if self.length == self.positions:
-            return values
-        A, _, B = values.shape
-        plane = device.scratch((A, self.length, B), values.dtype, slot)
-        plane[:, self.positions :] = 0
-        plane[:, : self.positions] = values
-        return plane
+    def joiner(self, planes: Sequence[Array], device: Device) -> Callable[[int, Array], None]:
+        """Return a function that writes the pixels of a plane `(A, length, B)`, given by number, to `x (A, size, B)`.
 
-    def join(self, planes: Iterator[Array], x: Array, device: Device) -> None:
-        """Write the pixels of planes `(A, length, B)`, one after the other, to `x (A, size, B)`, and zero elsewhere."""
-        if sum(part.stop - part.start for part, _ in self.pixels) < self.size:
-            x[...] = 0
-        for plane, (part, image) in zip(planes, self.pixels, strict=True):
-            device.copy_runs(x[:, image], plane[:, part])
+        Before it writes those of the first plane, it clears `x` if some pixels are in no plane.
+        """
+        complete = sum(part.stop - part.start for part, _ in self.pixels) == self.size
+        sources = [device.as_runs(plane)[:, part] for plane, (part, _) in zip(planes, self.pixels, strict=True)]
 
-    def add_back(self, values: Array, x: Array, device: Device, slot: str) -> None:
-        """Write to `x (A, size, B)` for each pixel the sum of the values at the positions that cover it.
+        def join(number: int, x: Array) -> None:
+            if number == 0 and not complete:
+                x[...] = 0
+            device.as_runs(x)[:, self.pixels[number][1]] = sources[number]
+
+        return join
+
+    def adder(self, values: Array, device: Device, slot: str) -> Callable[[Array], None]:
+        """Return a function that writes to `x (A, size, B)` the sum of the values at the positions that cover a pixel.
 
         Args:
-            values: `(A, positions, B)`.
+            values: `(A, length, B)`, zero after the last position.
+            slot: of the scratch memory.
         """
-        values = self.spread(values, device, f"{slot} values")
+        B = values.shape[-1]
         flat = values.reshape(-1)
+        sums = device.scratch(values.shape, values.dtype, slot)
+        total = sums.reshape(-1)
+        starts: list[list[int]] = [[] for _ in self.pixels]
+        for number, first in self.elements:
+            starts[number].append(first * B)
+        join = self.joiner([values if start == [0] else sums for start in starts], device)
 
-        def sums(number: int) -> Array:
-            firsts = [first for plane, first in self.elements if plane == number]
-            if firsts == [0]:
-                return values
-            plane = device.scratch(values.shape, values.dtype, f"{slot} sums")
-            total = plane.reshape(-1)
-            for i, first in enumerate(firsts):
-                start = first * values.shape[-1]
-                if i == 0:
-                    total[:start] = 0
-                    total[start:] = flat[: flat.size - start]
-                else:
+        def add(x: Array) -> None:
+            for number, (first, *others) in enumerate(starts):
+                if first or others:
+                    total[:first] = 0
+                    total[first:] = flat[: flat.size - first]
+                for start in others:
                     total[start:] += flat[: flat.size - start]
-            return plane
+                join(number, x)
 
-        self.join(map(sums, range(len(self.pixels))), x, device)
+        return add
 
 
 @lru_cache(maxsize=1024)
 def make_axes(window: Window, H: int, W: int) -> tuple[Axis, Axis]:
     """Return the planes for the rows and for the columns of `H` by `W` images."""
-    rows, cols = (
-        _make_axis(size, positions, *options)
-        for size, positions, *options in zip(
-            (H, W),
-            window.output_size(H, W),
-            window.kernel,
-            window.stride,
-            window.dilation,
-            window.padding[::2],
-            strict=True,
-        )
+    OH, OW = window.output_size(H, W)
+    (KH, KW), (top, _, left, _) = window.kernel, window.padding
+    return (
+        _make_axis(H, OH, KH, window.stride[0], window.dilation[0], top),
+        _make_axis(W, OW, KW, window.stride[1], window.dilation[1], left),
     )
-    return rows, cols
 
 
 def _make_axis(size: int, positions: int, kernel: int, stride: int, dilation: int, before: int) -> Axis:
@@ -126,62 +125,93 @@ def _make_axis(size: int, positions: int, kernel: int, stride: int, dilation: in
     return Axis(size, positions, length, pixels, elements)
 
 
-def reduce_windows(
-    function: Callable[..., Any], axes: tuple[Axis, Axis], x: Array, padding: float, y: Array, device: Device
-) -> None:
-    """Write to `y (C, OH, OW, N)` the values of each window of `x (C, H, W, N)` combined by a function of two.
+def window_reducer(
+    function: Callable[..., Any], axes: tuple[Axis, Axis], shape: Shape, dtype: Any, padding: float, device: Device
+) -> Callable[[Array], Array]:
+    """Return a function of `x (C, H, W, N)` that combines the values of each window by a function of two.
+
+    It returns `(C, OH, OW, N)` in scratch memory.
 
     Args:
         function: such as `add`; called with `out`.
+        shape: of `x`.
         padding: the value of the pixels around the image.
     """
     rows, cols = axes
-    C, H, W, N = x.shape
-    planes = cols.split(x.reshape(C * H, W, N), padding, device)
-    lines = device.scratch((C, H, cols.length * N), x.dtype, "lines")
-    _fold(function, cols.runs(planes), lines)
-    planes = rows.split(lines, padding, device)
-    result = device.scratch((C, rows.length, cols.length, N), x.dtype, "result")
-    whole = y.shape == result.shape
-    _fold(function, rows.runs(planes), y if whole else result)
-    if not whole:
-        y[...] = result[:, : rows.positions, : cols.positions]
+    C, H, W, N = shape
+    col_planes, split_cols = cols.splitter(C * H, N, dtype, padding, device, "columns")
+    row_planes, split_rows = rows.splitter(C, cols.length * N, dtype, padding, device, "rows")
+    col_runs, row_runs = cols.runs(col_planes), rows.runs(row_planes)
+    lines = device.scratch((C, H, cols.length * N), dtype, "lines")
+    result = device.scratch((C, rows.length, cols.length, N), dtype, "result")
+    lines_start, result_start = start_of(lines, len(col_runs[0])), start_of(result, len(row_runs[0]))
+    positions = result[:, : rows.positions, : cols.positions]
+
+    def reduce(x: Array) -> Array:
+        split_cols(x.reshape(C * H, W, N))
+        _fold(function, col_runs, lines_start)
+        split_rows(lines)
+        _fold(function, row_runs, result_start)
+        return positions
+
+    return reduce
 
 
-def add_back(axes: tuple[Axis, Axis], values: Array, x: Array, device: Device) -> None:
-    """Write to `x (C, H, W, N)` for each pixel the sum of `values (C, OH, OW, N)` at the windows that cover it."""
+def window_adder(
+    axes: tuple[Axis, Axis], shape: Shape, dtype: Any, device: Device
+) -> tuple[Array, Callable[[Array], None]]:
+    """Return memory for values at the positions, and a function that writes to each pixel the sum of those covering it.
+
+    Args:
+        shape: `(C, H, W, N)`, of the argument of the function. The values are `(C, OH, OW, N)`.
+    """
     rows, cols = axes
-    C, H, W, N = x.shape
-    lines = device.scratch((C, H, cols.positions, N), x.dtype, "lines")
-    rows.add_back(values.reshape(C, rows.positions, -1), lines.reshape(C, H, -1), device, "rows")
-    cols.add_back(lines.reshape(C * H, cols.positions, N), x.reshape(C * H, W, N), device, "columns")
+    C, H, W, N = shape
+    values = plane_of_zeros(axes, C, N, dtype, device, "values")
+    lines = device.scratch((C, H, cols.length, N), dtype, "lines")
+    add_rows = rows.adder(values.reshape(C, rows.length, -1), device, "rows")
+    add_cols = cols.adder(lines.reshape(C * H, cols.length, N), device, "columns")
+
+    def add(x: Array) -> None:
+        add_rows(lines.reshape(C, H, -1))
+        add_cols(x.reshape(C * H, W, N))
+
+    return values[:, : rows.positions, : cols.positions], add
 
 
-def channel_pieces(channels: slice, x: Array, device: Device) -> Iterator[slice]:
-    """Yield pieces of a slice of channels whose planes stay in cache.
+def plane_of_zeros(axes: tuple[Axis, Axis], C: int, N: int, dtype: Any, device: Device, slot: str) -> Array:
+    """Return scratch memory of the shape of a plane of both axes, filled with zeros."""
+    plane = device.scratch((C, axes[0].length, axes[1].length, N), dtype, slot)
+    plane[...] = 0
+    return plane
+
+
+def piece_slices(channels: slice, x: Array, device: Device) -> list[tuple[Shape, list[slice]]]:
+    """Cut a slice of channels to pieces whose planes stay in cache; return the pieces of one shape, then the last.
 
     Args:
         x: the image, `(C, H, W, N)`.
     """
-    count = max(1, device.tile_bytes * len(x) // max(1, x.nbytes))
-    for start in range(channels.start, channels.stop, count):
-        yield slice(start, min(start + count, channels.stop))
+    count = channels.stop - channels.start
+    pieces = max(1, -(-x.nbytes * count // max(1, len(x) * device.tile_bytes)))
+    size = max(1, -(-count // pieces))
+    slices = [slice(start, min(start + size, channels.stop)) for start in range(channels.start, channels.stop, size)]
+    whole = count // size
+    groups = (size, slices[:whole]), (count % size, slices[whole:])
+    return [((length, *x.shape[1:]), group) for length, group in groups if group]
+
+
+def start_of(x: Array, length: int) -> Array:
+    """Return the first numbers of an array, flat, and set the others to 0."""
+    x = x.reshape(-1)
+    x[length:] = 0
+    return x[:length]
 
 
 def _fold(function: Callable[..., Any], runs: Sequence[Array], out: Array) -> None:
-    """Combine runs by a function of two, from left to right; what is left of `out` becomes 0."""
     first, *others = runs
-    out = start_of(out, len(first))
     if not others:
         out[...] = first
     for other in others:
         function(first, other, out=out)
         first = out
-
-
-def start_of(out: Array, length: int) -> Array:
-    """Return the first numbers of an array, flat, and set the others to 0."""
-    out = out.reshape(-1)
-    if length < out.size:
-        out[length:] = 0
-    return out[:length]
