@@ -36,6 +36,7 @@ class CpuDevice(Device):
     tile_bytes = 2 << 20  # small enough to stay in cache until its product, large enough to outweigh the Python calls
     launch_bytes = 8 << 10
     long_row = 1024
+    pools_on_planes = True
     part_work = 1 << 25  # multiply-adds below which waking another thread costs more than it saves
     fewest_parts = 4
     most_parts = 16
@@ -97,6 +98,11 @@ class CpuDevice(Device):
         if buffer is None or buffer.size < size:
             buffer = buffers[slot] = np.empty(size, np.uint8)
         return buffer[:size].view(dtype).reshape(shape)
+
+    def as_runs(self, x: Array) -> Array:
+        # NumPy copies elements of any size in one loop, but starts a new one for each run along a short last axis.
+        length = x.shape[-1]
+        return x.view(f"V{length * x.itemsize}") if length > 1 and x.size else x
 
     def parts(self, work: int, at_most: int | None = None) -> int:
         if work < self.part_work:
