@@ -4,6 +4,8 @@ The next layer often saves that array too, and the input need not stay in memory
 `smooth_activation.py`.
 
 The formulas write to arrays that are given to them, and on the CPU are called with parts of a batch that stay in cache.
+The first operation already writes to the output, the others change it in place: so reading and writing far memory
+overlap.
 No formula overflows on the way to a finite result, whatever the finite input. Cases are told apart by `clip`, `maximum`
 and comparisons, since on a CPU `where` costs more than an exponential; `clip` takes a third of the time of `maximum`
 with a number.
@@ -147,10 +149,16 @@ def sigmoid_forward(x: Array) -> tuple[Array, Any]:
 @chain
 def sigmoid(x: Array, y: Array = None) -> Array:
     """Return `1 / (1 + exp(-x))`, or write it to `y`; computed as `exp(x) / (1 + exp(x))`."""
+    return result(write_sigmoid(x, y), y)
+
+
+def write_sigmoid(x: Array, y: Array | None) -> Array:
+    """Write `sigmoid(x)` to `y`, or to a new array if it is None, and return that array."""
     xp = array_namespace(x)
-    exponential = xp.clip(x, -xp.inf, 40 if x.dtype.itemsize > 2 else 11)  # beyond, the sigmoid is rounded to 1
-    xp.exp(exponential, out=exponential)
-    return result(xp.divide(exponential, 1 + exponential, out=y), y)
+    y = xp.clip(x, -xp.inf, 40 if x.dtype.itemsize > 2 else 11, out=y)  # beyond, the sigmoid is rounded to 1
+    xp.exp(y, out=y)
+    y /= 1 + y
+    return y
 
 
 def sigmoid_backward(dy: Array, cache: Any) -> Array:
