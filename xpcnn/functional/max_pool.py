@@ -9,7 +9,18 @@ from collections.abc import Callable
 from math import ceil, inf
 from typing import Any, NamedTuple
 
-from ..backend import ELEMENT_WORK, Array, Device, Shape, array_namespace, batch_first, batch_last, blocks, chain, device_of
+from ..backend import (
+    ELEMENT_WORK,
+    Array,
+    Device,
+    Shape,
+    array_namespace,
+    batch_first,
+    batch_last,
+    blocks,
+    chain,
+    device_of,
+)
 from .checks import check_gradient, check_images, check_input
 from .planes import Axis, make_axes, piece_slices, plane_of_zeros, start_of, window_reducer
 from .windows import IntOrPair, Padding, Window, ceil_mode_window, offsets, pooling_window

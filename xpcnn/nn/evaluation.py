@@ -12,7 +12,7 @@ from math import inf
 from .. import functional as F
 from ..backend import Array, array_namespace
 from ..functional.windows import Limits
-from .activation import Identity, ReLU
+from .activation import Identity, ReLU, ReLU6
 from .convolution import Conv2d
 from .dropout import Dropout
 from .linear import Linear
@@ -21,7 +21,7 @@ from .normalization import BatchNorm2d
 from .pooling import AvgPool2d, MaxPool2d
 from .rewrite import RULES, Step
 
-LIMITS: dict[type[Module], Limits] = {ReLU: (0, inf)}
+LIMITS: dict[type[Module], Limits] = {ReLU: (0, inf), ReLU6: (0, 6)}
 
 
 class InferenceStep(Module):
