@@ -43,6 +43,8 @@ class Device:
         small_product: largest m·n·k served by BLAS's small-matrix kernels; 0 if there are none.
         winograd_channels: the fewest channels for which convolution is by Winograd's algorithm. May be set to
             `math.inf` for never: see `functional.conv2d_forward`.
+        band_rows: how many rows of the output one product of a depthwise convolution computes. May be set to 0, so that
+            it is computed otherwise: see `functional.conv2d_forward`.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Device:
     launch_bytes = 16 << 20
     small_product = 0
     winograd_channels: float = inf
+    band_rows = 4
 
     def __repr__(self) -> str:
         return f"Device({self.name!r})"
