@@ -43,8 +43,6 @@ class Device:
         small_product: largest m·n·k served by BLAS's small-matrix kernels; 0 if there are none.
         winograd_channels: the fewest channels for which convolution is by Winograd's algorithm. May be set to
             `math.inf` for never: see `functional.conv2d_forward`.
-        band_rows: how many rows of the output one product of a depthwise convolution computes. May be set to 0, so that
-            it is computed otherwise: see `functional.conv2d_forward`.
     """
 
     name: str
@@ -53,7 +51,6 @@ class Device:
     launch_bytes = 16 << 20
     small_product = 0
     winograd_channels: float = inf
-    band_rows = 4
 
     def __repr__(self) -> str:
         return f"Device({self.name!r})"
@@ -115,6 +112,10 @@ class Device:
     def scratch(self, shape: Shape, dtype: Any, slot: str) -> Array:
         """Return uninitialised scratch memory, valid until the same thread asks for the same slot again."""
         return self.xp.empty(shape, dtype)
+
+    def as_pixels(self, x: Array) -> Array:
+        """Return `x (..., N)`, or a view of it with each N numbers as one item if these are copied faster."""
+        return x
 
     def parts(self, work: int, at_most: int | None = None) -> int:
         """Return the number of parts to split some work into, so that several threads can compute them.

@@ -11,7 +11,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 from ..backend import Array, Device, Shape, batch_first, batch_last, device_of
-from . import depthwise, im2col, mec, winograd
+from . import grouped, im2col, mec, winograd
 from .checks import check_arrays, check_gradient, check_input, refuse_float16
 from .windows import IntOrPair, Padding, Pair, Window, flipped, make_window
 
@@ -106,8 +106,8 @@ def _correlate(x: Array, weight: Array, bias: Array | None, window: Window, grou
     """Return `y (O, OH, OW, N)` from `x (C, H, W, N)`."""
     N = x.shape[3]
     size = (*window.output_size(*x.shape[1:3]), N)
-    if depthwise.applies(weight, groups, device):
-        return depthwise.correlate(x, weight, bias, window, groups, device)
+    if grouped.applies(weight, groups):
+        return grouped.correlate(x, weight, bias, window, groups, device)
     if winograd.applies(window, weight, groups, size, device):
         return winograd.correlate(x, weight, bias, window, device)
     if mec.applies(window, weight, groups, N, device):
@@ -118,8 +118,8 @@ def _correlate(x: Array, weight: Array, bias: Array | None, window: Window, grou
 def _weight_gradient(x: Array, dy: Array, weight: Array, window: Window, groups: int, device: Device) -> Array:
     """Return the gradient w.r.t. the weight from `x (C, H, W, N)` and `dy (O, OH, OW, N)`."""
     N = x.shape[3]
-    if depthwise.applies(weight, groups, device):
-        return depthwise.weight_gradient(x, dy, window, groups, device)
+    if grouped.applies(weight, groups):
+        return grouped.weight_gradient(x, dy, window, groups, device)
     if winograd.applies(window, weight, groups, dy.shape[1:], device):
         return winograd.weight_gradient(x, dy, window, device)
     if mec.applies(window, weight, groups, N, device) and window.stride[1] == 1:
@@ -130,8 +130,8 @@ def _weight_gradient(x: Array, dy: Array, weight: Array, window: Window, groups:
 def _input_gradient(dy: Array, weight: Array, window: Window, groups: int, size: Pair, device: Device) -> Array:
     """Return `dx (C, H, W, N)`, for an input of `size (H, W)`, from `dy (O, OH, OW, N)`."""
     N = dy.shape[3]
-    if depthwise.applies(weight, groups, device):
-        return depthwise.input_gradient(dy, weight, window, groups, size, device)
+    if grouped.applies(weight, groups):
+        return grouped.input_gradient(dy, weight, window, groups, size, device)
     if winograd.applies(window, weight, groups, dy.shape[1:], device):
         return winograd.input_gradient(dy, weight, window, device)
     if window.stride == (1, 1) and groups == 1:
