@@ -76,8 +76,8 @@ def weight_gradient(x: Array, dy: Array, window: Window, groups: int, device: De
     """Return the gradient w.r.t. the weight of `correlate`, from `x (C, H, W, N)` and `dy (O, OH, OW, N)`."""
     O, C = dy.shape[0] // groups, x.shape[0] // groups
     x, dy = x.reshape(groups, C, *x.shape[1:]), dy.reshape(groups, O, *dy.shape[1:])
-    dweight = device.empty((groups, O, *window.kernel, C), x.dtype)
-    totals = dweight.reshape(groups, O, -1)
+    dweight = device.empty((groups, *window.kernel, C, O), x.dtype)
+    totals = dweight.reshape(groups, -1, O)
     group_blocks, row_blocks, parts = _blocks(x, dy, window, device)
 
     def accumulate(part: slice) -> None:
@@ -85,16 +85,16 @@ def weight_gradient(x: Array, dy: Array, window: Window, groups: int, device: De
             for i, rows in enumerate(row_blocks):
                 lines, columns = _lines(dy[g, :, rows]), _columns(x[g], window, rows, dy.shape[3], device)
                 for j, positions in enumerate(_positions(lines, columns, device)):
-                    product = device.scratch((*lines.shape[:3], columns.shape[2]), x.dtype, "product")
-                    # (O, OW·N) @ (OW·N, K)
-                    device.xp.matmul(lines[..., positions], columns[..., positions].swapaxes(2, 3), out=product)
+                    product = device.scratch((*columns.shape[:3], O), x.dtype, "product")
+                    # (K, OW·N) @ (OW·N, O)
+                    device.xp.matmul(columns[..., positions], lines[..., positions].swapaxes(2, 3), out=product)
                     if i or j:
                         totals[g] += product.sum(axis=1)
                     else:
                         device.xp.sum(product, axis=1, out=totals[g])
 
     device.map(accumulate, parts)
-    return device.xp.ascontiguousarray(dweight.transpose(0, 1, 4, 2, 3)).reshape(groups * O, C, *window.kernel)
+    return device.xp.ascontiguousarray(dweight.transpose(0, 4, 3, 1, 2)).reshape(groups * O, C, *window.kernel)
 
 
 def _correlate(x: Array, weight: Array, bias: Array | None, window: Window, y: Array, device: Device) -> None:
