@@ -11,7 +11,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 from ..backend import Array, Device, Shape, batch_first, batch_last, device_of
-from . import im2col, mec, winograd
+from . import grouped, im2col, mec, winograd
 from .checks import check_arrays, check_gradient, check_input, refuse_float16
 from .windows import IntOrPair, Limits, Padding, Pair, Window, flipped, make_window
 
@@ -134,6 +134,8 @@ def _correlate(
     """Return `y (O, OH, OW, N)` from `x (C, H, W, N)`."""
     N = x.shape[3]
     size = (*window.output_size(*x.shape[1:3]), N)
+    if grouped.applies(weight, groups):
+        return grouped.correlate(x, weight, bias, window, groups, device)
     if winograd.applies(window, weight, groups, size, device):
         return winograd.correlate(x, weight, bias, window, device, limits, kept)
     if mec.applies(window, weight, groups, N, device):
@@ -144,6 +146,8 @@ def _correlate(
 def _weight_gradient(x: Array, dy: Array, weight: Array, window: Window, groups: int, device: Device) -> Array:
     """Return the gradient w.r.t. the weight from `x (C, H, W, N)` and `dy (O, OH, OW, N)`."""
     N = x.shape[3]
+    if grouped.applies(weight, groups):
+        return grouped.weight_gradient(x, dy, window, groups, device)
     if winograd.applies(window, weight, groups, dy.shape[1:], device):
         return winograd.weight_gradient(x, dy, window, device)
     if mec.applies(window, weight, groups, N, device) and window.stride[1] == 1:
@@ -154,6 +158,8 @@ def _weight_gradient(x: Array, dy: Array, weight: Array, window: Window, groups:
 def _input_gradient(dy: Array, weight: Array, window: Window, groups: int, size: Pair, device: Device) -> Array:
     """Return `dx (C, H, W, N)`, for an input of `size (H, W)`, from `dy (O, OH, OW, N)`."""
     N = dy.shape[3]
+    if grouped.applies(weight, groups):
+        return grouped.input_gradient(dy, weight, window, groups, size, device)
     if winograd.applies(window, weight, groups, dy.shape[1:], device):
         return winograd.input_gradient(dy, weight, window, device)
     if window.stride == (1, 1) and groups == 1:
