@@ -52,6 +52,7 @@ from .convolution import conv2d_backward, conv2d_forward, conv2d_input_gradient,
 from .dropout import dropout_backward, dropout_forward
 from .elementwise import add, elementwise_backward, elementwise_forward
 from .group_norm import group_norm_backward, group_norm_forward, layer_norm_backward, layer_norm_forward
+from .layer_scale import layer_scale_backward, layer_scale_forward
 from .linear import linear_backward, linear_forward, linear_input_gradient, linear_parameter_gradients
 from .loss import (
     binary_cross_entropy_backward,
@@ -106,6 +107,8 @@ __all__ = [
     "hinge_forward",
     "layer_norm_backward",
     "layer_norm_forward",
+    "layer_scale_backward",
+    "layer_scale_forward",
     "leaky_relu",
     "leaky_relu_derivative",
     "linear_backward",

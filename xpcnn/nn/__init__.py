@@ -37,7 +37,7 @@ returns the mean over the batch:
 from . import init
 from .activation import ELU, GELU, Activation, Identity, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Tanh
 from .blocks import conv_relu, conv_relu_pool
-from .containers import Residual, Sequential
+from .containers import Residual, ResidualSequential, Sequential
 from .convolution import Conv2d, ConvTranspose2d
 from .dropout import Dropout
 from .linear import Flatten, Linear
@@ -80,6 +80,7 @@ __all__ = [
     "PositionBias",
     "ReLU",
     "Residual",
+    "ResidualSequential",
     "Sequential",
     "SiLU",
     "Sigmoid",
