@@ -1,6 +1,7 @@
-"""Two-dimensional convolution: the forward and backward pass, and the choice among three algorithms.
+"""Two-dimensional convolution: the forward and backward pass, and the choice among four algorithms.
 
 im2col (`im2col.py`)      every window
+product (`pointwise.py`)  1×1 windows
 MEC (`mec.py`)            small products: few channels and at least 16 images
 Winograd (`winograd.py`)  3×3 windows with stride 1 and many channels
 """
@@ -11,7 +12,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 from ..backend import Array, Device, Shape, batch_first, batch_last, device_of
-from . import im2col, mec, winograd
+from . import im2col, mec, pointwise, winograd
 from .checks import check_arrays, check_gradient, check_input, refuse_float16
 from .windows import IntOrPair, Padding, Pair, Window, flipped, make_window
 
@@ -104,6 +105,8 @@ def conv2d_parameter_gradients(dy: Array, cache: Any) -> tuple[Array, Array | No
 
 def _correlate(x: Array, weight: Array, bias: Array | None, window: Window, groups: int, device: Device) -> Array:
     """Return `y (O, OH, OW, N)` from `x (C, H, W, N)`."""
+    if pointwise.applies(window, groups):
+        return pointwise.correlate(x, weight, bias, window, device)
     N = x.shape[3]
     size = (*window.output_size(*x.shape[1:3]), N)
     if winograd.applies(window, weight, groups, size, device):
@@ -115,6 +118,8 @@ def _correlate(x: Array, weight: Array, bias: Array | None, window: Window, grou
 
 def _weight_gradient(x: Array, dy: Array, weight: Array, window: Window, groups: int, device: Device) -> Array:
     """Return the gradient w.r.t. the weight from `x (C, H, W, N)` and `dy (O, OH, OW, N)`."""
+    if pointwise.applies(window, groups):
+        return pointwise.weight_gradient(x, dy, window, device)
     N = x.shape[3]
     if winograd.applies(window, weight, groups, dy.shape[1:], device):
         return winograd.weight_gradient(x, dy, window, device)
@@ -125,6 +130,8 @@ def _weight_gradient(x: Array, dy: Array, weight: Array, window: Window, groups:
 
 def _input_gradient(dy: Array, weight: Array, window: Window, groups: int, size: Pair, device: Device) -> Array:
     """Return `dx (C, H, W, N)`, for an input of `size (H, W)`, from `dy (O, OH, OW, N)`."""
+    if pointwise.applies(window, groups):
+        return pointwise.input_gradient(dy, weight, window, size, device)
     N = dy.shape[3]
     if winograd.applies(window, weight, groups, dy.shape[1:], device):
         return winograd.input_gradient(dy, weight, window, device)
