@@ -58,6 +58,7 @@ FUNCTIONS = {
     "batch_norm": (IMAGES, lambda d, x: batch_norm(x), F.batch_norm_backward, "none"),
     "group_norm": (IMAGES, lambda d, x: F.group_norm_forward(x, 2), F.group_norm_backward, "none"),
     "layer_norm": (IMAGES, lambda d, x: F.layer_norm_forward(x, (6, 5)), F.layer_norm_backward, "none"),
+    "layer_norm2d": (IMAGES, lambda d, x: F.layer_norm2d_forward(x), F.layer_norm2d_backward, "none"),
     "layer_scale": (
         IMAGES,
         lambda d, x: F.layer_scale_forward(x, x, place(d, x, 4, 1, 1)),
@@ -215,6 +216,7 @@ EMPTY = {
     "dropout": True,
     "group_norm": True,
     "layer_norm": True,
+    "layer_norm2d": True,
     "linear": True,
     "batch_norm": "more than one value per channel",
     "conv2d": "N of at least 1",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from math import ceil, prod
 from typing import Any
 
@@ -25,6 +25,9 @@ def _usual_threads() -> int:
     return min(cores, max(1, int(threads))) if threads.isdecimal() else cores
 
 
+_ROWS = 256  # how many numbers of a column are summed at a time
+
+
 class CpuDevice(Device):
     """NumPy, with the work of each layer split over a pool of threads; the only instance is `CPU`."""
 
@@ -32,6 +35,7 @@ class CpuDevice(Device):
     xp = np
     tile_bytes = 2 << 20  # small enough to stay in cache until its product, large enough to outweigh the Python calls
     launch_bytes = 8 << 10
+    long_row = 1024
     part_work = 1 << 25  # multiply-adds below which waking another thread costs more than it saves
     fewest_parts = 4
     most_parts = 16
@@ -44,6 +48,7 @@ class CpuDevice(Device):
         self.small_product = 10**6 if has_small_products else 0
         self.winograd_channels = 64 if has_small_products else 32
         self._local = threading.local()
+        self._kept_ones: dict[Any, Array] = {}  # by dtype: what row_sums and column_sums multiply by
         self._memory = MemoryPool()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._after_fork)
@@ -122,15 +127,44 @@ class CpuDevice(Device):
         return None
 
     # BLAS sums four times as fast as NumPy, and as accurately.
-    def row_sums(self, x: Array) -> Array:
-        ones = self.scratch((x.shape[1], 1), x.dtype, "ones")
-        ones[...] = 1
+    def row_sums(self, x: Array, weights: Array | None = None) -> Array:
+        columns = self._ones(x.shape[-1], x.dtype)[:, None] if weights is None else weights.swapaxes(-1, -2)
         with self.one_blas_thread():
-            return np.matmul(x, ones)
+            return np.matmul(x, columns)
+
+    def column_sums(self, x: Array, weights: Array | None = None) -> Array:
+        A, length, columns = x.shape
+        if weights is None:
+            weights = self._ones(length, x.dtype)[None, None]
+        with self.one_blas_thread():
+            # BLAS adds row by row: of many rows, sums of sums have smaller rounding errors.
+            count = length // _ROWS
+            if count < 2:
+                return np.matmul(weights, x)
+            whole = count * _ROWS
+            parts = x[:, :whole].reshape(A, count, _ROWS, columns)
+            of_parts = weights[..., :whole].reshape(len(weights), count, 1, _ROWS)
+            return np.matmul(of_parts, parts).sum(axis=1) + np.matmul(weights[..., whole:], x[:, whole:])
+
+    def _ones(self, length: int, dtype: Any) -> Array:
+        ones = self._kept_ones.get(dtype)
+        if ones is None or len(ones) < length:
+            ones = self._kept_ones[dtype] = np.ones(length, dtype)
+        return ones[:length]
 
     def row_dots(self, x: Array, y: Array) -> Array:
         with self.one_blas_thread():
             return np.matmul(x[:, None, :], y[:, :, None])[:, 0]
+
+    @contextmanager
+    def long_rows(self) -> Iterator[None]:
+        # NumPy copies an operand that is broadcast along rows shorter than its buffer of 8192 numbers, which doubles
+        # the time. The setting belongs to the context, as `errstate` does, so pool threads have it, and others not.
+        before = np.setbufsize(512)
+        try:
+            yield
+        finally:
+            np.setbufsize(before)
 
     def overlapping(self) -> AbstractContextManager[None]:
         return self._workers.overlapping()

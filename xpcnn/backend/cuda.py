@@ -113,8 +113,9 @@ class CudaDevice(Device):
         return traced
 
     # CuPy sums each row on one of the GPU's many processors, so few long rows would leave most of them idle.
-    def row_sums(self, x: Array) -> Array:
-        return _join_rows(_split_rows(x).sum(axis=1), len(x))
+    def row_sums(self, x: Array, weights: Array | None = None) -> Array:
+        rows = (x if weights is None else x * weights).reshape(-1, x.shape[-1])
+        return _join_rows(_split_rows(rows).sum(axis=1), len(rows)).reshape(*x.shape[:-1], 1)
 
     def row_dots(self, x: Array, y: Array) -> Array:
         return _join_rows(self.fused(_row_dots)(_split_rows(x), _split_rows(y)), len(x))

@@ -11,7 +11,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from math import inf
+from math import inf, isqrt
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -43,6 +43,8 @@ class Device:
         small_product: largest m·n·k served by BLAS's small-matrix kernels; 0 if there are none.
         winograd_channels: the fewest channels for which convolution is by Winograd's algorithm. May be set to
             `math.inf` for never: see `functional.conv2d_forward`.
+        long_row: the shortest rows over which elementwise operations are as fast as over whole arrays, if one operand
+            is broadcast.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Device:
     launch_bytes = 16 << 20
     small_product = 0
     winograd_channels: float = inf
+    long_row = 1
 
     def __repr__(self) -> str:
         return f"Device({self.name!r})"
@@ -155,15 +158,39 @@ class Device:
         result = task()
         return lambda: result
 
-    def row_sums(self, x: Array) -> Array:
-        """Return the sum of each row of `x (rows, length)`, as `(rows, 1)`."""
-        return x.sum(axis=1, keepdims=True)
+    def row_sums(self, x: Array, weights: Array | None = None) -> Array:
+        """Return the sum of each row of `x (..., rows, length)`, as `(..., rows, 1)`.
+
+        Args:
+            weights: what the numbers of each row are multiplied by, `(..., 1, length)`; None for 1.
+        """
+        return (x if weights is None else x * weights).sum(axis=-1, keepdims=True)
+
+    def column_sums(self, x: Array, weights: Array | None = None) -> Array:
+        """Return the sum of each column of `x (A, length, columns)`, as `(A, 1, columns)`.
+
+        Args:
+            weights: what the numbers of each column are multiplied by, `(A or 1, 1, length)`; None for 1.
+        """
+        if weights is not None:
+            x = x * weights.transpose(0, 2, 1)
+        # Sums of sums have smaller rounding errors, and on a GPU more of them are computed in parallel.
+        A, length, columns = x.shape
+        root = isqrt(length)
+        rows = next((rows for rows in range(root, root // 2, -1) if length % rows == 0), root)
+        whole = length - length % rows
+        total = x[:, :whole].reshape(A, rows, whole // rows, columns).sum(axis=2).sum(axis=1, keepdims=True)
+        return total + x[:, whole:].sum(axis=1, keepdims=True) if whole < length else total
 
     def row_dots(self, x: Array, y: Array) -> Array:
         """Return the dot product of each row of `x (rows, length)` with the same row of `y`, as `(rows, 1)`."""
         products = self.scratch(x.shape, x.dtype, "dots")
         self.xp.multiply(x, y, out=products)
         return products.sum(axis=1, keepdims=True)
+
+    def long_rows(self) -> AbstractContextManager[None]:
+        """Make elementwise operations in the block as fast as they can be where rows of `long_row` are broadcast."""
+        return nullcontext()
 
     @property
     def tf32(self) -> bool:

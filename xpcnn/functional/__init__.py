@@ -51,7 +51,14 @@ from .conv_transpose import (
 from .convolution import conv2d_backward, conv2d_forward, conv2d_input_gradient, conv2d_parameter_gradients
 from .dropout import dropout_backward, dropout_forward
 from .elementwise import add, elementwise_backward, elementwise_forward
-from .group_norm import group_norm_backward, group_norm_forward, layer_norm_backward, layer_norm_forward
+from .group_norm import (
+    group_norm_backward,
+    group_norm_forward,
+    layer_norm2d_backward,
+    layer_norm2d_forward,
+    layer_norm_backward,
+    layer_norm_forward,
+)
 from .layer_scale import layer_scale_backward, layer_scale_forward
 from .linear import linear_backward, linear_forward, linear_input_gradient, linear_parameter_gradients
 from .loss import (
@@ -105,6 +112,8 @@ __all__ = [
     "group_norm_forward",
     "hinge_backward",
     "hinge_forward",
+    "layer_norm2d_backward",
+    "layer_norm2d_forward",
     "layer_norm_backward",
     "layer_norm_forward",
     "layer_scale_backward",

@@ -43,7 +43,7 @@ from .dropout import Dropout
 from .linear import Flatten, Linear
 from .loss import BCEWithLogitsLoss, CrossEntropyLoss, HingeLoss, L2Penalty, Loss, MSELoss
 from .module import Buffer, Module, Parameter
-from .normalization import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm
+from .normalization import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm, LayerNorm2d
 from .pooling import AdaptiveAvgPool2d, AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from .position_bias import PositionBias
 from .summary import LayerSummary, Summary
@@ -69,6 +69,7 @@ __all__ = [
     "Identity",
     "L2Penalty",
     "LayerNorm",
+    "LayerNorm2d",
     "LayerSummary",
     "LeakyReLU",
     "Linear",

@@ -13,7 +13,9 @@ from ..backend import CPU, Array, Device, device_of
 from ..functional.checks import check_gradient
 from .summary import Summary, summarize
 
-Arithmetic: TypeAlias = Literal["exact", "elementwise", "reduction", "product", "normalization"]
+Arithmetic: TypeAlias = Literal[
+    "exact", "elementwise", "reduction", "product", "normalization", "channel normalization"
+]
 Member = TypeVar("Member")
 
 
@@ -139,7 +141,8 @@ class Module(Cached):
         arithmetic: how the forward pass computes an element of its output, which determines how far two devices may
             differ. `"exact"` moves or selects values, `"elementwise"` computes from single elements, `"reduction"` from
             a sum over a sample at most, `"product"` from a matrix product or convolution with the layer's weight,
-            `"normalization"` from the mean and variance of many values.
+            `"normalization"` from the mean and variance of many values, `"channel normalization"` from those of a
+            pixel's channels.
     """
 
     arithmetic: Arithmetic = "reduction"
@@ -298,7 +301,12 @@ class Module(Cached):
         None if that is not known: for a layer of your own that has parameters and is neither elementwise nor a
         normalization. It may define this method, for `summary`.
         """
-        known = not self.own_parameters() or self.arithmetic in ("exact", "elementwise", "normalization")
+        known = not self.own_parameters() or self.arithmetic in (
+            "exact",
+            "elementwise",
+            "normalization",
+            "channel normalization",
+        )
         return 0 if known else None
 
     def summary(self, in_shape: Sequence[int]) -> Summary:
