@@ -55,10 +55,11 @@ def convnext(
     options: dict[str, Any] = {"weight_init": init.normal(0.02), "rng": stream(seed, "init"), "dtype": dtype}
     features: list[Module] = []
     for stage, (depth, out_channels) in enumerate(zip(depths, widths, strict=True)):
+        layers: list[Module]
         if stage:
-            layers = _norm(channels, dtype), Conv2d(channels, out_channels, 2, stride=2, **options)
+            layers = [_norm(channels, dtype), Conv2d(channels, out_channels, 2, stride=2, **options)]
         else:
-            layers = Conv2d(channels, out_channels, 4, stride=4, **options), _norm(out_channels, dtype)
+            layers = [Conv2d(channels, out_channels, 4, stride=4, **options), _norm(out_channels, dtype)]
         blocks = (ConvNeXtBlock(out_channels, layer_scale, options) for _ in range(depth))
         features += [Sequential(*layers), Sequential(*blocks)]
         channels = out_channels
