@@ -60,6 +60,12 @@ FUNCTIONS = {
     "group_norm": (IMAGES, lambda d, x: F.group_norm_forward(x, 2), F.group_norm_backward, "none"),
     "layer_norm": (IMAGES, lambda d, x: F.layer_norm_forward(x, (6, 5)), F.layer_norm_backward, "none"),
     "layer_norm2d": (IMAGES, lambda d, x: F.layer_norm2d_forward(x), F.layer_norm2d_backward, "none"),
+    "layer_scale": (
+        IMAGES,
+        lambda d, x: F.layer_scale_forward(x, x, place(d, x, 4, 1, 1)),
+        F.layer_scale_backward,
+        "none",
+    ),
     "linear": (ROWS, lambda d, x: F.linear_forward(x, place(d, x, 5, 4), place(d, x, 5)), F.linear_backward, "both"),
     "conv2d": (
         IMAGES,
@@ -244,6 +250,9 @@ def test_a_mean_over_nothing_is_refused(name, device):
             LOSSES[name](device.asarray(np.zeros(shape, np.float32)))
 
 
+EMPTY_IMAGES = [("layer_norm", 1), ("layer_scale", 2), ("layer_scale", 3)]
+
+
 @pytest.mark.parametrize("name", [name for name in FUNCTIONS if " of " not in name])
 @pytest.mark.parametrize("axis", [1, 2, 3])
 def test_sizes_of_0(name, axis, device):
@@ -251,7 +260,7 @@ def test_sizes_of_0(name, axis, device):
     shape, forward, backward, _ = FUNCTIONS[name]
     shape = tuple(0 if i == axis else size for i, size in enumerate(shape))
     x = device.asarray(np.zeros(shape, np.float32))
-    if name in (*ACTIVATIONS, "dropout") or (name, axis) == ("layer_norm", 1):
+    if name in (*ACTIVATIONS, "dropout") or (name, axis) in EMPTY_IMAGES:
         y, cache = forward(device, x)
         dx, *_ = as_tuple(backward(y, cache))
         assert y.shape == dx.shape == shape

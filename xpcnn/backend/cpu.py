@@ -100,8 +100,8 @@ class CpuDevice(Device):
         return buffer[:size].view(dtype).reshape(shape)
 
     def as_runs(self, x: Array) -> Array:
-        # NumPy copies items of any size in one loop, but starts a new one for each run along a short last axis. Those of
-        # complex numbers are copied faster than those of unknown type.
+        # NumPy copies items of any size in one loop, but starts a new one for each run along a short last axis. Complex
+        # numbers are copied faster than items of unknown type.
         length = x.shape[-1]
         if length < 2 or not x.size:
             return x

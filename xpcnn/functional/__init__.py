@@ -55,6 +55,7 @@ from .group_norm import (
     layer_norm_backward,
     layer_norm_forward,
 )
+from .layer_scale import layer_scale_backward, layer_scale_forward
 from .linear import linear_backward, linear_forward, linear_input_gradient, linear_parameter_gradients
 from .loss import (
     binary_cross_entropy_backward,
@@ -127,6 +128,8 @@ __all__ = [
     "layer_norm2d_forward",
     "layer_norm_backward",
     "layer_norm_forward",
+    "layer_scale_backward",
+    "layer_scale_forward",
     "leaky_relu",
     "leaky_relu_backward",
     "leaky_relu_forward",

@@ -1,17 +1,19 @@
-"""Two-dimensional convolution: the forward and backward pass, and the choice among three algorithms.
+"""Two-dimensional convolution: the forward and backward pass, and the choice among the algorithms.
 
 im2col (`im2col.py`)      every window
+product (`pointwise.py`)  1×1 windows
+dilation (`dilation.py`)  dilated windows, as one of the next two
 MEC (`mec.py`)            small products: few channels and at least 16 images
 Winograd (`winograd.py`)  3×3 windows with stride 1 and many channels
 """
 
 from __future__ import annotations
 
-from math import prod
+from math import ceil, prod
 from typing import Any, NamedTuple
 
 from ..backend import Array, Device, Shape, batch_first, batch_last, device_of
-from . import grouped, im2col, mec, winograd
+from . import dilation, grouped, im2col, mec, pointwise, winograd
 from .checks import check_arrays, check_gradient, check_input, refuse_float16
 from .windows import IntOrPair, Limits, Padding, Pair, Window, flipped, make_window
 
@@ -132,11 +134,17 @@ def _correlate(
     kept: dict[str, Array] | None = None,
 ) -> Array:
     """Return `y (O, OH, OW, N)` from `x (C, H, W, N)`."""
+    if pointwise.applies(window, groups):
+        return pointwise.correlate(x, weight, bias, window, device, limits)
+    size = window.output_size(*x.shape[1:3])
+    if _without_dilation(window, weight, groups, (*size, x.shape[3]), device):
+        images = dilation.split(x, window, size, device)
+        y = _correlate(images, weight, bias, dilation.small_window(window), groups, device, limits, kept)
+        return dilation.join(y, window._replace(padding=(0, 0, 0, 0)), size, device)
     N = x.shape[3]
-    size = (*window.output_size(*x.shape[1:3]), N)
     if grouped.applies(weight, groups):
-        return grouped.correlate(x, weight, bias, window, groups, device)
-    if winograd.applies(window, weight, groups, size, device):
+        return grouped.correlate(x, weight, bias, window, groups, device, limits)
+    if winograd.applies(window, weight, groups, (*size, N), device):
         return winograd.correlate(x, weight, bias, window, device, limits, kept)
     if mec.applies(window, weight, groups, N, device):
         return mec.correlate(x, weight, bias, window, device, limits)
@@ -145,6 +153,12 @@ def _correlate(
 
 def _weight_gradient(x: Array, dy: Array, weight: Array, window: Window, groups: int, device: Device) -> Array:
     """Return the gradient w.r.t. the weight from `x (C, H, W, N)` and `dy (O, OH, OW, N)`."""
+    if pointwise.applies(window, groups):
+        return pointwise.weight_gradient(x, dy, window, device)
+    if _without_dilation(window, weight, groups, dy.shape[1:], device):
+        images = dilation.split(x, window, dy.shape[1:3], device)
+        dy_images = _split_gradient(dy, window, device)
+        return _weight_gradient(images, dy_images, weight, dilation.small_window(window), groups, device)
     N = x.shape[3]
     if grouped.applies(weight, groups):
         return grouped.weight_gradient(x, dy, window, groups, device)
@@ -157,6 +171,13 @@ def _weight_gradient(x: Array, dy: Array, weight: Array, window: Window, groups:
 
 def _input_gradient(dy: Array, weight: Array, window: Window, groups: int, size: Pair, device: Device) -> Array:
     """Return `dx (C, H, W, N)`, for an input of `size (H, W)`, from `dy (O, OH, OW, N)`."""
+    if pointwise.applies(window, groups):
+        return pointwise.input_gradient(dy, weight, window, size, device)
+    if _without_dilation(window, weight, groups, dy.shape[1:], device):
+        dy_images = _split_gradient(dy, window, device)
+        small_size = dy_images.shape[1] + window.kernel[0] - 1, dy_images.shape[2] + window.kernel[1] - 1
+        dx = _input_gradient(dy_images, weight, dilation.small_window(window), groups, small_size, device)
+        return dilation.join(dx, window, size, device)
     N = dy.shape[3]
     if grouped.applies(weight, groups):
         return grouped.input_gradient(dy, weight, window, groups, size, device)
@@ -174,6 +195,26 @@ def _input_gradient(dy: Array, weight: Array, window: Window, groups: int, size:
                 return mec.correlate(dy, flipped_weight, None, flipped_window, device)
             return im2col.correlate(dy, flipped_weight, None, flipped_window, 1, device)
     return im2col.input_gradient(dy, weight, window, groups, size, device)
+
+
+def _without_dilation(window: Window, weight: Array, groups: int, size: tuple[int, int, int], device: Device) -> bool:
+    """Return whether a dilated convolution is faster without dilation, on images taken apart; see `dilation.py`.
+
+    Args:
+        size: of the output, `(OH, OW, N)`.
+    """
+    if window.dilation == (1, 1) or window.stride != (1, 1):
+        return False
+    small, (DH, DW), (OH, OW, N) = dilation.small_window(window), window.dilation, size
+    small_size = ceil(OH / DH), ceil(OW / DW), N * DH * DW
+    return winograd.applies(small, weight, groups, small_size, device) or mec.applies(
+        small, weight, groups, small_size[2], device
+    )
+
+
+def _split_gradient(dy: Array, window: Window, device: Device) -> Array:
+    """Return the smaller images of `dy`, as those of the input that make the outputs' windows."""
+    return dilation.split(dy, Window((1, 1), (1, 1), window.dilation, (0, 0, 0, 0)), dy.shape[1:3], device)
 
 
 def _checked_window(

@@ -14,7 +14,7 @@ from math import ceil, gcd
 from typing import TypeAlias
 
 from ..backend import Array, Device, blocks
-from .windows import Pair, Window, product_work, reach
+from .windows import Limits, Pair, Window, finish, product_work, reach
 
 _Index: TypeAlias = tuple[slice | int, ...]
 
@@ -31,14 +31,25 @@ def applies(weight: Array, groups: int) -> bool:
 _MOST_CHANNELS = 16  # of a group's input and output: products of more rows are fast group by group
 
 
-def correlate(x: Array, weight: Array, bias: Array | None, window: Window, groups: int, device: Device) -> Array:
-    """Return the correlation of `x (C, H, W, N)` and `weight (O, C / groups, KH, KW)` plus bias, `(O, OH, OW, N)`."""
+def correlate(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    window: Window,
+    groups: int,
+    device: Device,
+    limits: Limits | None = None,
+) -> Array:
+    """Return the correlation of `x (C, H, W, N)` and `weight (O, C / groups, KH, KW)` plus bias, `(O, OH, OW, N)`.
+
+    With `limits` it is clipped to them.
+    """
     C, H, W, N = x.shape
     O = weight.shape[0]
     y = device.empty((groups, O // groups, *window.output_size(H, W), N), x.dtype)
     bias = None if bias is None else bias.reshape(groups, -1, 1, 1, 1)
     weight = weight.reshape(groups, O // groups, C // groups, *window.kernel)
-    _correlate(x.reshape(groups, -1, H, W, N), weight, bias, window, y, device)
+    _correlate(x.reshape(groups, -1, H, W, N), weight, bias, window, y, device, limits)
     return y.reshape(O, *y.shape[2:])
 
 
@@ -97,7 +108,15 @@ def weight_gradient(x: Array, dy: Array, window: Window, groups: int, device: De
     return device.xp.ascontiguousarray(dweight.transpose(0, 4, 3, 1, 2)).reshape(groups * O, C, *window.kernel)
 
 
-def _correlate(x: Array, weight: Array, bias: Array | None, window: Window, y: Array, device: Device) -> None:
+def _correlate(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    window: Window,
+    y: Array,
+    device: Device,
+    limits: Limits | None = None,
+) -> None:
     """Write a correlation plus bias to y, which may need another padding at the bottom and right than the window's.
 
     Args:
@@ -105,6 +124,7 @@ def _correlate(x: Array, weight: Array, bias: Array | None, window: Window, y: A
         weight: `(G, O, C, KH, KW)`.
         bias: `(G, O, 1, 1, 1)` or None.
         y: `(G, O, OH, OW, N)`, not necessarily contiguous.
+        limits: what it is clipped to, or None.
     """
     G, O, _, OW, N = y.shape
     filters = device.xp.ascontiguousarray(weight.transpose(0, 1, 3, 4, 2)).reshape(G, 1, O, -1)
@@ -118,9 +138,9 @@ def _correlate(x: Array, weight: Array, bias: Array | None, window: Window, y: A
                 result = target if in_place else device.scratch(target.shape, y.dtype, "product")
                 lines = _lines(result)
                 for positions in _positions(lines, columns, device):
-                    device.xp.matmul(filters[g], columns[..., positions], out=lines[..., positions])  # (O, K) @ (K, OW·N)
-                if bias is not None:
-                    result += bias[g]
+                    # (O, K) @ (K, OW·N)
+                    device.xp.matmul(filters[g], columns[..., positions], out=lines[..., positions])
+                finish(result, None if bias is None else bias[g], limits, device)
                 if not in_place:
                     device.as_runs(target)[...] = device.as_runs(result)
 
@@ -140,7 +160,11 @@ def _covering(first: int, kernel: int, stride: int, dilation: int) -> tuple[slic
     covering = [k for k in range(kernel) if (first - k * dilation) % stride == 0]
     if not covering:
         return slice(0, 0), 1, 0
-    return slice(covering[-1], None, -(stride // common)), dilation // common, (covering[-1] * dilation - first) // stride
+    return (
+        slice(covering[-1], None, -(stride // common)),
+        dilation // common,
+        (covering[-1] * dilation - first) // stride,
+    )
 
 
 def _lines(y: Array) -> Array:
@@ -149,7 +173,7 @@ def _lines(y: Array) -> Array:
 
 
 def _positions(lines: Array, columns: Array, device: Device) -> list[slice]:
-    """Return the slices of the positions, of all images, that make products small enough for BLAS's kernels for them."""
+    """Return slices of the positions, of all images, that make products small enough for BLAS's small kernels."""
     work = lines.shape[2] * columns.shape[2] * columns.shape[3]
     return blocks(columns.shape[3], ceil(work / device.small_product) if device.small_product else 1)
 

@@ -117,7 +117,8 @@ def max_pool2d_backward(dy: Array, cache: Any) -> Array:
             for piece in pieces:
                 scatter(dy[piece], argmax[piece], dx[piece])
 
-    device.map(scatter_channels, blocks(C, device.parts(2 * dy.size * window.kernel[0] * window.kernel[1] * ELEMENT_WORK)))
+    work = 2 * dy.size * window.kernel[0] * window.kernel[1] * ELEMENT_WORK
+    device.map(scatter_channels, blocks(C, device.parts(work)))
     return batch_first(dx)
 
 

@@ -37,7 +37,7 @@ returns the mean over the batch:
 from . import init
 from .activation import ELU, GELU, Activation, Identity, LeakyReLU, ReLU, ReLU6, Sigmoid, SiLU, Softmax, Tanh
 from .blocks import conv_relu, conv_relu_pool
-from .containers import Residual, Sequential
+from .containers import Residual, ResidualSequential, Sequential
 from .convolution import Conv2d, ConvTranspose2d
 from .dropout import Dropout
 from .linear import Flatten, Linear
@@ -82,6 +82,7 @@ __all__ = [
     "ReLU",
     "ReLU6",
     "Residual",
+    "ResidualSequential",
     "Sequential",
     "SiLU",
     "Sigmoid",
