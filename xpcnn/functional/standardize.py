@@ -218,14 +218,14 @@ class _Cut:
         self._merged = next(m for m in range(1, S + 1) if m == S or (S % m == 0 and m * M >= device.long_row))
         R, L = S // self._merged, self._merged * M
         self._shape = A, B, R, L
-        piece = max(1, device.tile_bytes // (4 * values.itemsize))
-        # Columns may be parted where they are single ones, and only into long rows.
-        parts = min(L // (4 * device.long_row), ceil(B * R * L / piece)) if self._merged == 1 else 1
-        self.columns = blocks(L, max(1, parts)) or [slice(0, 0)]
-        size = B * R * L // len(self.columns)
+        piece = max(1, device.tile_bytes // values.itemsize)
         threads = device.parts(values.size * ELEMENT_WORK)
-        self._groups = blocks(A, max(ceil(A * size / piece), ceil(threads / len(self.columns))))
-        # With few blocks, threads share the pieces of each.
+        # Columns can only be parted where they are not merged, and only into long rows.
+        most = L // device.long_row if self._merged == 1 else 1
+        self.columns = blocks(L, max(1, min(most, max(ceil(B * R * L / piece), ceil(threads / max(1, A))))))
+        size = B * R * L // max(1, len(self.columns))
+        self._groups = blocks(A, max(ceil(A * size / piece), ceil(threads / max(1, len(self.columns)))))
+        # Threads share the blocks, or if these are few, the pieces of each.
         self._in_parallel = len(self._groups) * len(self.columns) >= threads
         count = max(ceil(size / piece), 1 if self._in_parallel else threads)
         parts_of_b, parts_of_r = min(B, count), min(R, ceil(count / B))
