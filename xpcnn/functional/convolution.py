@@ -1,12 +1,14 @@
-"""Two-dimensional convolution: the forward and backward pass, and the choice among three algorithms.
+"""Two-dimensional convolution: the forward and backward pass, and the choice among four algorithms.
 
 im2col (`im2col.py`)      every window
 MEC (`mec.py`)            small products: few channels and at least 16 images
 Winograd (`winograd.py`)  3×3 windows with stride 1 and many channels
+grouped (`grouped.py`)    depthwise, and other groups of few channels
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import Any, NamedTuple
 
@@ -109,7 +111,7 @@ def _correlate(x: Array, weight: Array, bias: Array | None, window: Window, grou
     if grouped.applies(weight, groups):
         return grouped.correlate(x, weight, bias, window, groups, device)
     if winograd.applies(window, weight, groups, size, device):
-        return winograd.correlate(x, weight, bias, window, device)
+        return _by_groups(winograd.correlate, groups, (x, weight, bias), window, device)
     if mec.applies(window, weight, groups, N, device):
         return mec.correlate(x, weight, bias, window, device)
     return im2col.correlate(x, weight, bias, window, groups, device)
@@ -121,7 +123,7 @@ def _weight_gradient(x: Array, dy: Array, weight: Array, window: Window, groups:
     if grouped.applies(weight, groups):
         return grouped.weight_gradient(x, dy, window, groups, device)
     if winograd.applies(window, weight, groups, dy.shape[1:], device):
-        return winograd.weight_gradient(x, dy, window, device)
+        return _by_groups(winograd.weight_gradient, groups, (x, dy), window, device)
     if mec.applies(window, weight, groups, N, device) and window.stride[1] == 1:
         return mec.weight_gradient(x, dy, window, device)
     return im2col.weight_gradient(x, dy, window, groups, device)
@@ -133,7 +135,7 @@ def _input_gradient(dy: Array, weight: Array, window: Window, groups: int, size:
     if grouped.applies(weight, groups):
         return grouped.input_gradient(dy, weight, window, groups, size, device)
     if winograd.applies(window, weight, groups, dy.shape[1:], device):
-        return winograd.input_gradient(dy, weight, window, device)
+        return _by_groups(winograd.input_gradient, groups, (dy, weight), window, device)
     if window.stride == (1, 1) and groups == 1:
         (O, C), pixels, positions = weight.shape[:2], prod(size), prod(dy.shape[1:3])
         # With many more pixels than positions, the windows over dy would mostly cover padding.
@@ -146,6 +148,17 @@ def _input_gradient(dy: Array, weight: Array, window: Window, groups: int, size:
                 return mec.correlate(dy, flipped_weight, None, flipped_window, device)
             return im2col.correlate(dy, flipped_weight, None, flipped_window, 1, device)
     return im2col.input_gradient(dy, weight, window, groups, size, device)
+
+
+def _by_groups(
+    function: Callable[..., Array], groups: int, arrays: tuple[Array | None, ...], window: Window, device: Device
+) -> Array:
+    """Return what `function(*arrays, window, device)` returns for the arrays of each group, along the first axis."""
+    if groups == 1:
+        return function(*arrays, window, device)
+    split = [[None] * groups if array is None else array.reshape(groups, -1, *array.shape[1:]) for array in arrays]
+    results = [function(*(array[g] for array in split), window, device) for g in range(groups)]
+    return device.xp.concatenate(results)
 
 
 def _check(x: Array, weight: Array, bias: Array | None, window: Window, groups: int) -> None:
