@@ -5,10 +5,12 @@ product (`pointwise.py`)  1×1 windows
 dilation (`dilation.py`)  dilated windows, as one of the next two
 MEC (`mec.py`)            small products: few channels and at least 16 images
 Winograd (`winograd.py`)  3×3 windows with stride 1 and many channels
+grouped (`grouped.py`)    depthwise, and other groups of few channels
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import ceil, prod
 from typing import Any, NamedTuple
 
@@ -145,7 +147,8 @@ def _correlate(
     if grouped.applies(weight, groups):
         return grouped.correlate(x, weight, bias, window, groups, device, limits)
     if winograd.applies(window, weight, groups, (*size, N), device):
-        return winograd.correlate(x, weight, bias, window, device, limits, kept)
+        options = limits, kept if groups == 1 else None
+        return _by_groups(winograd.correlate, groups, (x, weight, bias), window, device, *options)
     if mec.applies(window, weight, groups, N, device):
         return mec.correlate(x, weight, bias, window, device, limits)
     return im2col.correlate(x, weight, bias, window, groups, device, limits)
@@ -163,7 +166,7 @@ def _weight_gradient(x: Array, dy: Array, weight: Array, window: Window, groups:
     if grouped.applies(weight, groups):
         return grouped.weight_gradient(x, dy, window, groups, device)
     if winograd.applies(window, weight, groups, dy.shape[1:], device):
-        return winograd.weight_gradient(x, dy, window, device)
+        return _by_groups(winograd.weight_gradient, groups, (x, dy), window, device)
     if mec.applies(window, weight, groups, N, device) and window.stride[1] == 1:
         return mec.weight_gradient(x, dy, window, device)
     return im2col.weight_gradient(x, dy, window, groups, device)
@@ -182,7 +185,7 @@ def _input_gradient(dy: Array, weight: Array, window: Window, groups: int, size:
     if grouped.applies(weight, groups):
         return grouped.input_gradient(dy, weight, window, groups, size, device)
     if winograd.applies(window, weight, groups, dy.shape[1:], device):
-        return winograd.input_gradient(dy, weight, window, device)
+        return _by_groups(winograd.input_gradient, groups, (dy, weight), window, device)
     if window.stride == (1, 1) and groups == 1:
         (O, C), pixels, positions = weight.shape[:2], prod(size), prod(dy.shape[1:3])
         # With many more pixels than positions, the windows over dy would mostly cover padding.
@@ -235,6 +238,15 @@ def _checked_window(
         check_arrays("conv2d_forward", weight=weight, bias=bias)
         raise
     return window
+
+
+def _by_groups(function: Callable[..., Array], groups: int, arrays: tuple[Array | None, ...], *others: Any) -> Array:
+    """Return what `function(*arrays, *others)` returns for the arrays of each group, along the first axis."""
+    if groups == 1:
+        return function(*arrays, *others)
+    split = [[None] * groups if array is None else array.reshape(groups, -1, *array.shape[1:]) for array in arrays]
+    results = [function(*(array[g] for array in split), *others) for g in range(groups)]
+    return device.xp.concatenate(results)
 
 
 def _check(x: Array, weight: Array, bias: Array | None, window: Window, groups: int) -> None:

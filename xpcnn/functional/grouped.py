@@ -1,4 +1,4 @@
-"""Depthwise convolution, and other grouped ones with few channels in each group: all groups in one batch of products.
+"""Convolution in groups of few channels, such as depthwise: all groups in one batch of products.
 
 The products of one group are small; for a depthwise convolution the filter is one row. So the groups are computed by
 one call of `matmul`, and as few numbers as possible are copied for it: each row of the image KW times, shifted by one
@@ -17,6 +17,7 @@ from ..backend import Array, Device, blocks
 from .windows import Limits, Pair, Window, finish, product_work, reach
 
 _Index: TypeAlias = tuple[slice | int, ...]
+_MOST_CHANNELS = 32  # of a group's input and output; with more of them Winograd and im2col are faster
 
 
 def applies(weight: Array, groups: int) -> bool:
@@ -26,9 +27,6 @@ def applies(weight: Array, groups: int) -> bool:
         weight: `(O, C / groups, KH, KW)`.
     """
     return groups > 1 and max(weight.shape[1], len(weight) // groups) <= _MOST_CHANNELS
-
-
-_MOST_CHANNELS = 16  # of a group's input and output: products of more rows are fast group by group
 
 
 def correlate(
@@ -129,6 +127,8 @@ def _correlate(
     G, O, _, OW, N = y.shape
     filters = device.xp.ascontiguousarray(weight.transpose(0, 1, 3, 4, 2)).reshape(G, 1, O, -1)
     group_blocks, row_blocks, parts = _blocks(x, y, window, device)
+    # NumPy has no fast product of one column with one row.
+    product = device.xp.multiply if filters.shape[3] == 1 else device.xp.matmul
     in_place = y.strides[3:] == (N * y.itemsize, y.itemsize)
 
     def compute(part: slice) -> None:
@@ -138,8 +138,7 @@ def _correlate(
                 result = target if in_place else device.scratch(target.shape, y.dtype, "product")
                 lines = _lines(result)
                 for positions in _positions(lines, columns, device):
-                    # (O, K) @ (K, OW·N)
-                    device.xp.matmul(filters[g], columns[..., positions], out=lines[..., positions])
+                    product(filters[g], columns[..., positions], out=lines[..., positions])  # (O, K) @ (K, OW·N)
                 finish(result, None if bias is None else bias[g], limits, device)
                 if not in_place:
                     device.as_runs(target)[...] = device.as_runs(result)
@@ -173,9 +172,9 @@ def _lines(y: Array) -> Array:
 
 
 def _positions(lines: Array, columns: Array, device: Device) -> list[slice]:
-    """Return slices of the positions, of all images, that make products small enough for BLAS's small kernels."""
-    work = lines.shape[2] * columns.shape[2] * columns.shape[3]
-    return blocks(columns.shape[3], ceil(work / device.small_product) if device.small_product else 1)
+    """Return slices of a row's positions, of all images: blocks, if these let BLAS use its small-matrix kernels."""
+    most, width = device.small_product // (lines.shape[2] * columns.shape[2]), columns.shape[3]
+    return blocks(width, ceil(width / most)) if most >= 32 else [slice(None)]
 
 
 def _columns(x: Array, window: Window, rows: slice, OW: int, device: Device) -> Array:
@@ -235,13 +234,14 @@ def _copies(
             met.append((slice(inside.start * KH + kh, inside.stop * KH + kh, KH), image_rows))
             outside += [slice(kh, inside.start * KH + kh, KH), slice(inside.stop * KH + kh, height, KH)]
     copied: list[tuple[_Index, _Index]] = []
-    padding: list[_Index] = [(every, part) for part in outside]
+    padding: list[_Index] = [(every, part) for part in outside if part.start < part.stop]
     for kw in range(KW):
         cols, image_cols = reach(slice(0, OW), sw, kw * dw - left, W)
+        beside = [part for part in (slice(0, cols.start), slice(cols.stop, OW)) if part.start < part.stop]
         for inside, image_rows in met:
             copied.append(((every, inside, kw, every, cols), (every, image_rows, every, image_cols)))
-            padding += [(every, inside, kw, every, part) for part in (slice(0, cols.start), slice(cols.stop, OW))]
-    return copied, [part for part in padding if part[-1].start < part[-1].stop], height, step
+            padding += [(every, inside, kw, every, part) for part in beside]
+    return copied, padding, height, step
 
 
 def _blocks(x: Array, y: Array, window: Window, device: Device) -> tuple[list[slice], list[slice], list[slice]]:

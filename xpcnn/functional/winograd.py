@@ -24,7 +24,7 @@ from .windows import PARTIAL_SUMS, Limits, Window, add_up, finish, flipped, reac
 
 
 def applies(window: Window, weight: Array, groups: int, size: tuple[int, int, int], device: Device) -> bool:
-    """Return whether Winograd supports this convolution and is the faster way to compute it on this device.
+    """Return whether Winograd supports this convolution, group by group, and is the faster way on this device.
 
     Args:
         weight: `(O, C / groups, KH, KW)`.
@@ -33,10 +33,9 @@ def applies(window: Window, weight: Array, groups: int, size: tuple[int, int, in
     return (
         window.kernel == (3, 3)
         and window.stride == window.dilation == (1, 1)
-        and groups == 1
         and max(window.padding) <= 2
         and weight.dtype.itemsize > 2  # in float16 the transforms would lose most digits
-        and min(weight.shape[:2]) >= device.winograd_channels
+        and min(weight.shape[1], len(weight) // groups) >= device.winograd_channels
         # With fewer patches the transform of the filters costs more than is saved.
         and ceil(size[0] / 4) * ceil(size[1] / 4) * size[2] >= 32
     )
