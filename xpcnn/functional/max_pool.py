@@ -9,7 +9,18 @@ from collections.abc import Callable
 from math import ceil, inf
 from typing import Any, NamedTuple
 
-from ..backend import ELEMENT_WORK, Array, Device, Shape, array_namespace, batch_first, batch_last, blocks, chain, device_of
+from ..backend import (
+    ELEMENT_WORK,
+    Array,
+    Device,
+    Shape,
+    array_namespace,
+    batch_first,
+    batch_last,
+    blocks,
+    chain,
+    device_of,
+)
 from .checks import check_gradient, check_images, check_input
 from .planes import Axis, make_axes, piece_slices, plane_of_zeros, start_of, window_reducer
 from .windows import IntOrPair, Padding, Window, ceil_mode_window, offsets, pooling_window
@@ -106,7 +117,9 @@ def max_pool2d_backward(dy: Array, cache: Any) -> Array:
             for piece in pieces:
                 scatter(dy[piece], argmax[piece], dx[piece])
 
-    device.map(scatter_channels, blocks(C, device.parts(2 * dy.size * window.kernel[0] * window.kernel[1] * ELEMENT_WORK)))
+    device.map(
+        scatter_channels, blocks(C, device.parts(2 * dy.size * window.kernel[0] * window.kernel[1] * ELEMENT_WORK))
+    )
     return batch_first(dx)
 
 
@@ -163,15 +176,18 @@ def _first_maximum(
     added = [argmax.dtype.type(number * step) for number in range(len(runs))]
 
     def find() -> None:
-        before, best = runs[0], added[0] if codes is None else codes[0]
+        before, best = runs[0], None if codes is None else codes[0]
         if len(runs) == 1:
-            maximum[...], argmax[...] = before, best
+            maximum[...], argmax[...] = before, 0 if best is None else best
         for number, run in enumerate(runs[1:], 1):
             xp.greater(run, before, out=rises)
             before = xp.maximum(before, run, out=maximum)
             # Codes ascend, so the largest one at which the maximum rose is that of its first occurrence.
-            xp.multiply(code, added[number] if codes is None else codes[number] + added[number], out=code)
-            best = xp.maximum(best, code, out=argmax)
+            risen_code = added[number] if codes is None else codes[number] + added[number]
+            if best is None:
+                best = xp.multiply(code, risen_code, out=argmax)
+            else:
+                best = xp.maximum(best, xp.multiply(code, risen_code, out=code), out=argmax)
 
     return find
 
