@@ -14,7 +14,7 @@ from collections.abc import Callable
 from math import ceil, prod
 from typing import Any, NamedTuple
 
-from ..backend import Array, Device, Shape, batch_first, batch_last, device_of
+from ..backend import Array, Device, Shape, array_namespace, batch_first, batch_last, device_of
 from . import dilation, grouped, im2col, mec, pointwise, winograd
 from .checks import check_arrays, check_gradient, check_input, refuse_float16
 from .windows import IntOrPair, Limits, Padding, Pair, Window, flipped, make_window
@@ -246,7 +246,7 @@ def _by_groups(function: Callable[..., Array], groups: int, arrays: tuple[Array 
         return function(*arrays, *others)
     split = [[None] * groups if array is None else array.reshape(groups, -1, *array.shape[1:]) for array in arrays]
     results = [function(*(array[g] for array in split), *others) for g in range(groups)]
-    return device.xp.concatenate(results)
+    return array_namespace(results[0]).concatenate(results)
 
 
 def _check(x: Array, weight: Array, bias: Array | None, window: Window, groups: int) -> None:

@@ -175,15 +175,18 @@ def _first_maximum(
     added = [argmax.dtype.type(number * step) for number in range(len(runs))]
 
     def find() -> None:
-        before, best = runs[0], added[0] if codes is None else codes[0]
+        before, best = runs[0], None if codes is None else codes[0]
         if len(runs) == 1:
-            maximum[...], argmax[...] = before, best
+            maximum[...], argmax[...] = before, 0 if best is None else best
         for number, run in enumerate(runs[1:], 1):
             xp.greater(run, before, out=rises)
             before = xp.maximum(before, run, out=maximum)
             # Codes ascend, so the largest one at which the maximum rose is that of its first occurrence.
-            xp.multiply(code, added[number] if codes is None else codes[number] + added[number], out=code)
-            best = xp.maximum(best, code, out=argmax)
+            risen_code = added[number] if codes is None else codes[number] + added[number]
+            if best is None:
+                best = xp.multiply(code, risen_code, out=argmax)
+            else:
+                best = xp.maximum(best, xp.multiply(code, risen_code, out=code), out=argmax)
 
     return find
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from math import ceil
 from typing import Any, NamedTuple
 
 from ..backend import Array, Device, Shape
@@ -193,8 +194,9 @@ def piece_slices(channels: slice, x: Array, device: Device) -> list[tuple[Shape,
         x: the image, `(C, H, W, N)`.
     """
     count = channels.stop - channels.start
-    pieces = max(1, -(-x.nbytes * count // max(1, len(x) * device.tile_bytes)))
-    size = max(1, -(-count // pieces))
+    piece_bytes = device.tile_bytes // 2
+    pieces = max(1, ceil(x.nbytes * count / max(1, len(x) * piece_bytes)))
+    size = max(1, ceil(count / pieces))
     slices = [slice(start, min(start + size, channels.stop)) for start in range(channels.start, channels.stop, size)]
     whole = count // size
     groups = (size, slices[:whole]), (count % size, slices[whole:])
