@@ -105,7 +105,9 @@ def draw_norm(rng: np.random.Generator, shape: tuple[int, ...], N: int) -> tuple
 
 
 def draw_activation(rng: np.random.Generator) -> tuple[nn.Module, torch.nn.Module]:
-    name = choose(rng, "ReLU", "ReLU", "ReLU", "LeakyReLU", "ELU", "GELU", "SiLU", "Sigmoid", "Tanh", "Identity")
+    name = choose(
+        rng, "ReLU", "ReLU", "ReLU", "ReLU6", "LeakyReLU", "ELU", "GELU", "SiLU", "Sigmoid", "Tanh", "Identity"
+    )
     return getattr(nn, name)(), getattr(torch.nn, name)()
 
 

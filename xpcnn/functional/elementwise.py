@@ -46,6 +46,42 @@ def elementwise_backward(dy: Array, cache: Any, derivative: Callable[[Array, Arr
     return batch_first(dx)
 
 
+def apply(name: str, function: Callable[..., Any], x: Array, *numbers: Any, derivative: bool = False) -> list[Array]:
+    """Return the output of an elementwise function, and its derivative if wanted, in the batch-last layout.
+
+    Args:
+        name: of the caller, for error messages.
+        function: called with parts of `x`, the numbers, and matching parts of the output, and of the derivative if
+            wanted, to which it writes.
+        x: `(N, ...)`.
+        numbers: further arguments.
+        derivative: whether it is wanted.
+    """
+    device = check_input(name, x)
+    x = batch_last(x)
+    outputs = [device.empty(x.shape, x.dtype) for _ in range(1 + derivative)]
+    device.map_elements(function, x, *numbers, *outputs, in_pieces=True)
+    return outputs
+
+
+def apply_gradient(name: str, gradient: Callable[..., Any], dy: Array, saved: Array, *numbers: Any) -> Array:
+    """Return the gradient w.r.t. the input of an elementwise function.
+
+    Args:
+        name: of the caller, for error messages.
+        gradient: called with parts of `dy` and `saved`, the numbers, and matching parts of the result, to which it
+            writes.
+        dy: gradient w.r.t. the output, `(N, ...)`.
+        saved: an array of the output's shape in the batch-last layout.
+        numbers: further arguments.
+    """
+    dy = check_gradient(name, dy, saved.shape, saved.dtype)
+    device = device_of(dy)
+    dx = device.empty(dy.shape, dy.dtype)
+    device.map_elements(gradient, dy, saved, *numbers, dx, in_pieces=True)
+    return batch_first(dx)
+
+
 def add(x: Array, y: Array) -> Array:
     """Return `x + y` in the batch-last layout.
 

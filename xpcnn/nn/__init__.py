@@ -35,7 +35,7 @@ returns the mean over the batch:
 """
 
 from . import init
-from .activation import ELU, GELU, Activation, Identity, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Tanh
+from .activation import ELU, GELU, Activation, Identity, LeakyReLU, ReLU, ReLU6, Sigmoid, SiLU, Softmax, Tanh
 from .blocks import conv_relu, conv_relu_pool
 from .containers import Residual, ResidualSequential, Sequential
 from .convolution import Conv2d, ConvTranspose2d
@@ -80,6 +80,7 @@ __all__ = [
     "Parameter",
     "PositionBias",
     "ReLU",
+    "ReLU6",
     "Residual",
     "ResidualSequential",
     "Sequential",
