@@ -140,9 +140,9 @@ def _correlate(
         return pointwise.correlate(x, weight, bias, window, device, limits)
     size = window.output_size(*x.shape[1:3])
     if _without_dilation(window, weight, groups, (*size, x.shape[3]), device):
-        images = dilation.split(x, window, size, device)
-        y = _correlate(images, weight, bias, dilation.small_window(window), groups, device, limits, kept)
-        return dilation.join(y, window._replace(padding=(0, 0, 0, 0)), size, device)
+        small = dilation.small_window(window, x.shape[1:3])
+        y = _correlate(dilation.split(x, window, device), weight, bias, small, groups, device, limits, kept)
+        return dilation.join(y, _unpadded(window), size, device)
     N = x.shape[3]
     if grouped.applies(weight, groups):
         return grouped.correlate(x, weight, bias, window, groups, device, limits)
@@ -159,9 +159,9 @@ def _weight_gradient(x: Array, dy: Array, weight: Array, window: Window, groups:
     if pointwise.applies(window, groups):
         return pointwise.weight_gradient(x, dy, window, device)
     if _without_dilation(window, weight, groups, dy.shape[1:], device):
-        images = dilation.split(x, window, dy.shape[1:3], device)
-        dy_images = _split_gradient(dy, window, device)
-        return _weight_gradient(images, dy_images, weight, dilation.small_window(window), groups, device)
+        small = dilation.small_window(window, x.shape[1:3])
+        images, dy_images = dilation.split(x, window, device), dilation.split(dy, _unpadded(window), device)
+        return _weight_gradient(images, dy_images, weight, small, groups, device)
     N = x.shape[3]
     if grouped.applies(weight, groups):
         return grouped.weight_gradient(x, dy, window, groups, device)
@@ -177,9 +177,8 @@ def _input_gradient(dy: Array, weight: Array, window: Window, groups: int, size:
     if pointwise.applies(window, groups):
         return pointwise.input_gradient(dy, weight, window, size, device)
     if _without_dilation(window, weight, groups, dy.shape[1:], device):
-        dy_images = _split_gradient(dy, window, device)
-        small_size = dy_images.shape[1] + window.kernel[0] - 1, dy_images.shape[2] + window.kernel[1] - 1
-        dx = _input_gradient(dy_images, weight, dilation.small_window(window), groups, small_size, device)
+        small, smaller = dilation.small_window(window, size), dilation.small_size(window, size)
+        dx = _input_gradient(dilation.split(dy, _unpadded(window), device), weight, small, groups, smaller, device)
         return dilation.join(dx, window, size, device)
     N = dy.shape[3]
     if grouped.applies(weight, groups):
@@ -189,12 +188,12 @@ def _input_gradient(dy: Array, weight: Array, window: Window, groups: int, size:
     if window.stride == (1, 1) and groups == 1:
         (O, C), pixels, positions = weight.shape[:2], prod(size), prod(dy.shape[1:3])
         # With many more pixels than positions, the windows over dy would mostly cover padding.
-        small = pixels <= 1.5 * positions and mec.applies(window.flipped, weight, groups, N, device)
+        by_mec = pixels <= 1.5 * positions and mec.applies(window.flipped, weight, groups, N, device)
         # The columns of dy are written and read; those of dx are also added up, once for each element of the window.
         # So the correlation pays unless dy has many more columns.
-        if small or O * pixels <= 1.5 * C * positions + device.launch_bytes / (2 * N * dy.itemsize):
+        if by_mec or O * pixels <= 1.5 * C * positions + device.launch_bytes / (2 * N * dy.itemsize):
             flipped_weight, flipped_window = flipped(weight, window, device)
-            if small:
+            if by_mec:
                 return mec.correlate(dy, flipped_weight, None, flipped_window, device)
             return im2col.correlate(dy, flipped_weight, None, flipped_window, 1, device)
     return im2col.input_gradient(dy, weight, window, groups, size, device)
@@ -206,18 +205,19 @@ def _without_dilation(window: Window, weight: Array, groups: int, size: tuple[in
     Args:
         size: of the output, `(OH, OW, N)`.
     """
-    if window.dilation == (1, 1) or window.stride != (1, 1):
+    (DH, DW), (OH, OW, N) = window.dilation, size
+    if DH == DW == 1 or window.stride != (1, 1) or min(window.padding) < 0:
         return False
-    small, (DH, DW), (OH, OW, N) = dilation.small_window(window), window.dilation, size
-    small_size = ceil(OH / DH), ceil(OW / DW), N * DH * DW
-    return winograd.applies(small, weight, groups, small_size, device) or mec.applies(
-        small, weight, groups, small_size[2], device
-    )
+    if mec.applies(window, weight, groups, N, device):  # it takes any dilation along the height
+        return False
+    small = dilation.small_window(window, (OH, OW))
+    smaller = ceil(OH / DH), ceil(OW / DW), N * DH * DW
+    by_winograd = winograd.applies(small, weight, groups, smaller, device)
+    return by_winograd or mec.applies(small, weight, groups, smaller[2], device)
 
 
-def _split_gradient(dy: Array, window: Window, device: Device) -> Array:
-    """Return the smaller images of `dy`, as those of the input that make the outputs' windows."""
-    return dilation.split(dy, Window((1, 1), (1, 1), window.dilation, (0, 0, 0, 0)), dy.shape[1:3], device)
+def _unpadded(window: Window) -> Window:
+    return window._replace(padding=(0, 0, 0, 0))
 
 
 def _checked_window(

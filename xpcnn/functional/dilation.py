@@ -11,28 +11,39 @@ from collections.abc import Iterator
 from math import ceil
 from typing import Any
 
-from ..backend import ELEMENT_WORK, Array, Device, blocks
+from ..backend import ELEMENT_WORK, Array, Device, Shape, blocks
 from .windows import Pair, Window, reach
 
 
-def small_window(window: Window) -> Window:
-    """Return the window that slides over the smaller images, which `split` has padded."""
-    return Window(window.kernel, (1, 1), (1, 1), (0, 0, 0, 0))
+def small_window(window: Window, size: Pair) -> Window:
+    """Return the window that slides over the smaller images of an image of `size (H, W)`; see `split`."""
+    top, bottom, left, right = window.padding
+    (DH, DW), (H, W) = window.dilation, size
+    below = ceil((H + top + bottom) / DH) - ceil((H + top) / DH)
+    beside = ceil((W + left + right) / DW) - ceil((W + left) / DW)
+    return Window(window.kernel, (1, 1), (1, 1), (top // DH, below, left // DW, beside))
 
 
-def split(x: Array, window: Window, size: Pair, device: Device) -> Array:
-    """Return the smaller images `(C, H', W', d²·N)` of `x (C, H, W, N)`, padded.
+def small_size(window: Window, size: Pair) -> Pair:
+    """Return the height and width of the smaller images of an image of `size (H, W)`."""
+    (DH, DW), (top, _, left, _) = window.dilation, window.padding
+    return ceil((size[0] + top % DH) / DH), ceil((size[1] + left % DW) / DW)
+
+
+def split(x: Array, window: Window, device: Device) -> Array:
+    """Return the smaller images `(C, H', W', d²·N)` of `x (C, H, W, N)`.
+
+    What the padding has beyond multiples of the dilation is padded here, the rest is left to `small_window`.
 
     Args:
         window: of the dilated convolution.
-        size: of its output, `(OH, OW)`.
     """
-    (KH, KW), (DH, DW) = window.kernel, window.dilation
     C, H, W, N = x.shape
-    images = device.empty((C, ceil(size[0] / DH) + KH - 1, ceil(size[1] / DW) + KW - 1, DH, DW, N), x.dtype)
+    images = device.empty((C, *small_size(window, (H, W)), *window.dilation, N), x.dtype)
 
     def copy(channels: slice) -> None:
-        images[channels] = 0
+        if images.size > x.size:
+            images[channels] = 0
         for inside, pixels in _places(images.shape, window, (H, W)):
             images[(channels, *inside)] = x[(channels, *pixels)]
 
@@ -54,12 +65,12 @@ def join(images: Array, window: Window, size: Pair, device: Device) -> Array:
     return x
 
 
-def _places(shape: tuple[int, ...], window: Window, size: Pair) -> Iterator[tuple[Any, tuple[slice, slice]]]:
+def _places(shape: Shape, window: Window, size: Pair) -> Iterator[tuple[Any, tuple[slice, slice]]]:
     """Yield for each of the d² smaller images its part that lies in an image of `size`, and the pixels there."""
     _, height, width, DH, DW, _ = shape
     top, _, left, _ = window.padding
     for dh in range(DH):
-        rows, image_rows = reach(slice(0, height), DH, dh - top, size[0])
+        rows, image_rows = reach(slice(0, height), DH, dh - top % DH, size[0])
         for dw in range(DW):
-            cols, image_cols = reach(slice(0, width), DW, dw - left, size[1])
+            cols, image_cols = reach(slice(0, width), DW, dw - left % DW, size[1])
             yield (rows, cols, dh, dw), (image_rows, image_cols)
