@@ -220,8 +220,8 @@ class _Cut:
         self._shape = A, B, R, L
         piece = max(1, device.tile_bytes // values.itemsize)
         threads = device.parts(values.size * ELEMENT_WORK)
-        # Columns can only be parted where they are not merged, and only into long rows.
-        most = L // device.long_row if self._merged == 1 else 1
+        # Columns can only be parted where they are not merged. Reading short parts of rows takes longer than it saves.
+        most = L // (4 * device.long_row) if self._merged == 1 else 1
         self.columns = blocks(L, max(1, min(most, max(ceil(B * R * L / piece), ceil(threads / max(1, A))))))
         size = B * R * L // max(1, len(self.columns))
         self._groups = blocks(A, max(ceil(A * size / piece), ceil(threads / max(1, len(self.columns)))))
