@@ -36,7 +36,6 @@ class CpuDevice(Device):
     tile_bytes = 2 << 20  # small enough to stay in cache until its product, large enough to outweigh the Python calls
     launch_bytes = 8 << 10
     long_row = 1024
-    pools_on_planes = True
     part_work = 1 << 25  # multiply-adds below which waking another thread costs more than it saves
     fewest_parts = 4
     most_parts = 16
@@ -98,6 +97,10 @@ class CpuDevice(Device):
         if buffer is None or buffer.size < size:
             buffer = buffers[slot] = np.empty(size, np.uint8)
         return buffer[:size].view(dtype).reshape(shape)
+
+    def pools_on_planes(self, images: int, pixels: int, *, overlapping: bool) -> bool:
+        # Windows side by side read each pixel once: that pays for copies only where the inner loops are very short.
+        return overlapping or (images < 32 and pixels >= 1 << 18)
 
     def as_runs(self, x: Array) -> Array:
         # NumPy copies items of any size in one loop, but starts a new one for each run along a short last axis. Complex

@@ -45,8 +45,6 @@ class Device:
             `math.inf` for never: see `functional.conv2d_forward`.
         long_row: the shortest rows over which elementwise operations are as fast as over whole arrays, if one operand
             is broadcast.
-        pools_on_planes: whether pooling first copies images to planes, for contiguous inner loops: see
-            `functional/planes.py`. A GPU has no inner loops, and each copy is one more kernel launch.
     """
 
     name: str
@@ -56,7 +54,6 @@ class Device:
     small_product = 0
     winograd_channels: float = inf
     long_row = 1
-    pools_on_planes = False
 
     def __repr__(self) -> str:
         return f"Device({self.name!r})"
@@ -118,6 +115,18 @@ class Device:
     def scratch(self, shape: Shape, dtype: Any, slot: str) -> Array:
         """Return uninitialised scratch memory, valid until the same thread asks for the same slot again."""
         return self.xp.empty(shape, dtype)
+
+    def pools_on_planes(self, images: int, pixels: int, *, overlapping: bool) -> bool:
+        """Return whether pooling copies images to planes first, for contiguous inner loops: see `functional/planes.py`.
+
+        A GPU has no inner loops, and each copy is one more kernel launch.
+
+        Args:
+            images: in the batch: the length of the inner loops on the images as they are.
+            pixels: of all images and channels.
+            overlapping: whether a pixel may be in several windows.
+        """
+        return False
 
     def as_runs(self, x: Array) -> Array:
         """Return a view of an array, contiguous along its last axis, that this device copies fast to another such."""

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from ..backend import ELEMENT_WORK, Array, Device, Shape, batch_first, batch_last, blocks, device_of
 from .checks import check_gradient, check_images, check_input
-from .planes import make_axes, piece_slices, window_adder, window_reducer
+from .planes import make_axes, piece_slices, uses_planes, window_adder, window_reducer
 from .windows import IntOrPair, Padding, Pair, Window, ceil_mode_window, offsets, pair, pooling_window
 
 
@@ -55,10 +55,10 @@ def avg_pool2d_forward(
     OH, OW = window.output_size(H, W)
     counts = _counts(window, (OH, OW), (H, W), counted, N, device, x.dtype)
     y = device.empty((C, OH, OW, N), x.dtype)
-    axes = make_axes(window, H, W)
+    axes = make_axes(window, H, W) if uses_planes(window, x, device) else None
 
     def pool(channels: slice) -> None:
-        if device.pools_on_planes:
+        if axes is not None:
             for shape, pieces in piece_slices(channels, x, device):
                 reduce = window_reducer(device.xp.add, axes, shape, x.dtype, 0, device)
                 for piece in pieces:
@@ -86,10 +86,10 @@ def avg_pool2d_backward(dy: Array, cache: Any) -> Array:
     device = device_of(dy)
     C, OH, OW, N = dy.shape
     dx = device.empty((C, H, W, N), dy.dtype)
-    axes = make_axes(window, H, W)
+    axes = make_axes(window, H, W) if uses_planes(window, dx, device) else None
 
     def scatter(channels: slice) -> None:
-        if device.pools_on_planes:
+        if axes is not None:
             for shape, pieces in piece_slices(channels, dx, device):
                 per_pixel, add = window_adder(axes, shape, dy.dtype, device)
                 for piece in pieces:

@@ -44,7 +44,8 @@ class Axis(NamedTuple):
         """
         planes = device.scratch((len(self.pixels), A, self.length, B), dtype, slot)
         targets = []
-        for plane, (part, image) in zip(planes, self.pixels, strict=True):
+        for number, (part, image) in enumerate(self.pixels):
+            plane = planes[number]
             plane[:, : part.start] = padding
             plane[:, part.stop :] = padding
             targets.append((device.as_runs(plane)[:, part], image))
@@ -104,6 +105,18 @@ class Axis(NamedTuple):
                 join(number, x)
 
         return add
+
+
+@lru_cache(maxsize=1024)
+def overlapping(window: Window) -> bool:
+    """Return whether a pixel may be in several windows."""
+    spans = ((kernel - 1) * step for kernel, step in zip(window.kernel, window.dilation, strict=True))
+    return any(span >= stride for span, stride in zip(spans, window.stride, strict=True))
+
+
+def uses_planes(window: Window, x: Array, device: Device) -> bool:
+    """Return whether the device pools `x (C, H, W, N)` on planes."""
+    return device.pools_on_planes(x.shape[-1], x.size, overlapping=overlapping(window))
 
 
 @lru_cache(maxsize=1024)
