@@ -245,7 +245,7 @@ def _copies(
 
 
 def _blocks(x: Array, y: Array, window: Window, device: Device) -> tuple[list[slice], list[slice], list[slice]]:
-    """Return blocks of groups, blocks of rows of the output, whose columns fit a tile, and parts: slices of the former.
+    """Return blocks of groups, blocks of rows of the output, to fit a tile, and parts: slices of the former.
 
     Args:
         x: `(G, C, H, W, N)`.
@@ -253,7 +253,8 @@ def _blocks(x: Array, y: Array, window: Window, device: Device) -> tuple[list[sl
     """
     (G, C, *_), (_, O, OH, OW, N), (KH, KW) = x.shape, y.shape, window.kernel
     parts = device.parts(G * product_work(KH * KW * C, O, OH * OW * N), at_most=G)
-    row_bytes = min(KH, window.stride[0]) * KW * C * OW * N * x.itemsize
+    # Each row of positions adds a few rows of columns, and in the weight gradient a product (K, O).
+    row_bytes = max(min(KH, window.stride[0]) * OW * N, KH * O) * KW * C * x.itemsize
     rows = max(1, device.tile_bytes // row_bytes)
     group_blocks = blocks(G, max(parts, ceil(G / max(1, rows // OH))))
     return group_blocks, blocks(OH, ceil(OH / rows)), blocks(len(group_blocks), parts)
