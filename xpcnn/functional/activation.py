@@ -18,7 +18,7 @@ from typing import Any
 
 from ..backend import Array, array_namespace, batch_first, batch_last, chain
 from .checks import check_input
-from .elementwise import apply, apply_gradient
+from .elementwise import map_function, map_gradient
 from .windows import Limits
 
 
@@ -28,7 +28,7 @@ def relu_forward(x: Array) -> tuple[Array, Any]:
     Args:
         x: `(N, ...)`.
     """
-    return _forward("relu_forward", _relu, x)
+    return _forward("relu_forward", _relu, x, in_pieces=False)
 
 
 def _relu(x: Array, y: Array) -> None:
@@ -43,7 +43,7 @@ def relu_backward(dy: Array, cache: Any) -> Array:
         dy: gradient w.r.t. the output, `(N, ...)`.
         cache: what the forward call returned.
     """
-    return apply_gradient("relu_backward", _relu_gradient, dy, cache)
+    return map_gradient("relu_backward", _relu_gradient, dy, cache)
 
 
 def clip_in_place(x: Array, limits: Limits) -> Array:
@@ -66,7 +66,7 @@ def relu6_forward(x: Array) -> tuple[Array, Any]:
     Args:
         x: `(N, ...)`.
     """
-    return _forward("relu6_forward", _relu6, x)
+    return _forward("relu6_forward", _relu6, x, in_pieces=False)
 
 
 def _relu6(x: Array, y: Array) -> None:
@@ -80,7 +80,7 @@ def relu6_backward(dy: Array, cache: Any) -> Array:
         dy: gradient w.r.t. the output, `(N, ...)`.
         cache: what the forward call returned.
     """
-    return apply_gradient("relu6_backward", _relu6_gradient, dy, cache)
+    return map_gradient("relu6_backward", _relu6_gradient, dy, cache)
 
 
 @chain
@@ -99,7 +99,7 @@ def leaky_relu_forward(x: Array, negative_slope: float) -> tuple[Array, Any]:
         negative_slope: the slope for negative inputs.
     """
     if 0 < negative_slope <= 1:
-        y, saved = _forward("leaky_relu_forward", _leaky_relu, x, negative_slope)
+        y, saved = _forward("leaky_relu_forward", _leaky_relu, x, negative_slope, in_pieces=False)
     else:
         y, _ = _forward("leaky_relu_forward", leaky_relu, x, negative_slope)
         saved = batch_last(x)  # a negative slope would hide the sign
@@ -129,7 +129,7 @@ def leaky_relu_backward(dy: Array, cache: Any) -> Array:
     """
     saved, negative_slope = cache
     gradient = _leaky_relu_gradient if 0 < negative_slope <= 1 else _steep_gradient
-    return apply_gradient("leaky_relu_backward", gradient, dy, saved, negative_slope)
+    return map_gradient("leaky_relu_backward", gradient, dy, saved, negative_slope)
 
 
 @chain
@@ -178,7 +178,7 @@ def sigmoid_backward(dy: Array, cache: Any) -> Array:
         dy: gradient w.r.t. the output, `(N, ...)`.
         cache: what the forward call returned.
     """
-    return apply_gradient("sigmoid_backward", _sigmoid_gradient, dy, cache)
+    return map_gradient("sigmoid_backward", _sigmoid_gradient, dy, cache)
 
 
 @chain
@@ -194,7 +194,7 @@ def tanh_forward(x: Array) -> tuple[Array, Any]:
     Args:
         x: `(N, ...)`.
     """
-    return _forward("tanh_forward", tanh, x)
+    return _forward("tanh_forward", tanh, x, in_pieces=False)
 
 
 @chain
@@ -210,7 +210,7 @@ def tanh_backward(dy: Array, cache: Any) -> Array:
         dy: gradient w.r.t. the output, `(N, ...)`.
         cache: what the forward call returned.
     """
-    return apply_gradient("tanh_backward", _tanh_gradient, dy, cache)
+    return map_gradient("tanh_backward", _tanh_gradient, dy, cache)
 
 
 @chain
@@ -221,8 +221,10 @@ def _tanh_gradient(dy: Array, y: Array, dx: Array) -> None:
     dx *= dy
 
 
-def _forward(name: str, function: Callable[..., Any], x: Array, *numbers: Any) -> tuple[Array, Array]:
-    (y,) = apply(name, function, x, *numbers)
+def _forward(
+    name: str, function: Callable[..., Any], x: Array, *numbers: Any, in_pieces: bool = True
+) -> tuple[Array, Array]:
+    (y,) = map_function(name, function, x, *numbers, in_pieces=in_pieces)
     return batch_first(y), y
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..backend import Array, array_namespace, batch_first, chain
 from .activation import result, write_sigmoid
-from .elementwise import apply, apply_gradient
+from .elementwise import map_function, map_gradient
 from .normal import normal_cdf_and_bell
 
 
@@ -64,7 +64,7 @@ def elu(x: Array, alpha: float | None, y: Array = None, derivative: Array = None
 def _forward(
     name: str, function: Callable[..., Any], x: Array, *numbers: Any, derivative: bool
 ) -> tuple[Array, Array | None]:
-    y, *saved = apply(name, function, x, *numbers, derivative=derivative)
+    y, *saved = map_function(name, function, x, *numbers, derivative=derivative)
     return batch_first(y), saved[0] if derivative else None
 
 
@@ -75,7 +75,7 @@ def elu_backward(dy: Array, cache: Any) -> Array:
         dy: gradient w.r.t. the output, `(N, ...)`.
         cache: what the forward call returned.
     """
-    return apply_gradient("elu_backward", _product, dy, cache)
+    return map_gradient("elu_backward", _product, dy, cache)
 
 
 @chain
@@ -107,7 +107,7 @@ def silu(x: Array, y: Array = None, derivative: Array = None) -> Array:
 
 def silu_backward(dy: Array, cache: Any) -> Array:
     """Return `dx`, the product of the gradient and the derivative; arguments as for `elu_backward`."""
-    return apply_gradient("silu_backward", _product, dy, cache)
+    return map_gradient("silu_backward", _product, dy, cache)
 
 
 def gelu_forward(x: Array, *, approximate: str = "none", derivative: bool = True) -> tuple[Array, Any]:
@@ -162,4 +162,4 @@ def gelu_tanh(x: Array, y: Array = None, derivative: Array = None) -> Array:
 
 def gelu_backward(dy: Array, cache: Any) -> Array:
     """Return `dx`, the product of the gradient and the derivative; arguments as for `elu_backward`."""
-    return apply_gradient("gelu_backward", _product, dy, cache)
+    return map_gradient("gelu_backward", _product, dy, cache)
