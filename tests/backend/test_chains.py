@@ -35,6 +35,8 @@ def activations() -> nn.Sequential:
     return nn.Sequential(
         nn.MaxPool2d(3, stride=2, padding=1),
         nn.BatchNorm2d(1, momentum=None, affine=False),
+        nn.GroupNorm(1, 1),
+        nn.LayerNorm2d(1, bias=False),
         nn.Dropout(0.5),
         *(
             nn.ReLU6(),

@@ -11,6 +11,7 @@ from inputs import MEMORY, choose, in_memory, noted, refused
 from pytorch import single_threaded_torch
 
 from xpcnn import functional as F
+from xpcnn.backend import CPU
 from xpcnn.nn import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm, LayerNorm2d
 
 EPS = 0.01  # large enough to be noticed where it is missing
@@ -261,6 +262,36 @@ def test_one_value_per_channel(device):
     without_averages = BatchNorm1d(3, track_running_stats=False).to(device).eval()
     with refused("more than one value per channel", "(1, 3)"):
         without_averages(device.asarray(np.ones((1, 3), np.float32)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "shape"),
+    [
+        ("group", 8, (2, 16, 30, 4)),
+        ("group", 1, (2, 3, 30, 4)),
+        ("layer", (30, 4), (2, 6, 30, 4)),
+        ("pixels", None, (9, 8, 30, 4)),
+    ],
+)
+def test_the_same_bits_on_any_number_of_threads(kind, option, shape, rng, monkeypatch):
+    monkeypatch.setattr(CPU, "part_work", 1 << 12)
+    monkeypatch.setattr(CPU, "long_row", 16)
+    x, dy = (rng.normal(size=shape).astype(np.float32) for _ in range(2))
+    seen, before = [], CPU.threads
+    try:
+        for CPU.threads in (1, 2, 3, 16):
+            y, cache = forward(kind, option, x)
+            seen.append((y.tobytes(), BACKWARD[kind](dy, cache)[0].tobytes()))
+    finally:
+        CPU.threads = before
+    assert len(set(seen)) == 1
+
+
+def test_numpys_buffer_is_as_it_was_afterwards():
+    before = np.getbufsize()
+    with CPU.long_rows():
+        assert np.getbufsize() < before
+    assert np.getbufsize() == before
 
 
 def test_order_of_memory_changes_no_bit(device, rng):

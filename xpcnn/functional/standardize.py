@@ -130,40 +130,41 @@ def standardize_backward(
     """
     values, moments, weight, has_bias = cache
     device = device_of(dy)
+    xp = device.xp
     cut = _Cut(values, device)
     dx = device.empty(dy.shape, dy.dtype) if input_gradient else None
     x_rows, dy_rows, dx_rows = cut.rows(values), cut.rows(dy), dx if dx is None else cut.rows(dx)
-    A, B, R, _ = x_rows.shape
-    # The parameters' gradients: sums of each row, in each block of columns.
+    A, B = x_rows.shape[:2]
+    # The parameters' gradients, summed over each block of columns and slice of R.
     dweight, dbias = (
-        device.empty((len(cut.columns), A, B, R, 1), dy.dtype) if wanted else None
+        device.empty((len(cut.columns), len(cut.slices_of_r), A, B, 1), dy.dtype) if wanted else None
         for wanted in (weight is not None, has_bias)
     )
-    row_weights = None if weight is None else device.xp.repeat(weight, R, axis=2)  # (A or 1, B, R, 1)
 
     def differentiate(groups: slice, columns: slice) -> None:
         x, dy = x_rows[groups, ..., columns], dy_rows[groups, ..., columns]
         out: Any = None if dx_rows is None else dx_rows[groups, ..., columns]
         mean, residual, scale = cut.moments(moments, groups, columns)
         means, scales, offsets = (cut.merge(moment) for moment in (mean, scale, residual * scale))
-        weights, part, block = _part(weight, groups), _part(row_weights, groups), cut.columns.index(columns)
+        weights, block = _part(weight, groups), cut.columns.index(columns)
 
         def sum_up(b: slice, r: slice) -> tuple[Array, Array] | None:
             here = dy[:, b, r]
             products = device.scratch(here.shape, dy.dtype, "products")
             centred = device.scratch(here.shape, dy.dtype, "centred") if out is None else out[:, b, r]
             _centre_and_multiply(x[:, b, r], means, here, centred, products)
-            here, products = _matrices(here), _matrices(products)
+            # (A, B, L): one row for each weight
+            here, products = (_one_row(array, device) for array in (here, products))
+            place = block, cut.slices_of_r.index(r), groups, b
             if dweight is not None:
-                rows = dweight[block, groups, b, r]
-                dots = device.row_sums(products, scales[:, 0]), device.row_sums(here, offsets[:, 0])
-                device.xp.subtract(*(array.reshape(rows.shape) for array in dots), out=rows)
+                xp.subtract(
+                    device.row_sums(products, scales[:, 0]), device.row_sums(here, offsets[:, 0]), out=dweight[place]
+                )
             if dbias is not None:
-                rows = dbias[block, groups, b, r]
-                rows[...] = device.row_sums(here).reshape(rows.shape)
+                dbias[place] = device.row_sums(here)
             if out is None:
                 return None
-            w = None if part is None else part[:, b, r].reshape(len(part), 1, -1)
+            w = None if weights is None else weights[:, b, 0].transpose(0, 2, 1)
             return device.column_sums(here, w), device.column_sums(products, w)
 
         totals = cut.map(sum_up)
@@ -171,7 +172,7 @@ def standardize_backward(
             return
         sums, dots = (cut.total(part) for part in zip(*totals, strict=True))
         slope, shift = map(cut.merge, _coefficients(sums, dots, residual, scale, -cut.count))
-        if R > 1 and weights is not None:  # one pass over rows with the same weight, not two
+        if x.shape[2] > 1 and weights is not None:  # one pass over rows with the same weight, not two
             scales, weights = scales * weights, None
 
         def write(b: slice, r: slice) -> None:
@@ -182,7 +183,7 @@ def standardize_backward(
         cut.map(write)
 
     cut.run(differentiate)
-    sums = [None if rows is None else rows.sum(axis=(0, 3, 4)) for rows in (dweight, dbias)]
+    sums = [None if rows is None else rows.sum(axis=(0, 1, 4)) for rows in (dweight, dbias)]
     return dx, sums[0], sums[1]
 
 
@@ -217,18 +218,19 @@ class _Cut:
         self._merged = next(m for m in range(1, S + 1) if m == S or (S % m == 0 and m * M >= device.long_row))
         R, L = S // self._merged, self._merged * M
         self._shape = A, B, R, L
-        piece = max(1, device.tile_bytes // (4 * values.itemsize))
-        # Columns may be parted where they are single ones, and only into long rows.
-        parts = min(L // device.long_row, ceil(B * R * L / piece)) if self._merged == 1 else 1
-        self.columns = blocks(L, max(1, parts)) or [slice(0, 0)]
-        size = B * R * L // len(self.columns)
+        piece = max(1, device.tile_bytes // values.itemsize)
         threads = device.parts(values.size * ELEMENT_WORK)
-        self._groups = blocks(A, max(ceil(A * size / piece), ceil(threads / len(self.columns))))
-        # With few blocks, threads share the pieces of each.
+        # Columns can only be parted where they are not merged. Reading short parts of rows takes longer than it saves.
+        most = L // (4 * device.long_row) if self._merged == 1 else 1
+        self.columns = blocks(L, max(1, min(most, max(ceil(B * R * L / piece), ceil(threads / max(1, A))))))
+        size = B * R * L // max(1, len(self.columns))
+        self._groups = blocks(A, max(ceil(A * size / piece), ceil(threads / max(1, len(self.columns)))))
+        # Threads share the blocks, or if these are few, the pieces of each.
         self._in_parallel = len(self._groups) * len(self.columns) >= threads
         count = max(ceil(size / piece), 1 if self._in_parallel else threads)
         parts_of_b, parts_of_r = min(B, count), min(R, ceil(count / B))
-        self._pieces = [(b, r) for b in blocks(B, parts_of_b) for r in blocks(R, parts_of_r)]
+        self.slices_of_r = blocks(R, parts_of_r)
+        self._pieces = [(b, r) for b in blocks(B, parts_of_b) for r in self.slices_of_r]
 
     def rows(self, values: Array) -> Array:
         """Return the values as `(A, B, R, L)`."""
@@ -275,6 +277,12 @@ def _matrices(x: Array) -> Array:
     """Return a piece `(A, B, R, L)` as `(A, B·R, L)`."""
     A, B, R, L = x.shape
     return x.reshape(A, B * R, L)
+
+
+def _one_row(x: Array, device: Device) -> Array:
+    """Return a piece `(A, B, R, L)` summed over R, `(A, B, L)`."""
+    A, B, R, L = x.shape
+    return (x if R == 1 else device.column_sums(x.reshape(A * B, R, L))).reshape(A, B, L)
 
 
 def _part(parameter: Array | None, groups: slice) -> Array | None:

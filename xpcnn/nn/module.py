@@ -14,7 +14,7 @@ from ..functional.checks import check_gradient
 from .summary import Summary, summarize
 
 Arithmetic: TypeAlias = Literal[
-    "exact", "elementwise", "reduction", "product", "normalization", "channel normalization"
+    "exact", "elementwise", "reduction", "product", "normalization", "channel_normalization"
 ]
 Member = TypeVar("Member")
 
@@ -141,7 +141,7 @@ class Module(Cached):
         arithmetic: how the forward pass computes an element of its output, which determines how far two devices may
             differ. `"exact"` moves or selects values, `"elementwise"` computes from single elements, `"reduction"` from
             a sum over a sample at most, `"product"` from a matrix product or convolution with the layer's weight,
-            `"normalization"` from the mean and variance of many values, `"channel normalization"` from those of a
+            `"normalization"` from the mean and variance of many values, `"channel_normalization"` from those of a
             pixel's channels.
     """
 
@@ -305,7 +305,7 @@ class Module(Cached):
             "exact",
             "elementwise",
             "normalization",
-            "channel normalization",
+            "channel_normalization",
         )
         return 0 if known else None
 

@@ -232,7 +232,7 @@ class LayerNorm2d(Normalization):
     Shape: `(N, C, H, W)` to the same.
     """
 
-    arithmetic: Arithmetic = "channel normalization"
+    arithmetic: Arithmetic = "channel_normalization"
 
     def __init__(
         self,

@@ -46,7 +46,7 @@ def layer_bounds(call: LayerCall, parameters: Mapping[str, HostArray], precision
             f"{call.name} ({call.kind}) declares the arithmetic {call.arithmetic!r}: expected one of "
             f"{', '.join(get_args(Arithmetic))}"
         )
-    if call.arithmetic in ("normalization", "channel normalization"):
+    if call.arithmetic in ("normalization", "channel_normalization"):
         return _normalization(call, parameters, precision)
     if call.arithmetic == "product":
         return _product(call, parameters, precision)
