@@ -160,7 +160,7 @@ LEAKS = {
         "array_namespace(scores).arange(scores.shape[1])",
         "np.arange(scores.shape[1])",
     ),
-    "implicit conversion": Leak("activation", relu, "_relu, x)", "_relu, np.asarray(x))"),
+    "implicit conversion": Leak("activation", relu, "_relu, x,", "_relu, np.asarray(x),"),
     "conversion to a Python number": Leak(
         "loss",
         squared_error,

@@ -115,6 +115,25 @@ def test_small_sigmoids_keep_their_digits(device):
     assert_close(SiLU()(device.asarray(x)), x * expected, 1e-5, 0, device=device)
 
 
+def test_elu_near_zero_keeps_its_digits(device):
+    """exp(x) - 1 has few left there."""
+    x = -np.geomspace(1e-30, 1e-2, 50, dtype=np.float32)[None]
+    assert_close(ELU()(device.asarray(x)), np.expm1(x.astype(float)).astype(np.float32), 3e-7, 0, device=device)
+
+
+@every
+def test_nan_comes_through(name, device):
+    assert np.isnan(device.to_host(LAYERS[name](device.asarray(np.full((2, 1), np.nan, np.float32))))).all()
+
+
+@pytest.mark.parametrize("forward", [lambda x, **o: F.elu_forward(x, 1.7, **o), F.silu_forward, F.gelu_forward])
+def test_the_derivative_may_be_left_out(forward, device, rng):
+    x = device.asarray(rng.normal(size=(3, 4)))
+    y, cache = forward(x, derivative=False)
+    assert cache is None
+    assert_close(y, device.to_host(forward(x)[0]), 0, 0, device=device)
+
+
 # -- Softmax and identity ---------------------------------------------------------------------------------------------
 
 

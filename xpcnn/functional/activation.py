@@ -4,6 +4,8 @@ The next layer often saves that array too, and the input need not stay in memory
 `smooth_activation.py`.
 
 The formulas write to arrays that are given to them, and on the CPU are called with parts of a batch that stay in cache.
+The first operation already writes to the output, the others change it in place: so reading and writing far memory
+overlap.
 No formula overflows on the way to a finite result, whatever the finite input. Cases are told apart by `clip`, `maximum`
 and comparisons, since on a CPU `where` costs more than an exponential; `clip` takes a third of the time of `maximum`
 with a number.
@@ -15,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..backend import Array, array_namespace, batch_first, batch_last, chain
-from .elementwise import apply, apply_gradient
+from .elementwise import map_function, map_gradient
 
 
 def relu_forward(x: Array) -> tuple[Array, Any]:
@@ -24,7 +26,7 @@ def relu_forward(x: Array) -> tuple[Array, Any]:
     Args:
         x: `(N, ...)`.
     """
-    return _forward("relu_forward", _relu, x)
+    return _forward("relu_forward", _relu, x, in_pieces=False)
 
 
 def _relu(x: Array, y: Array) -> None:
@@ -39,7 +41,7 @@ def relu_backward(dy: Array, cache: Any) -> Array:
         dy: gradient w.r.t. the output, `(N, ...)`.
         cache: what the forward call returned.
     """
-    return apply_gradient("relu_backward", _relu_gradient, dy, cache)
+    return map_gradient("relu_backward", _relu_gradient, dy, cache)
 
 
 @chain
@@ -54,7 +56,7 @@ def relu6_forward(x: Array) -> tuple[Array, Any]:
     Args:
         x: `(N, ...)`.
     """
-    return _forward("relu6_forward", _relu6, x)
+    return _forward("relu6_forward", _relu6, x, in_pieces=False)
 
 
 def _relu6(x: Array, y: Array) -> None:
@@ -68,7 +70,7 @@ def relu6_backward(dy: Array, cache: Any) -> Array:
         dy: gradient w.r.t. the output, `(N, ...)`.
         cache: what the forward call returned.
     """
-    return apply_gradient("relu6_backward", _relu6_gradient, dy, cache)
+    return map_gradient("relu6_backward", _relu6_gradient, dy, cache)
 
 
 @chain
@@ -87,7 +89,7 @@ def leaky_relu_forward(x: Array, negative_slope: float) -> tuple[Array, Any]:
         negative_slope: the slope for negative inputs.
     """
     if 0 < negative_slope <= 1:
-        y, saved = _forward("leaky_relu_forward", _leaky_relu, x, negative_slope)
+        y, saved = _forward("leaky_relu_forward", _leaky_relu, x, negative_slope, in_pieces=False)
     else:
         y, _ = _forward("leaky_relu_forward", leaky_relu, x, negative_slope)
         saved = batch_last(x)  # a negative slope would hide the sign
@@ -117,7 +119,7 @@ def leaky_relu_backward(dy: Array, cache: Any) -> Array:
     """
     saved, negative_slope = cache
     gradient = _leaky_relu_gradient if 0 < negative_slope <= 1 else _steep_gradient
-    return apply_gradient("leaky_relu_backward", gradient, dy, saved, negative_slope)
+    return map_gradient("leaky_relu_backward", gradient, dy, saved, negative_slope)
 
 
 @chain
@@ -147,10 +149,16 @@ def sigmoid_forward(x: Array) -> tuple[Array, Any]:
 @chain
 def sigmoid(x: Array, y: Array = None) -> Array:
     """Return `1 / (1 + exp(-x))`, or write it to `y`; computed as `exp(x) / (1 + exp(x))`."""
+    return result(write_sigmoid(x, y), y)
+
+
+def write_sigmoid(x: Array, y: Array | None) -> Array:
+    """Write `sigmoid(x)` to `y`, or to a new array if it is None, and return that array."""
     xp = array_namespace(x)
-    exponential = xp.clip(x, -xp.inf, 40 if x.dtype.itemsize > 2 else 11)  # beyond, the sigmoid is rounded to 1
-    xp.exp(exponential, out=exponential)
-    return result(xp.divide(exponential, 1 + exponential, out=y), y)
+    y = xp.clip(x, -xp.inf, 40 if x.dtype.itemsize > 2 else 11, out=y)  # beyond, the sigmoid is rounded to 1
+    xp.exp(y, out=y)
+    y /= 1 + y
+    return y
 
 
 def sigmoid_backward(dy: Array, cache: Any) -> Array:
@@ -160,7 +168,7 @@ def sigmoid_backward(dy: Array, cache: Any) -> Array:
         dy: gradient w.r.t. the output, `(N, ...)`.
         cache: what the forward call returned.
     """
-    return apply_gradient("sigmoid_backward", _sigmoid_gradient, dy, cache)
+    return map_gradient("sigmoid_backward", _sigmoid_gradient, dy, cache)
 
 
 @chain
@@ -176,7 +184,7 @@ def tanh_forward(x: Array) -> tuple[Array, Any]:
     Args:
         x: `(N, ...)`.
     """
-    return _forward("tanh_forward", tanh, x)
+    return _forward("tanh_forward", tanh, x, in_pieces=False)
 
 
 @chain
@@ -192,7 +200,7 @@ def tanh_backward(dy: Array, cache: Any) -> Array:
         dy: gradient w.r.t. the output, `(N, ...)`.
         cache: what the forward call returned.
     """
-    return apply_gradient("tanh_backward", _tanh_gradient, dy, cache)
+    return map_gradient("tanh_backward", _tanh_gradient, dy, cache)
 
 
 @chain
@@ -203,8 +211,10 @@ def _tanh_gradient(dy: Array, y: Array, dx: Array) -> None:
     dx *= dy
 
 
-def _forward(name: str, function: Callable[..., Any], x: Array, *numbers: Any) -> tuple[Array, Array]:
-    (y,) = apply(name, function, x, *numbers)
+def _forward(
+    name: str, function: Callable[..., Any], x: Array, *numbers: Any, in_pieces: bool = True
+) -> tuple[Array, Array]:
+    (y,) = map_function(name, function, x, *numbers, in_pieces=in_pieces)
     return batch_first(y), y
 
 

@@ -46,7 +46,14 @@ def elementwise_backward(dy: Array, cache: Any, derivative: Callable[[Array, Arr
     return batch_first(dx)
 
 
-def apply(name: str, function: Callable[..., Any], x: Array, *numbers: Any, derivative: bool = False) -> list[Array]:
+def map_function(
+    name: str,
+    function: Callable[..., Any],
+    x: Array,
+    *numbers: Any,
+    derivative: bool = False,
+    in_pieces: bool = True,
+) -> list[Array]:
     """Return the output of an elementwise function, and its derivative if wanted, in the batch-last layout.
 
     Args:
@@ -56,15 +63,16 @@ def apply(name: str, function: Callable[..., Any], x: Array, *numbers: Any, deri
         x: `(N, ...)`.
         numbers: further arguments.
         derivative: whether it is wanted.
+        in_pieces: False for a function without intermediate results.
     """
     device = check_input(name, x)
     x = batch_last(x)
     outputs = [device.empty(x.shape, x.dtype) for _ in range(1 + derivative)]
-    device.map_elements(function, x, *numbers, *outputs, in_pieces=True)
+    device.map_elements(function, x, *numbers, *outputs, in_pieces=in_pieces)
     return outputs
 
 
-def apply_gradient(name: str, gradient: Callable[..., Any], dy: Array, saved: Array, *numbers: Any) -> Array:
+def map_gradient(name: str, gradient: Callable[..., Any], dy: Array, saved: Array, *numbers: Any) -> Array:
     """Return the gradient w.r.t. the input of an elementwise function.
 
     Args:
@@ -78,7 +86,7 @@ def apply_gradient(name: str, gradient: Callable[..., Any], dy: Array, saved: Ar
     dy = check_gradient(name, dy, saved.shape, saved.dtype)
     device = device_of(dy)
     dx = device.empty(dy.shape, dy.dtype)
-    device.map_elements(gradient, dy, saved, *numbers, dx, in_pieces=True)
+    device.map_elements(gradient, dy, saved, *numbers, dx)
     return batch_first(dx)
 
 

@@ -11,8 +11,8 @@ from math import pi, sqrt
 from typing import Any
 
 from ..backend import Array, array_namespace, batch_first, chain
-from .activation import result, sigmoid
-from .elementwise import apply, apply_gradient
+from .activation import result, write_sigmoid
+from .elementwise import map_function, map_gradient
 from .normal import normal_cdf_and_bell
 
 
@@ -40,28 +40,31 @@ def elu(x: Array, alpha: float | None, y: Array = None, derivative: Array = None
         derivative: None, or the array to write the derivative to; at 0 it is `alpha`.
     """
     xp = array_namespace(x)
-    below = xp.clip(x, -xp.inf, 0)
+    below = xp.clip(x, -xp.inf, 0, out=derivative)
+    # exp(z) - 1 = 2·tanh(z/2) / (1 - tanh(z/2)), where small z keep their digits; most processors have no fast expm1.
+    output = xp.multiply(below, 0.5, out=y)
+    xp.tanh(output, out=output)
+    output /= 1 - output
+    output *= 2
+    if alpha is None:
+        xp.maximum(x, output, out=output)  # exp(x) - 1 is never below x
+    else:
+        output *= alpha
+        output += xp.clip(x, 0, xp.inf)
     if derivative is not None:
-        xp.exp(below, out=derivative)
+        xp.exp(derivative, out=derivative)
         if alpha is not None:
             factor = (x <= 0).astype(x.dtype)
             factor *= alpha
             factor += x > 0
             derivative *= factor
-    # exp(z) - 1 = 2·tanh(z/2) / (1 - tanh(z/2)), where small z keep their digits; most processors have no fast expm1.
-    below *= 0.5
-    xp.tanh(below, out=below)
-    below /= 1 - below
-    below *= 2
-    if alpha is not None:
-        below *= alpha
-    return result(xp.add(xp.clip(x, 0, xp.inf), below, out=y), y)
+    return result(output, y)
 
 
 def _forward(
     name: str, function: Callable[..., Any], x: Array, *numbers: Any, derivative: bool
 ) -> tuple[Array, Array | None]:
-    y, *saved = apply(name, function, x, *numbers, derivative=derivative)
+    y, *saved = map_function(name, function, x, *numbers, derivative=derivative)
     return batch_first(y), saved[0] if derivative else None
 
 
@@ -72,7 +75,7 @@ def elu_backward(dy: Array, cache: Any) -> Array:
         dy: gradient w.r.t. the output, `(N, ...)`.
         cache: what the forward call returned.
     """
-    return apply_gradient("elu_backward", _product, dy, cache)
+    return map_gradient("elu_backward", _product, dy, cache)
 
 
 @chain
@@ -93,18 +96,18 @@ def silu_forward(x: Array, *, derivative: bool = True) -> tuple[Array, Any]:
 @chain
 def silu(x: Array, y: Array = None, derivative: Array = None) -> Array:
     """Return `x·sigmoid(x)`; `y` and `derivative` are those of `elu`."""
-    gate = sigmoid(x)
+    gate = write_sigmoid(x, derivative)
     output = array_namespace(x).multiply(x, gate, out=y)
     if derivative is not None:
-        array_namespace(x).subtract(1, gate, out=derivative)
-        derivative *= output
-        derivative += gate
+        rest = 1 - gate
+        rest *= output
+        derivative += rest
     return result(output, y)
 
 
 def silu_backward(dy: Array, cache: Any) -> Array:
     """Return `dx`, the product of the gradient and the derivative; arguments as for `elu_backward`."""
-    return apply_gradient("silu_backward", _product, dy, cache)
+    return map_gradient("silu_backward", _product, dy, cache)
 
 
 def gelu_forward(x: Array, *, approximate: str = "none", derivative: bool = True) -> tuple[Array, Any]:
@@ -124,13 +127,13 @@ def gelu_forward(x: Array, *, approximate: str = "none", derivative: bool = True
 @chain
 def gelu(x: Array, y: Array = None, derivative: Array = None) -> Array:
     """Return `x·Φ(x)`; `y` and `derivative` are those of `elu`."""
-    xp = array_namespace(x)
-    cdf, bell = normal_cdf_and_bell(x)
+    output, _ = normal_cdf_and_bell(x, y, derivative)
     if derivative is not None:
-        bell *= 1 / sqrt(2 * pi)
-        xp.multiply(x, bell, out=derivative)
-        derivative += cdf
-    return result(xp.multiply(x, cdf, out=y), y)
+        derivative *= 1 / sqrt(2 * pi)
+        derivative *= x
+        derivative += output
+    output *= x
+    return result(output, y)
 
 
 @chain
@@ -144,18 +147,19 @@ def gelu_tanh(x: Array, y: Array = None, derivative: Array = None) -> Array:
     near = xp.clip(x, -100, 100)
     square = near * near
     near *= 2 * sqrt(2 / pi)
-    gate = sigmoid(near * (1 + 0.044715 * square))
+    near *= 1 + 0.044715 * square
+    gate = write_sigmoid(near, derivative)
     output = xp.multiply(x, gate, out=y)
     if derivative is not None:
         square *= 6 * sqrt(2 / pi) * 0.044715
         square += 2 * sqrt(2 / pi)  # the derivative of z
-        xp.subtract(1, gate, out=derivative)
-        derivative *= output
-        derivative *= square
-        derivative += gate
+        rest = 1 - gate
+        rest *= output
+        rest *= square
+        derivative += rest
     return result(output, y)
 
 
 def gelu_backward(dy: Array, cache: Any) -> Array:
     """Return `dx`, the product of the gradient and the derivative; arguments as for `elu_backward`."""
-    return apply_gradient("gelu_backward", _product, dy, cache)
+    return map_gradient("gelu_backward", _product, dy, cache)
