@@ -65,9 +65,14 @@ def avg_pool2d_forward(
                     device.xp.divide(reduce(x[piece]), counts, out=y[piece])
             return
         total = y[channels]
-        total[...] = 0
-        for _, (rows, cols), (image_rows, image_cols) in offsets(window, OH, OW, H, W):
-            total[:, rows, cols] += x[channels, image_rows, image_cols]
+        whole = not any(window.padding)  # each element of the window is inside the image at all positions
+        if not whole:
+            total[...] = 0
+        for number, (rows, cols), (image_rows, image_cols) in offsets(window, OH, OW, H, W):
+            if whole and number == 0:
+                total[...] = x[channels, image_rows, image_cols]
+            else:
+                total[:, rows, cols] += x[channels, image_rows, image_cols]
         total /= counts
 
     device.map(pool, blocks(C, device.parts(_work(window, y))))
@@ -87,6 +92,8 @@ def avg_pool2d_backward(dy: Array, cache: Any) -> Array:
     C, OH, OW, N = dy.shape
     dx = device.empty((C, H, W, N), dy.dtype)
     axes = make_axes(window, H, W) if uses_planes(window, dx, device) else None
+    covered = OH * window.kernel[0], OW * window.kernel[1]
+    once = window.kernel == window.stride and not any(window.padding) and covered == (H, W)  # each pixel in one window
 
     def scatter(channels: slice) -> None:
         if axes is not None:
@@ -96,10 +103,14 @@ def avg_pool2d_backward(dy: Array, cache: Any) -> Array:
                     device.xp.divide(dy[piece], counts, out=per_pixel)
                     add(dx[piece])
             return
-        dx[channels] = 0
         per_pixel = dy[channels] / counts
+        if not once:
+            dx[channels] = 0
         for _, (rows, cols), (image_rows, image_cols) in offsets(window, OH, OW, H, W):
-            dx[channels, image_rows, image_cols] += per_pixel[:, rows, cols]
+            if once:
+                dx[channels, image_rows, image_cols] = per_pixel
+            else:
+                dx[channels, image_rows, image_cols] += per_pixel[:, rows, cols]
 
     device.map(scatter, blocks(C, device.parts(_work(window, dy))))
     return batch_first(dx)
