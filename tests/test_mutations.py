@@ -216,8 +216,8 @@ LEAKS = {
     "read-only view": Leak(
         "im2col",
         im2col,
-        "    columns = device.scratch(patches",
-        "    patches.flags.writeable = False\n    columns = device.scratch(patches",
+        "    columns[...] = patches",
+        "    patches.flags.writeable = False\n    columns[...] = patches",
     ),
     "attribute on an array": Leak(
         "linear",
