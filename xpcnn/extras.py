@@ -11,7 +11,7 @@ from contextlib import contextmanager
 _PACKAGES = {  # by the module that is imported: the package's name, and what pip calls it
     "PIL": ("Pillow", "pillow"),
     "matplotlib": ("Matplotlib", "matplotlib"),
-    "sklearn": ("scikit-learn", "scikit-learn"),
+    "sklearn": ("scikit-learn", '"scikit-learn>=1.6"'),
 }
 
 

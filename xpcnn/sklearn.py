@@ -10,22 +10,21 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-try:
+from . import backend
+from .backend import Device
+from .data import Dataset, DataSpec, Loader, Transform
+from .extras import needed_for
+from .models import build_model
+from .models.own import tried
+from .nn import CrossEntropyLoss, Module
+from .optim import build_cosine_optimizer
+from .training import Table, Trainer, predict
+
+with needed_for("xpcnn.sklearn"):
     from sklearn.base import BaseEstimator, ClassifierMixin
     from sklearn.utils import check_random_state, compute_class_weight
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_is_fitted, validate_data
-except ImportError as error:
-    raise ImportError('xpcnn.sklearn needs scikit-learn: python -m pip install "scikit-learn>=1.6"') from error
-
-from . import backend
-from .backend import Device
-from .data import Dataset, DataSpec, Loader, Transform
-from .models import build_model
-from .models.own import tried
-from .nn import CrossEntropyLoss, Module
-from .optim import OPTIMIZERS, CosineSchedule, build_optimizer
-from .training import Table, Trainer, predict
 
 Shape: TypeAlias = tuple[int, int, int]
 _DTYPES = [np.float32, np.uint8]  # other numbers are converted to the first
@@ -228,12 +227,8 @@ class CNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Return the trainer for epochs of this many batches."""
         if not isinstance(self.epochs, Integral) or self.epochs < 1:
             raise ValueError(f"epochs must be an integer of at least 1, got {self.epochs!r}")
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"unknown optimizer {self.optimizer!r}: expected one of {', '.join(OPTIMIZERS)}")
-        steps = self.epochs * batches
-        schedule = CosineSchedule(OPTIMIZERS[self.optimizer].lr if self.lr is None else self.lr, steps, steps // 20)
-        parameters = self.model_.named_parameters()
-        optimizer = build_optimizer(self.optimizer, parameters, schedule, weight_decay=self.weight_decay)
+        parameters, options = self.model_.named_parameters(), {"weight_decay": self.weight_decay}
+        optimizer = build_cosine_optimizer(self.optimizer, parameters, self.lr, self.epochs * batches, **options)
         weight = None
         if self.class_weight is not None:
             weight = compute_class_weight(self.class_weight, classes=self.classes_, y=targets)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..backend import HostArray
 from ..data import DataSpec
-from ..data.errors import DataError, one_line
+from ..data.errors import NAMED, DataError, bad_files, one_line
 from ..data.formats.pictures import SUFFIXES
 from ..data.image_folder.build import batch_length, processes_for
 from ..data.image_folder.decode import Plan, decode
@@ -19,7 +19,6 @@ from ..data.image_folder.listing import pictures_below
 from ..data.image_folder.workers import decode_all
 
 _LOOKED_AT = 16  # pictures that are timed
-_NAMED = 5  # bad files in a message
 
 
 def find_pictures(paths: Iterable[str]) -> list[str]:
@@ -102,7 +101,7 @@ class BadFiles:
     def add(self, faults: Sequence[str]) -> None:
         """Add more files."""
         self.count += len(faults)
-        self.first += faults[: _NAMED - len(self.first)]
+        self.first += faults[: NAMED - len(self.first)]
 
     def text(self, total: int, then: str) -> str:
         """Return a line on them.
@@ -111,8 +110,7 @@ class BadFiles:
             total: how many files there are in all.
             then: what happens to the bad ones.
         """
-        more = f"; and {self.count - _NAMED:,} more" if self.count > _NAMED else ""
-        return f"{self.count:,} of {total:,} files cannot be read{then}: {'; '.join(self.first)}{more}"
+        return bad_files(self.first, self.count, total, then)
 
 
 @contextmanager

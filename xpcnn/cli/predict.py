@@ -7,11 +7,9 @@ import sys
 from contextlib import closing
 from typing import Any
 
-from ..data import Loader
 from ..data.errors import DataError
 from ..data.sources import load_test
 from ..training import evaluate, load_trained
-from ..training.config import EVALUATION_BATCH
 from .options import add_command, add_data_dir, add_device, add_network, add_threads, network_from
 from .pictures import BadFiles, find_pictures, read_pictures
 from .results import STDOUT, check_csv, results
@@ -45,8 +43,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     options: dict[str, Any] = {"skip_bad": config.skip_bad, "progress": sys.stderr.isatty()}
     test = load_test(args.data or config.data, args.data_dir, like=spec, **options)
     # Normalised as in training, whatever the data set's own mean and std are.
-    loader = Loader(test, EVALUATION_BATCH, mean=spec.mean, std=spec.std, device=device)
-    result = evaluate(trained.model, loader)
+    result = evaluate(trained.model, config.make_loader(test, train=False, device=device, spec=spec))
     print(
         f"{test.name}: accuracy {result.accuracy:.2%} ({result.correct:,} of {result.samples:,} test images), "
         f"loss {result.loss:.4f}, device {device.name} ({device.description})"

@@ -26,7 +26,7 @@ from ..data.transforms import chosen_augmentations
 from ..models import MODELS, OwnNetwork, build_model
 from ..models.own import is_own
 from ..nn import CrossEntropyLoss, Loss, Module
-from ..optim import OPTIMIZERS, CosineSchedule, build_optimizer
+from ..optim import OPTIMIZERS, build_cosine_optimizer
 from .callbacks import Callback
 from .trainer import Trainer
 
@@ -195,10 +195,8 @@ class TrainingConfig:
         Args:
             loss: what `make_loss` returned; None for cross-entropy.
         """
-        lr = OPTIMIZERS[self.optimizer].lr if self.lr is None else self.lr
-        schedule = CosineSchedule(lr, steps, steps // 20)
-        parameters = model.named_parameters()
-        optimizer = build_optimizer(self.optimizer, parameters, schedule, weight_decay=self.weight_decay)
+        parameters, options = model.named_parameters(), {"weight_decay": self.weight_decay}
+        optimizer = build_cosine_optimizer(self.optimizer, parameters, self.lr, steps, **options)
         return Trainer(model, optimizer, loss, callbacks=callbacks)
 
 

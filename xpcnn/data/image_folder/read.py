@@ -11,14 +11,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DataError, one_line
+from ..errors import DataError, bad_files, one_line
 from ..folder import data_folder
 from .build import build_cache
 from .cache import Cache, CachePlace
 from .decode import Plan
 from .listing import list_folder
-
-_NAMED = 5  # bad files in a message
 
 
 class FolderImages(NamedTuple):
@@ -82,11 +80,9 @@ def read_folder(
 def _tell(root: Path, cache: Cache, skip_bad: bool) -> None:
     """Print how many files are left out, or raise an error that names them."""
     bad = [f"{root / path}: {text}" for path, text in cache.faults.items()]
-    count = f"{len(bad):,} of {len(cache.files):,} files"
     if skip_bad:
+        count = f"{len(bad):,} of {len(cache.files):,} files"
         print(f"xpcnn: warning: {one_line(root)}: {count} cannot be read and are left out", file=sys.stderr)
         return
-    more = f"; and {len(bad) - _NAMED:,} more" if len(bad) > _NAMED else ""
-    raise DataError(
-        f"{root}: {count} cannot be read; skip_bad (--skip-bad) leaves them out: {'; '.join(bad[:_NAMED])}{more}"
-    )
+    then = "; skip_bad (--skip-bad) leaves them out"
+    raise DataError(f"{root}: {bad_files(bad, len(bad), len(cache.files), then)}")
