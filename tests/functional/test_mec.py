@@ -32,6 +32,9 @@ def test_equals_the_direct_sums(device, rng, monkeypatch, tile_bytes):
         x, weight, bias, dy = (device.asarray(array) for array in arrays)
         # From products of sixteen images to products of all of them.
         monkeypatch.setattr(device, "small_product", weight.size * 16 * choose(draw_rng, 1, 2, 1000))
+        # With and without a transposed copy of dy, in products of one image's rows to whole rows.
+        monkeypatch.setattr(mec, "_TRANSPOSED_FROM", choose(draw_rng, 0, 256))
+        monkeypatch.setattr(mec, "_OPERAND", choose(draw_rng, 1, 1 << 15))
         with noted(window=window, x=x.shape, weight=weight.shape, small_product=device.small_product):
             pairs = [
                 (mec.correlate(x, weight, bias, window, device), im2col.correlate(x, weight, bias, window, 1, device))

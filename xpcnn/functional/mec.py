@@ -20,6 +20,10 @@ from ..backend import Array, Device, blocks
 from .windows import Limits, Window, add_up, finish, product_work, reach
 
 _LEAST_IMAGES = 16  # products of fewer columns are slow in BLAS
+# In a weight gradient products read dy faster from a transposed copy, if an operand is no larger than this. The copy
+# pays from so many rows of the column matrix on.
+_OPERAND = 1 << 15
+_TRANSPOSED_FROM = 256
 
 
 class _Tile(NamedTuple):
@@ -95,7 +99,10 @@ def weight_gradient(x: Array, dy: Array, window: Window, device: Device) -> Arra
     O, OH, OW, _ = dy.shape
     KH, KW = window.kernel
     K, width = KH * C, window.padding[2] + W + window.padding[3]
+    transposing = K * KW >= _TRANSPOSED_FROM
     most = device.small_product // (K * O)
+    if transposing:
+        most = min(most, max(_LEAST_IMAGES, _OPERAND // K))
     row_bytes = (width * K + KW * K * O // N) * x.itemsize
     all_tiles, parts = _tile_rows(OH, N, most, row_bytes, device.parts(product_work(K * KW, O, OH * OW * N)), device)
     # One product takes as many neighbouring windows as keep it small; the number divides OW.
@@ -112,9 +119,13 @@ def weight_gradient(x: Array, dy: Array, window: Window, device: Device) -> Arra
             columns = xp.lib.stride_tricks.as_strided(
                 rows, (KW, R, OW // joined, K, joined * n), (number * n, row, number * n * joined, k, number)
             )
-            dy_tile = dy[:, tile.rows, :, tile.images].reshape(O, R, OW // joined, joined * n)
+            dy_tile = dy[:, tile.rows, :, tile.images]
+            if transposing:
+                gradients = _transposed(dy_tile, device).reshape(R, OW // joined, joined * n, O)
+            else:
+                gradients = dy_tile.reshape(O, R, OW // joined, joined * n).transpose(1, 2, 3, 0)
             products = device.scratch((KW, R, OW // joined, K, O), x.dtype, "product")
-            xp.matmul(columns, dy_tile.transpose(1, 2, 3, 0), out=products)  # KW·R·OW/joined times (K, P) @ (P, O)
+            xp.matmul(columns, gradients, out=products)  # KW·R·OW/joined times (K, P) @ (P, O)
             target = total if i == 0 else device.scratch(total.shape, x.dtype, "sum")
             xp.sum(products.reshape(KW, -1, K * O), axis=1, out=target)
             if i:
@@ -139,6 +150,17 @@ def _stack_rows(x: Array, window: Window, tile: _Tile, rows: Array) -> None:
             inside[:, : met.start, kh] = 0
             inside[:, met.stop :, kh] = 0
         inside[:, met, kh] = x[:, image_rows, :, tile.images]
+
+
+def _transposed(dy: Array, device: Device) -> Array:
+    """Return a tile of `dy (O, R, OW, n)` as scratch memory `(R·OW·n, O)`, which products read faster."""
+    O, P = len(dy), dy[0].size
+    # Channels a power of two apart share a few sets of the cache, so they are moved apart first.
+    apart = device.scratch((O, P + _LEAST_IMAGES), dy.dtype, "apart")[:, :P]
+    apart.reshape(dy.shape)[...] = dy
+    transposed = device.scratch((P, O), dy.dtype, "transposed")
+    transposed[...] = apart.T
+    return transposed
 
 
 def _tile_rows(

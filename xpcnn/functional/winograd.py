@@ -102,7 +102,7 @@ def weight_gradient(x: Array, dy: Array, window: Window, device: Device) -> Arra
     O, OH, OW, _ = dy.shape
     output_transform, weight_transform, input_transform = _transforms(device, x.dtype)
     patches, all_tiles, parts = _tile_patches(window, OH, OW, N, C, O, x.itemsize, device)
-    filter_blocks = blocks(O, max(1, O * C >> 14))  # so that the operands of a product stay in cache
+    filter_blocks = blocks(O, max(1, O * C >> 16))  # so that the operands of a product stay in cache
     # The last patches of dy may extend beyond it: they are padded with zeros.
     dy_patches = Window((4, 4), (4, 4), (1, 1), (0, ceil(OH / 4) * 4 - OH, 0, ceil(OW / 4) * 4 - OW))
 
