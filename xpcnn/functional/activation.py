@@ -14,6 +14,7 @@ with a number.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from ..backend import Array, array_namespace, batch_first, batch_last, chain
@@ -60,6 +61,14 @@ def _relu_gradient(dy: Array, y: Array, dx: Array) -> None:
     dx *= dy
 
 
+def clip_gradient(dy: Array, y: Array, low: float, high: float, dx: Array) -> None:
+    """Write to `dx` the gradient of what was clipped to `y`: `dy` between the limits, else 0."""
+    if (low, high) == (0, inf):
+        _relu_gradient(dy, y, dx)
+    else:
+        _clip_gradient(dy, y, low, high, dx)
+
+
 def relu6_forward(x: Array) -> tuple[Array, Any]:
     """Return `min(max(x, 0), 6)` (Howard et al. 2017) and what `relu6_backward` needs.
 
@@ -80,12 +89,12 @@ def relu6_backward(dy: Array, cache: Any) -> Array:
         dy: gradient w.r.t. the output, `(N, ...)`.
         cache: what the forward call returned.
     """
-    return map_gradient("relu6_backward", _relu6_gradient, dy, cache)
+    return map_gradient("relu6_backward", _clip_gradient, dy, cache, 0, 6)
 
 
 @chain
-def _relu6_gradient(dy: Array, y: Array, dx: Array) -> None:
-    dx[...] = (y > 0) & (y < 6)
+def _clip_gradient(dy: Array, y: Array, low: float, high: float, dx: Array) -> None:
+    dx[...] = (y > low) & (y < high)
     dx *= dy
 
 

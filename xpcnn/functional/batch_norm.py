@@ -21,7 +21,9 @@ from ..backend import (
     chain,
     device_of,
 )
+from .activation import clip_gradient
 from .checks import check_arrays, check_gradient, check_input
+from .windows import Limits
 
 
 class Statistics(NamedTuple):
@@ -37,10 +39,16 @@ class _Cache(NamedTuple):
     residual: Array  # (C, 1): rounding error of the mean, the mean of `centred`
     scale: Array  # (C, 1): 1 / standard deviation
     has_bias: bool
+    clipped: tuple[Array, Limits] | None  # the output (C, ..., N) and the limits it was clipped to
 
 
 def batch_norm_forward(
-    x: Array, weight: Array | None = None, bias: Array | None = None, *, eps: float = 1e-5
+    x: Array,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    *,
+    eps: float = 1e-5,
+    limits: Limits | None = None,
 ) -> tuple[Array, Statistics, Any]:
     """Return `(x - mean) / √(variance + eps) · weight + bias`, per channel (Ioffe and Szegedy 2015).
 
@@ -48,6 +56,8 @@ def batch_norm_forward(
         x: `(N, C, ...)`, with more than one value per channel.
         weight, bias: `(C,)`, of the same dtype as `x`, or None.
         eps: added to the variance, so that a constant channel is not divided by 0.
+        limits: what the output is clipped to, such as `(0, inf)` for the ReLU after it, while it is in cache; None for
+            nothing.
 
     Returns:
         `y` in the shape of `x`, the batch's statistics, and what `batch_norm_backward` needs.
@@ -66,6 +76,7 @@ def batch_norm_forward(
     centred, y = (device.empty(values.shape, x.dtype) for _ in range(2))
     per_channel = device.empty((6, x.shape[0], 1), x.dtype)
     mean, residual, variance, scale, factor, shift = (per_channel[i] for i in range(6))
+    low, high = limits or (None, None)
 
     def normalize(rows: slice) -> None:
         block = centred[rows]
@@ -73,14 +84,13 @@ def batch_norm_forward(
         _centre(values[rows], sums, count, block)
         moments = sums, device.row_sums(block), device.row_dots(block, block), count, eps
         _statistics(*moments, _column(weight, rows), _column(bias, rows), *(per_channel[i][rows] for i in range(6)))
-        _scale_and_shift(block, factor[rows], shift[rows], y[rows])
+        _scale_and_shift(block, factor[rows], shift[rows], low, high, y[rows])
 
     device.map(normalize, _row_blocks(values, device))
-    return (
-        batch_first(y.reshape(x.shape)),
-        Statistics(mean[:, 0], variance[:, 0]),
-        _Cache(centred.reshape(x.shape), weight, residual, scale, bias is not None),
-    )
+    y = y.reshape(x.shape)
+    clipped = None if limits is None else (y, limits)
+    cache = _Cache(centred.reshape(x.shape), weight, residual, scale, bias is not None, clipped)
+    return batch_first(y), Statistics(mean[:, 0], variance[:, 0]), cache
 
 
 # If the values are far from 0, the rounding error of the mean may exceed their standard deviation. Subtracting it from
@@ -105,9 +115,12 @@ def _statistics(sums: Array, residual_sums: Array, squares: Array, count: int, e
 
 
 @chain
-def _scale_and_shift(x: Array, factor: Array, shift: Array, y: Array) -> None:
-    array_namespace(x).multiply(x, factor, out=y)
+def _scale_and_shift(x: Array, factor: Array, shift: Array, low: float | None, high: float | None, y: Array) -> None:
+    xp = array_namespace(x)
+    xp.multiply(x, factor, out=y)
     y += shift
+    if low is not None:
+        xp.clip(y, low, high, out=y)
 
 
 def batch_norm_backward(
@@ -123,7 +136,7 @@ def batch_norm_backward(
     Returns:
         `dx`, `dweight (C,)` and `dbias (C,)`, each None if it was not asked for or there was no such argument.
     """
-    centred, weight, residual, scale, has_bias = cache
+    centred, weight, residual, scale, has_bias, clipped = cache
     dy = check_gradient("batch_norm_backward", dy, centred.shape, centred.dtype)
     device = device_of(dy)
     values, gradients = centred.reshape(len(centred), -1), dy.reshape(len(centred), -1)
@@ -134,6 +147,10 @@ def batch_norm_backward(
 
     def differentiate(rows: slice) -> None:
         block = gradients[rows]
+        if clipped is not None:
+            output, (low, high) = clipped
+            block = device.scratch(block.shape, block.dtype, "unclipped")
+            clip_gradient(gradients[rows], output.reshape(values.shape)[rows], low, high, block)
         sums = device.row_sums(block), device.row_dots(block, values[rows])
         scales = residual[rows], scale[rows], _column(weight, rows)
         _backward_coefficients(*sums, *scales, -M, *(per_channel[i][rows] for i in range(5)))

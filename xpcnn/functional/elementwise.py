@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..backend import Array, batch_first, batch_last, device_of
+from ..backend import Array, array_namespace, batch_first, batch_last, chain, device_of
 from .checks import check_arrays, check_gradient, check_input
-from .windows import Limits, finish
+from .windows import Limits
 
 
 def elementwise_forward(x: Array, function: Callable[[Array], Array]) -> tuple[Array, Any]:
@@ -111,9 +111,14 @@ def add(x: Array, y: Array, limits: Limits | None = None) -> Array:
     x, y = batch_last(x), batch_last(y)
     total = device.empty(x.shape, x.dtype)
 
-    def compute(x: Array, y: Array, total: Array) -> None:
-        device.xp.add(x, y, out=total)
-        finish(total, None, limits, device)
-
-    device.map_elements(compute, x, y, total, in_pieces=limits is not None)
+    low, high = limits or (None, None)
+    device.map_elements(_add, x, y, low, high, total, in_pieces=limits is not None)
     return batch_first(total)
+
+
+@chain
+def _add(x: Array, y: Array, low: float | None, high: float | None, total: Array) -> None:
+    xp = array_namespace(x)
+    xp.add(x, y, out=total)
+    if low is not None:
+        xp.clip(total, low, high, out=total)

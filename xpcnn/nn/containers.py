@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from .. import functional as F
-from ..backend import CPU, Array, Device, device_or_none
+from ..backend import CPU, Array, Device, batch_last, device_or_none
 from . import changes
-from .evaluation import EVALUATION_RULES, LIMITS, InferenceStep
+from .evaluation import EVALUATION_RULES
 from .module import Module
-from .rewrite import Step, rewritten
+from .rewrite import LIMITS, Joined, Step, observed, rewritten
 
 
 class Sequential(Module):
@@ -52,7 +52,7 @@ class Sequential(Module):
         """Return what is computed, in order: in evaluation what `xpcnn.nn.evaluation` makes of the modules."""
         modules = self._modules
         # A module that is observed has a `forward` of its own.
-        if self.training or any(module.training or "forward" in vars(module) for module in modules.values()):
+        if self.training or any(module.training or observed(module) for module in modules.values()):
             return rewritten([*modules.items()])
         return changes.kept(self, lambda: rewritten([*modules.items()], EVALUATION_RULES))
 
@@ -77,7 +77,7 @@ class Sequential(Module):
 
 def _located(error: Exception, name: str, module: Module) -> Exception:
     """Return an error of the same type that says in which module it was raised."""
-    if isinstance(module, InferenceStep):
+    if isinstance(module, Joined):
         module = module.of
     place = f"{name} ({type(module).__name__})"
     if type(error) in (ValueError, TypeError, RuntimeError):
@@ -143,8 +143,10 @@ def _add_shortcut(y: Array, x: Array, shortcut: Module | None, activation: Modul
         x = shortcut(x)
     if activation is None:
         return F.add(y, x)
-    if type(activation) in LIMITS and not activation.training and "forward" not in vars(activation):
-        return F.add(y, x, LIMITS[type(activation)])
+    if type(activation) in LIMITS and not observed(activation):
+        total = F.add(y, x, LIMITS[type(activation)])
+        activation.save_for_backward(batch_last(total), total)  # what its own forward pass saves
+        return total
     return activation(F.add(y, x))
 
 

@@ -7,36 +7,20 @@ while it is in cache, or in place. Dropout and `Identity` disappear. The weights
 
 from __future__ import annotations
 
-from math import inf
-
 from .. import functional as F
 from ..backend import Array, array_namespace
 from ..functional.windows import Limits
-from .activation import Identity, ReLU, ReLU6
+from .activation import Identity
 from .convolution import Conv2d
 from .dropout import Dropout
 from .linear import Linear
 from .module import Module
 from .normalization import BatchNorm2d
 from .pooling import AvgPool2d, MaxPool2d
-from .rewrite import RULES, Step
-
-LIMITS: dict[type[Module], Limits] = {ReLU: (0, inf), ReLU6: (0, 6)}
+from .rewrite import LIMITS, Joined, Step, pool_before_relu
 
 
-class InferenceStep(Module):
-    """What is computed in evaluation mode instead of one or several modules.
-
-    Attributes:
-        of: the module that errors name.
-    """
-
-    def __init__(self, of: Module) -> None:
-        super().__init__()
-        self.of, self.training = of, False
-
-
-class FoldedConv2d(InferenceStep):
+class FoldedConv2d(Joined):
     """A convolution, with the batch norm and the ReLU after it."""
 
     of: Conv2d
@@ -52,7 +36,7 @@ class FoldedConv2d(InferenceStep):
         return self.of.infer(x, self.array, self.bias, limits=self.limits, kept=self._kept)
 
 
-class ClipInPlace(InferenceStep):
+class ClipInPlace(Joined):
     """A ReLU that overwrites its input, which nothing else refers to."""
 
     def __init__(self, of: Module) -> None:
@@ -100,7 +84,7 @@ def clip_in_place(steps: list[Step]) -> list[Step]:
     return steps
 
 
-EVALUATION_RULES = (without_identities, *RULES, fold_into_convolutions, clip_in_place)
+EVALUATION_RULES = (without_identities, pool_before_relu, fold_into_convolutions, clip_in_place)
 
 
 def _folds(norm: BatchNorm2d, conv: Conv2d) -> bool:

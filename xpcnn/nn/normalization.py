@@ -10,6 +10,7 @@ import numpy as np
 from .. import functional as F
 from ..backend import Array, Shape, chain
 from ..functional.checks import check_arrays
+from ..functional.windows import Limits
 from .module import Arithmetic, Buffer, Module, Parameter, host_parameter
 
 
@@ -66,15 +67,20 @@ class _BatchNorm(Normalization):
         return ", ".join([f"{self.num_features}", *(f"{name}={value}" for name, value in options.items())])
 
     def forward(self, x: Array) -> Array:
-        check_arrays(type(self).__name__, input=x)
-        if x.ndim not in self.axes or x.shape[1] != self.num_features:
-            places = " or ".join(["(N, C)", "(N, C, L)", "(N, C, H, W)"][axes - 2] for axes in self.axes)
-            raise ValueError(f"expected input {places} with C={self.num_features}, got {x.shape}")
         if self.track_running_stats and not self.training:
+            self._check(x)
             mean, variance = self.running_mean.data, self.running_var.data
             return F.batch_norm_fixed(x, mean, variance, *self._affine(), eps=self.eps)
-        y, (mean, variance), cache = F.batch_norm_forward(x, *self._affine(), eps=self.eps)
-        self.save_for_backward(cache)
+        return self._normalize(x)
+
+    def clipped(self, x: Array, limits: Limits) -> Array:
+        """Return the output of training, clipped to the limits of the ReLU after it; `backward` is that of both."""
+        return self._normalize(x, limits)
+
+    def _normalize(self, x: Array, limits: Limits | None = None) -> Array:
+        self._check(x)
+        y, (mean, variance), cache = F.batch_norm_forward(x, *self._affine(), eps=self.eps, limits=limits)
+        self.save_for_backward(cache, None if limits is None else y)
         if self.track_running_stats:
             self._track(mean, variance, x.size // self.num_features)
         return y
@@ -83,6 +89,12 @@ class _BatchNorm(Normalization):
         dx, dweight, dbias = F.batch_norm_backward(dy, self.saved(), input_gradient=input_gradient)
         self._add_gradients(dweight, dbias)
         return dx
+
+    def _check(self, x: Array) -> None:
+        check_arrays(type(self).__name__, input=x)
+        if x.ndim not in self.axes or x.shape[1] != self.num_features:
+            places = " or ".join(["(N, C)", "(N, C, L)", "(N, C, H, W)"][axes - 2] for axes in self.axes)
+            raise ValueError(f"expected input {places} with C={self.num_features}, got {x.shape}")
 
     def _track(self, mean: Array, variance: Array, values: int) -> None:
         self.num_batches_tracked.data += 1
