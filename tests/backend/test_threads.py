@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -199,8 +200,35 @@ def test_an_error_in_the_background_is_raised_where_the_block_ends():
         assert running.wait(timeout=10)
         raise LookupError("in the block")
     assert ended
+    # One that no thread has begun is left out, and is no longer waited for.
+    with refused("in the block", error=LookupError), CPU.overlapping():
+        running.clear()
+        CPU.background(slow, LARGE)
+        assert running.wait(timeout=10)
+        left_out = CPU.background(lambda: 1, LARGE)
+        raise LookupError("in the block")
+    with refused("has failed", error=RuntimeError):
+        left_out()
+    meeting = threading.Barrier(2)
     with CPU.overlapping():
-        assert CPU.background(lambda: 1, LARGE)() == 1
+        CPU.background(lambda: meeting.wait(timeout=10), LARGE)
+        meeting.wait(timeout=10)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_what_no_free_thread_takes_is_done_by_the_one_that_waits():
+    """As when several threads of a program share the pool."""
+    busy, go = threading.Barrier(3), threading.Event()
+
+    def block(_):
+        busy.wait(timeout=10)
+        assert go.wait(timeout=10)
+
+    with ThreadPoolExecutor(1) as other:
+        other.submit(CPU.map, block, [0, 1])  # holds the pool's thread and one of the program's
+        busy.wait(timeout=10)
+        assert set(CPU.map(lambda _: threading.get_ident(), [0, 1])) == {threading.get_ident()}
+        go.set()
 
 
 @pytest.mark.usefixtures("two_threads")
