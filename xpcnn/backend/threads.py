@@ -45,6 +45,7 @@ class Workers:
         self._blas_depth = 0
         self._blas_threads: list[int] = []
         self._unfinished = 0  # background tasks queued or running
+        self._helping = 0  # threads that compute parts of other threads' work
 
     @property
     def threads(self) -> int:
@@ -69,21 +70,25 @@ class Workers:
 
     def map(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Result]:
         """Return `[function(task) for task in tasks]`, computed in parallel by all free threads."""
-        threads = 1 if self._is_worker else min(self._threads - self._unfinished, len(tasks))
         with self.one_blas_thread():
-            if threads < 2:
+            helpers = self._take_helpers(len(tasks) - 1)
+            if not helpers:
                 return [function(task) for task in tasks]
+            threads = helpers + 1
             # One range of tasks per thread: many short jobs lose more to the interpreter lock than they gain.
             borders = [len(tasks) * i // threads for i in range(threads + 1)]
 
             def run_part(i: int) -> list[Result]:
                 return [function(task) for task in tasks[borders[i] : borders[i + 1]]]
 
-            futures = [self._submit(run_part, i) for i in range(1, threads)]
+            futures: list[Future[list[Result]]] = []
             try:
+                futures += (self._submit(run_part, i) for i in range(1, threads))
                 results = self._as_worker(run_part, 0)
             finally:
                 wait(futures)  # before an error is raised, as other tasks may still write to the caller's arrays
+                with self._lock:
+                    self._helping -= helpers
             return results + [result for future in futures for result in future.result()]
 
     @contextmanager
@@ -125,7 +130,7 @@ class Workers:
         def run() -> Result:
             return queued.pop()()
 
-        future = self._submit(run)
+        future = self._submit(self._in_background, run)
         future.add_done_callback(self._finish)
 
         @cache
@@ -164,6 +169,11 @@ class Workers:
         return getattr(self._local, "is_worker", False)
 
     @property
+    def _may_share(self) -> bool:
+        """Whether this worker runs a background task, whose parts idle threads may compute."""
+        return getattr(self._local, "may_share", False)
+
+    @property
     def _started(self) -> list[tuple[Future[Any], Callable[[], Any]]] | None:
         return getattr(self._local, "started", None)
 
@@ -174,12 +184,28 @@ class Workers:
             # In a copy of the caller's context, which has its numpy.errstate.
             return self._pool.submit(copy_context().run, self._as_worker, function, *args)
 
+    def _take_helpers(self, most: int) -> int:
+        """Reserve idle threads for the calling thread's work, at most so many, and return how many."""
+        if most < 1 or (self._is_worker and not self._may_share):
+            return 0
+        with self._lock:
+            # All threads but the one that works in the foreground, which is never idle for long.
+            helpers = max(0, min(most, self._threads - 1 - self._unfinished - self._helping))
+            self._helping += helpers
+        return helpers
+
+    def _in_background(self, task: Callable[[], Result]) -> Result:
+        self._local.may_share = True  # `_as_worker` calls this, and sets it back
+        return task()
+
     def _as_worker(self, function: Callable[..., Result], *args: Any) -> Result:
-        before, self._local.is_worker = self._is_worker, True
+        local = self._local
+        before = self._is_worker, self._may_share
+        local.is_worker, local.may_share = True, False
         try:
             return function(*args)
         finally:
-            self._local.is_worker = before
+            local.is_worker, local.may_share = before
 
     def _finish(self, future: Future[Any]) -> None:
         with self._lock:
