@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import subprocess
 import sys
 
@@ -36,8 +35,9 @@ def hold_to_avx2() -> None:
         raise SystemExit(f"benchmark: --laptop is for processors with AVX2, this one is {platform.machine()}")
     environment = avx2_environment()
     if any(os.environ.get(name) != value for name, value in environment.items()):
-        sys.stdout.flush()
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **environment})
+        # A child process, as Windows cannot replace a process by another one.
+        command = [sys.executable, *sys.orig_argv[1:]]
+        raise SystemExit(subprocess.run(command, env={**os.environ, **environment}, check=False).returncode)
 
 
 def kernels() -> dict[str, str]:
@@ -70,7 +70,9 @@ def peak_resident() -> float:
         with open("/proc/self/status", encoding="utf-8") as file:  # noqa: PTH123
             return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
     except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        import resource  # which Windows does not have
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << (20 if sys.platform == "darwin" else 10))
 
 
 def _numpy_kernels() -> list[str]:

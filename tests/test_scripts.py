@@ -1,7 +1,6 @@
 """The benchmark, the fuzzer, the check against PyTorch; tests of the source documents run other scripts."""
 
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -62,9 +61,16 @@ def test_the_benchmark_measures_every_layer_and_the_same_one_in_pytorch(rng):
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="AVX2 is of x86")
 def test_the_benchmark_holds_itself_to_avx2(monkeypatch):
     machine = load_script("benchmark_machine")
-    started = []
-    monkeypatch.setattr(os, "execve", lambda program, command, environment: started.append((command, environment)))
-    machine.hold_to_avx2()
+    started, run = [], subprocess.run
+
+    def start(command, env, check):
+        started.append((command, env))
+        return subprocess.CompletedProcess(command, 7)
+
+    monkeypatch.setattr(subprocess, "run", start)
+    with pytest.raises(SystemExit) as end:
+        machine.hold_to_avx2()
+    assert end.value.code == 7
     command, environment = started.pop()
     assert command == [sys.executable, *sys.orig_argv[1:]]
     for name in machine.avx2_environment():
@@ -77,9 +83,7 @@ def test_the_benchmark_holds_itself_to_avx2(monkeypatch):
         "blas = [lib.get('architecture') for lib in threadpool_info() if lib['internal_api'] == 'openblas']\n"
         "print(json.dumps([[name for name in names if found[name]], blas, CPU.small_product, CPU.winograd_channels]))"
     )
-    answer = subprocess.run(
-        [sys.executable, "-c", program], check=True, capture_output=True, text=True, env=environment
-    )
+    answer = run([sys.executable, "-c", program], check=True, capture_output=True, text=True, env=environment)
     numpy_kernels, blas, small_product, winograd_channels = json.loads(answer.stdout)
     assert not [name for name in numpy_kernels if "512" in name or name == "X86_V4"]
     assert set(blas) <= {"Haswell"}

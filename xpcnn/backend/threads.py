@@ -32,6 +32,7 @@ class Workers:
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
+        # Empty for Accelerate, on macOS: its users set VECLIB_MAXIMUM_THREADS=1.
         self._blas = [lib for lib in ThreadpoolController().lib_controllers if lib.user_api == "blas"]
         self._reset()
         if hasattr(os, "register_at_fork"):
