@@ -37,16 +37,19 @@ from xpcnn.cli import main
 
 assert CPU.threads == os.cpu_count(), CPU.threads
 assert CPU.small_product == 0
-code = main(["train", "--epochs", "1", "--model", "numpy_cnn", "--threads", "2", "--output", sys.argv[1]])
+options = ["--epochs", "1", "--model", "numpy_cnn", "--threads", "2", "--data", sys.argv[1], "--output", sys.argv[2]]
+code = main(["train", *options])
 assert locked, "the run's folder is not locked"
 raise SystemExit(code)
 """
 
 
-def test_training_runs_without_what_they_lack(tmp_path):
+def test_training_runs_without_what_they_lack(tmp_path, rng):
+    data = tmp_path / "digits.npz"
+    np.savez(data, x=rng.integers(0, 256, (200, 28, 28), dtype=np.uint8), y=np.arange(200) % 10)
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     environment["OPENBLAS_NUM_THREADS"] = "1"  # as its threads and ours would wait for each other
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "run")]
+    command = [sys.executable, "-c", PROGRAM, str(data), str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "run").iterdir())
