@@ -3,6 +3,7 @@
     python scripts/benchmark.py                # the full table, about ten minutes on two cores
     python scripts/benchmark.py --quick        # few rounds, small batches: a look, not a result
     python scripts/benchmark.py --layers       # every layer at three kinds of input, forward and backward
+    python scripts/benchmark.py --laptop       # both held to AVX2, which is what most laptops have
     python scripts/benchmark.py --device cuda  # both on the GPU, without TF32 unless --tf32 is given
     python scripts/benchmark.py --set tile_bytes=1e6  # with another value of one of the device's properties
 
@@ -10,6 +11,7 @@ A step is forward, loss, backward and SGD with momentum. Each network is built o
 module, weights included, so both sides compute the same thing. All contenders take turns in one process, on the same
 number of threads, and the median over the rounds counts: machines drift, ratios hold. The ratio is to the faster of
 PyTorch's two memory formats. Memory is the growth of the peak resident set over 3 steps, in a process of its own.
+Inference has a further column for onnxruntime where onnx and onnxruntime are installed. They cannot be held to AVX2.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,6 +28,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from benchmark_layers import measure_layers
+from benchmark_machine import hold_to_avx2, kernels, peak_resident, processor
+from benchmark_onnx import available, onnx_step
 from benchmark_torch import Step, print_table, random_images, ratio, take_turns, to_torch
 
 import xpcnn
@@ -151,16 +154,6 @@ def measure_memory(network: str, batch: int, side: str, threads: int) -> None:
     print(peak_resident() - before)
 
 
-def peak_resident() -> float:
-    """Return the peak of this process's resident set in MiB."""
-    try:
-        # Unlike getrusage's figure, this one does not begin with the peak of the process that started this one.
-        with open("/proc/self/status", encoding="utf-8") as file:  # noqa: PTH123
-            return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def compare(name: str, batch: int, args: argparse.Namespace, train: bool) -> dict[str, Any]:
     """Return one row of the table."""
     device = xpcnn.device(args.device)
@@ -170,6 +163,8 @@ def compare(name: str, batch: int, args: argparse.Namespace, train: bool) -> dic
     steps = {"xpcnn": our_step(build(in_shape, 10, seed=0), images, labels, device, train)}
     for kind in kinds:
         steps[kind] = torch_step(build(in_shape, 10, seed=0), images, labels, device, train, kind)
+    if not train and args.device == "cpu" and not args.laptop and available():
+        steps["onnxruntime"] = onnx_step(build(in_shape, 10, seed=0), images, args.threads)
     row: dict[str, Any] = {"network": name, "batch": batch, "ms": take_turns(steps, device, args.seconds)}
     row["ratio"] = ratio(row["ms"])
     if train and args.memory:
@@ -194,6 +189,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="smallest batch of each network, one second each")
     parser.add_argument("--layers", action="store_true", help="single layers instead of networks")
     parser.add_argument("--compile", action="store_true", help="torch.compile as a further column (slow to start)")
+    parser.add_argument("--laptop", action="store_true", help="hold all libraries to AVX2")
     parser.add_argument("--tf32", action="store_true", help="let both sides use TF32 in products on a GPU")
     parser.add_argument("--memory", action="store_true", help="peak memory too, each in a process of its own")
     parser.add_argument("--seconds", type=float, default=10.0, help="how long each row is measured")
@@ -202,6 +198,8 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="write all figures there")
     parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.laptop:
+        hold_to_avx2()
     if args.memory_of:
         network, batch, side = args.memory_of
         measure_memory(network, int(batch), side, args.threads)
@@ -234,6 +232,7 @@ def report(args: argparse.Namespace) -> None:
         "date": date.today().isoformat(),
         "device": xpcnn.device(args.device).description,
         "processor": processor(),
+        **kernels(),
         "threads": args.threads,
         "tf32": args.tf32,
         "set": " ".join(args.set) or "nothing",
@@ -264,15 +263,6 @@ def report(args: argparse.Namespace) -> None:
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:  # noqa: PTH123
             json.dump(results, file, indent=1)
-
-
-def processor() -> str:
-    """Return the processor's name where the system tells it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123
-            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,9 @@
 """The benchmark, the fuzzer, the check against PyTorch; tests of the source documents run other scripts."""
 
+import json
+import platform
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -52,6 +56,54 @@ def test_the_benchmark_measures_every_layer_and_the_same_one_in_pytorch(rng):
         if not isinstance(module, nn.Dropout):
             expected = to_torch(module)(torch.tensor(x)).detach().numpy()
             np.testing.assert_allclose(module(x), expected, 1e-4, 2e-5, err_msg=repr(module))
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="AVX2 is of x86")
+def test_the_benchmark_holds_itself_to_avx2(monkeypatch):
+    machine = load_script("benchmark_machine")
+    started, run = [], subprocess.run
+
+    def start(command, env, check):
+        started.append((command, env))
+        return subprocess.CompletedProcess(command, 7)
+
+    monkeypatch.setattr(subprocess, "run", start)
+    with pytest.raises(SystemExit) as end:
+        machine.hold_to_avx2()
+    assert end.value.code == 7
+    command, environment = started.pop()
+    assert command == [sys.executable, *sys.orig_argv[1:]]
+    for name in machine.avx2_environment():
+        monkeypatch.setenv(name, environment[name])
+    machine.hold_to_avx2()
+    assert started == []
+    program = (
+        "import json; from numpy._core._multiarray_umath import __cpu_dispatch__ as names, __cpu_features__ as found\n"
+        "from threadpoolctl import threadpool_info; from xpcnn.backend import CPU\n"
+        "blas = [lib.get('architecture') for lib in threadpool_info() if lib['internal_api'] == 'openblas']\n"
+        "print(json.dumps([[name for name in names if found[name]], blas, CPU.small_product, CPU.winograd_channels]))"
+    )
+    answer = run([sys.executable, "-c", program], check=True, capture_output=True, text=True, env=environment)
+    numpy_kernels, blas, small_product, winograd_channels = json.loads(answer.stdout)
+    assert not [name for name in numpy_kernels if "512" in name or name == "X86_V4"]
+    assert set(blas) <= {"Haswell"}
+    assert (small_product, winograd_channels) == (0, 32)  # OpenBLAS has kernels for small products with AVX-512 only
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
+    with pytest.raises(SystemExit, match="arm64"):
+        machine.hold_to_avx2()
+
+
+def test_the_benchmark_gives_onnxruntime_the_same_network(rng):
+    pytest.importorskip("onnxruntime", reason="not installed")
+    pytest.importorskip("onnx", reason="not installed")
+    single_threaded_torch()
+    network = models.resnet20((3, 8, 8), 5).eval()
+    for _, leaf in network.named_modules():
+        if isinstance(leaf, nn.BatchNorm2d):  # else forgetting them would not show
+            leaf.running_mean.data[...], leaf.running_var.data[...] = rng.normal(size=(2, leaf.num_features)) ** 2 + 0.5
+    x = rng.normal(size=(3, 3, 8, 8)).astype(np.float32)
+    step = load_script("benchmark_onnx").onnx_step(network, x, threads=1)
+    np.testing.assert_allclose(step(), network(x), 1e-4, 1e-4 * np.abs(network(x)).max())
 
 
 def test_the_fuzzer_counts_and_keeps_each_kind_of_finding_once(tmp_path, capsys):

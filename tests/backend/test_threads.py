@@ -6,6 +6,7 @@ import sys
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -20,12 +21,12 @@ from xpcnn.optim import Adam
 
 @pytest.fixture
 def with_threads():
-    """Return a function that calls another with 1, 2 and 16 threads and returns the three results."""
+    """Return a function that calls another with several numbers of threads and returns the results."""
     before = CPU.threads
 
     def call(function):
         results = []
-        for count in (1, 2, 16):
+        for count in (1, 2, 3, 4, 8, 16):
             CPU.threads = count
             results.append(function())
         return results
@@ -47,7 +48,8 @@ def layers(rng):
 
     def convolution(x, dy, weight, bias, **options):
         y, cache = F.conv2d_forward(x, weight, bias, **options)
-        return bits(y, *F.conv2d_backward(dy, cache))
+        gradients = F.conv2d_backward(dy, cache)
+        return bits(y, *(gradient for gradient in gradients if gradient is not None))
 
     def pooling(x, dy):
         y, cache = F.max_pool2d_forward(x, 3, stride=2, padding=1)
@@ -61,11 +63,46 @@ def layers(rng):
         y, cache = F.relu_forward(x)
         return bits(y, F.relu_backward(dy, cache))
 
+    def batch_norm(x, dy, weight, bias):
+        y, statistics, cache = F.batch_norm_forward(x, weight, bias)
+        return bits(y, *statistics, *F.batch_norm_backward(dy, cache))
+
+    def group_norm(x, dy, weight, bias):
+        y, cache = F.group_norm_forward(x, 4, weight, bias)
+        return bits(y, *F.group_norm_backward(dy, cache))
+
+    def average(x, dy):
+        y, cache = F.avg_pool2d_forward(x, 3, stride=2, padding=1)
+        return bits(y, F.avg_pool2d_backward(dy, cache))
+
+    def images(*shape):
+        return batch_first(normal(rng, *shape))
+
     x, dy = (batch_first(normal(rng, 12, 29, 31, 100)) for _ in range(2))
     halved = batch_first(normal(rng, 12, 15, 16, 100))
     weight, depthwise, bias = normal(rng, 12, 12, 3, 3), normal(rng, 12, 1, 5, 3), normal(rng, 12)
     wide = normal(rng, 530, 401), normal(rng, 530, 85), normal(rng, 85, 401), normal(rng, 85)
-    return {
+    large, large_dy, large_halved = images(16, 32, 32, 160), images(16, 32, 32, 160), images(16, 16, 16, 160)
+    gain, shift = normal(rng, 16), normal(rng, 16)
+    convolutions = {  # C, O, kernel, size, batch, groups
+        "in small products": (16, 16, 3, 16, 128, 1),
+        "by Winograd": (64, 96, 3, 16, 64, 1),
+        "by Winograd, few patches": (300, 280, 3, 7, 8, 1),
+        "by im2col": (64, 96, 5, 16, 32, 1),
+        "by im2col, large gradient": (300, 280, 5, 7, 8, 1),
+        "pointwise": (64, 96, 1, 16, 64, 1),
+        "pointwise, large gradient": (1024, 900, 1, 7, 8, 1),
+        "four groups": (64, 64, 3, 16, 64, 4),
+    }
+    shapes = {}
+    for name, (C, O, kernel, size, batch, groups) in convolutions.items():
+        arrays = images(C, size, size, batch), images(O, size, size, batch), normal(rng, O, C // groups, kernel, kernel)
+        options = {"padding": kernel // 2, "groups": groups}
+        shapes[f"conv2d, {name}"] = partial(convolution, *arrays, None, **options)
+    return shapes | {
+        "batch_norm": lambda: batch_norm(large, large_dy, gain, shift),
+        "group_norm": lambda: group_norm(large, large_dy, gain, shift),
+        "avg_pool2d": lambda: average(large, large_halved),
         "conv2d": lambda: convolution(x, dy, weight, bias, padding=1),
         "conv2d, stride 2": lambda: convolution(x, halved, weight, bias, padding=1, stride=2),
         "conv2d, depthwise": lambda: convolution(x, dy, depthwise, bias, padding=(2, 1), groups=12),
@@ -80,11 +117,12 @@ def test_of_every_layer(with_threads, rng, monkeypatch):
     map_tasks = type(CPU).map
     monkeypatch.setattr(type(CPU), "map", lambda self, f, items: tasks.append(len(items)) or map_tasks(self, f, items))
     for name, layer in layers(rng).items():
-        one, two, many = with_threads(lambda layer=layer: (tasks.clear(), layer(), tuple(tasks)))
+        one, *others = with_threads(lambda layer=layer: (tasks.clear(), layer(), tuple(tasks)))
         assert max(tasks) >= 4, f"{name} is too small to be shared"
-        assert one[1] == two[1] == many[1], name
-        # Not by luck: the work is cut alike for any number of threads.
-        assert one[2] == two[2] == many[2], name
+        for other in others:
+            assert one[1] == other[1], name
+            # Not by luck: the work is cut alike for any number of threads.
+            assert one[2] == other[2], name
 
 
 @pytest.mark.parametrize("batch", [1, 64])
@@ -103,8 +141,33 @@ def test_of_a_training_run(batch, with_threads, rng):
             optimizer.step()
         return bits(*losses, *model.state_dict().values())
 
-    one, two, many = with_threads(train)
-    assert one == two == many
+    one, *others = with_threads(train)
+    assert all(other == one for other in others)
+
+
+@pytest.mark.parametrize(
+    ("C", "O", "kernel", "size", "batch"),
+    [(128, 128, 3, 16, 64), (256, 256, 3, 7, 8), (256, 512, 5, 7, 8), (512, 512, 1, 7, 32)],
+    ids=["by Winograd", "by Winograd, few patches", "by im2col", "pointwise"],
+)
+def test_layers_with_large_gradients_keep_four_threads_busy_and_sums_small(C, O, kernel, size, batch, rng, monkeypatch):
+    """Their partial sums take at most 16 MiB, but the work is shared out all the same."""
+    weight = normal(rng, O, C, kernel, kernel)
+    x, dy = (batch_first(normal(rng, channels, size, size, batch)) for channels in (C, O))
+    tasks, memory = [], []
+    map_tasks, empty = type(CPU).map, type(CPU).empty
+    monkeypatch.setattr(type(CPU), "map", lambda self, f, items: tasks.append(len(items)) or map_tasks(self, f, items))
+    monkeypatch.setattr(
+        type(CPU), "empty", lambda self, shape, dtype: memory.append(4 * np.prod(shape)) or empty(self, shape, dtype)
+    )
+    _, cache = F.conv2d_forward(x, weight, padding=kernel // 2)
+    assert max(tasks) >= 4
+    for gradient in (F.conv2d_input_gradient, F.conv2d_parameter_gradients):
+        tasks.clear()
+        memory.clear()
+        gradient(dy, cache)
+        assert max(tasks) >= 4, gradient
+    assert sum(memory) <= (16 << 20) + 36 * weight[:, :, 0, 0].nbytes + weight.nbytes  # and the gradient itself
 
 
 # -- In the background ------------------------------------------------------------------------------------------------
@@ -134,6 +197,24 @@ def test_a_background_task_runs_beside_the_block_and_is_done_when_it_ends():
     assert done != [threading.get_ident()]
     assert len(done) == 1
     assert result() == result() == "result"
+
+
+def test_idle_threads_compute_parts_of_a_background_task():
+    before, meeting = CPU.threads, threading.Barrier(3)
+
+    def part(i):
+        meeting.wait(timeout=20)  # both parts and this test: three threads at once
+        return i
+
+    try:
+        CPU.threads = 3
+        with CPU.overlapping():
+            result = CPU.background(lambda: CPU.map(part, range(2)), LARGE)
+            meeting.wait(timeout=20)
+        assert result() == [0, 1]
+        assert CPU._workers._helping == CPU._workers._unfinished == 0
+    finally:
+        CPU.threads = before
 
 
 @pytest.mark.usefixtures("two_threads")

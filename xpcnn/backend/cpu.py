@@ -37,7 +37,7 @@ class CpuDevice(Device):
     launch_bytes = 8 << 10
     long_row = 1024
     part_work = 1 << 25  # multiply-adds below which waking another thread costs more than it saves
-    fewest_parts = 4
+    fewest_parts = 4  # of more work than that; each of more parts has this much, as short ones lose 3 % on two threads
     most_parts = 16
 
     def __init__(self) -> None:
@@ -113,8 +113,7 @@ class CpuDevice(Device):
     def parts(self, work: int, at_most: int | None = None) -> int:
         if work < self.part_work:
             return 1
-        # More parts must be long ones: shorter ones made a step of conv 32-64 3 % slower on two threads.
-        count = min(max(self.fewest_parts, work // (4 * self.part_work)), self.most_parts)
+        count = min(max(self.fewest_parts, work // self.part_work), self.most_parts)
         if at_most is not None:
             count = min(count, at_most)
         return 1 << max(1, count).bit_length() - 1  # a power of two divides evenly among most numbers of threads

@@ -88,6 +88,7 @@ class Workers:
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
+        # Empty for Accelerate, on macOS: its users set VECLIB_MAXIMUM_THREADS=1.
         self._blas = [lib for lib in ThreadpoolController().lib_controllers if lib.user_api == "blas"]
         self._reset()
         if hasattr(os, "register_at_fork"):
@@ -102,6 +103,7 @@ class Workers:
         self._blas_depth = 0
         self._blas_threads: list[int] = []
         self._unfinished = 0  # background tasks queued or running
+        self._helping = 0  # threads that compute parts of other threads' work
 
     @property
     def threads(self) -> int:
@@ -129,22 +131,26 @@ class Workers:
 
     def map(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Result]:
         """Return `[function(task) for task in tasks]`, computed in parallel by all free threads."""
-        threads = 1 if self._is_worker else min(self._threads - self._unfinished, len(tasks))
         with self.one_blas_thread():
-            if threads < 2:
+            helpers = self._take_helpers(len(tasks) - 1)
+            if not helpers:
                 return [function(task) for task in tasks]
+            threads = helpers + 1
             # One range of tasks per thread: many short jobs lose more to the interpreter lock than they gain.
             borders = [len(tasks) * i // threads for i in range(threads + 1)]
 
             def run_part(i: int) -> list[Result]:
                 return [function(task) for task in tasks[borders[i] : borders[i + 1]]]
 
-            jobs = [self._submit(partial(run_part, i)) for i in range(1, threads)]
+            jobs: list[_Job[list[Result]]] = []
             try:
+                jobs += (self._submit(partial(run_part, i)) for i in range(1, threads))
                 results = self._as_worker(partial(run_part, 0))
             finally:
                 for job in jobs:  # before an error is raised, as other tasks may still write to the caller's arrays
                     job.wait()
+                with self._lock:
+                    self._helping -= helpers
             return results + [result for job in jobs for result in job.result()]
 
     @contextmanager
@@ -190,7 +196,7 @@ class Workers:
             finally:
                 self._finish()
 
-        job = self._submit(run)
+        job = self._submit(run, may_share=True)
         started.append(job)
         return job.result
 
@@ -222,11 +228,16 @@ class Workers:
         return getattr(self._local, "is_worker", False)
 
     @property
+    def _may_share(self) -> bool:
+        """Whether this worker runs a background task, whose parts idle threads may compute."""
+        return getattr(self._local, "may_share", False)
+
+    @property
     def _started(self) -> list[_Job[Any]] | None:
         return getattr(self._local, "started", None)
 
-    def _submit(self, function: Callable[[], Result]) -> _Job[Result]:
-        job = _Job(partial(self._as_worker, function))
+    def _submit(self, function: Callable[[], Result], may_share: bool = False) -> _Job[Result]:
+        job = _Job(partial(self._as_worker, function, may_share))
         with self._lock:
             if not self._pool:
                 names = (f"xpcnn_{i}" for i in range(max(1, self._threads - 1)))
@@ -238,12 +249,24 @@ class Workers:
             self._jobs.put(job)
         return job
 
-    def _as_worker(self, function: Callable[[], Result]) -> Result:
-        before, self._local.is_worker = self._is_worker, True
+    def _take_helpers(self, most: int) -> int:
+        """Reserve idle threads for the calling thread's work, at most so many, and return how many."""
+        if most < 1 or (self._is_worker and not self._may_share):
+            return 0
+        with self._lock:
+            # All threads but the one that works in the foreground, which is never idle for long.
+            helpers = max(0, min(most, self._threads - 1 - self._unfinished - self._helping))
+            self._helping += helpers
+        return helpers
+
+    def _as_worker(self, function: Callable[[], Result], may_share: bool = False) -> Result:
+        local = self._local
+        before = self._is_worker, self._may_share
+        local.is_worker, local.may_share = True, may_share
         try:
             return function()
         finally:
-            self._local.is_worker = before
+            local.is_worker, local.may_share = before
 
     def _finish(self) -> None:
         with self._lock:

@@ -62,6 +62,7 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     default = TraceConfig()
     add_training_options(parser, default)
     parser.add_argument("--steps", type=int, metavar="N", help=f"training steps ({default.steps})")
+    parser.add_argument("--mode", help=f"train or eval, what to compare ({default.mode})")
     parser.add_argument("--dtype", help=f"float32 or float64 ({default.dtype})")
     parser.add_argument("--limit", type=int, default=256, metavar="N", help="keep at most N MiB of arrays (256)")
 

@@ -24,7 +24,7 @@ from math import ceil
 from typing import NamedTuple
 
 from ..backend import Array, Device, blocks
-from .windows import PARTIAL_SUMS, Limits, Pair, Window, add_up, finish, product_work, reach
+from .windows import Limits, Pair, Window, add_up, finish, product_work, reach, sums_and_cuts
 
 _LEAST_COLUMNS = 64  # products of fewer columns are slow in BLAS
 
@@ -82,26 +82,32 @@ def weight_gradient(x: Array, dy: Array, window: Window, groups: int, device: De
     K = C * window.kernel[0] * window.kernel[1]
     x = x.reshape(groups, C, *x.shape[1:])
     dy = dy.reshape(groups, O // groups, OH, OW, N)
-    P, sum_bytes = OH * OW * N, O // groups * K * x.itemsize
-    at_most = min(P // _LEAST_COLUMNS, PARTIAL_SUMS // sum_bytes)
-    part_count = device.parts(product_work(K, O // groups, P), at_most=at_most)
-    all_tiles = tiles(OH, OW, N, K * x.itemsize, device.tile_bytes, part_count)
+    P = OH * OW * N
+    part_count, cuts = sums_and_cuts(
+        device.parts(product_work(K, O // groups, P)), P // _LEAST_COLUMNS, O // groups * K * x.itemsize
+    )
+    # Cut by channels of x, so that no column is made twice. The products keep enough rows to be fast.
+    channel_blocks = blocks(C, max(1, min(cuts, K // 64)))
+    all_tiles = tiles(OH, OW, N, ceil(K / len(channel_blocks)) * x.itemsize, device.tile_bytes, part_count)
+    parts = blocks(len(all_tiles), part_count)
+    sums = [device.empty((O // groups, C, K // C), x.dtype) for _ in range(groups * len(parts))]
 
-    def accumulate(task: tuple[int, slice]) -> Array:
-        g, part = task
-        total = device.empty((O // groups, K), x.dtype)
-        for i, tile in enumerate(all_tiles[part]):
-            columns = im2col(x[g], window, tile, device)
+    def accumulate(task: tuple[int, int, slice]) -> None:
+        g, p, channels = task
+        total = sums[g * len(parts) + p][:, channels].reshape(O // groups, -1)  # a view
+        for i, tile in enumerate(all_tiles[parts[p]]):
+            columns = im2col(x[g, channels], window, tile, device)
             dy_tile = dy[g][:, tile.rows, tile.cols, tile.images].reshape(O // groups, -1)
             product = total if i == 0 else device.scratch(total.shape, x.dtype, "product")
             device.xp.matmul(dy_tile, columns.T, out=product)  # (O, P) @ (P, K)
             if i:
                 total += product
-        return total
 
-    parts = blocks(len(all_tiles), part_count)
-    sums = device.map(accumulate, [(g, part) for g in range(groups) for part in parts])
-    dweights = [add_up(sums[g * len(parts) : (g + 1) * len(parts)]) for g in range(groups)]
+    device.map(
+        accumulate,
+        [(g, p, channels) for g in range(groups) for p in range(len(parts)) for channels in channel_blocks],
+    )
+    dweights = [add_up(sums[g * len(parts) : (g + 1) * len(parts)], device) for g in range(groups)]
     dweight = dweights[0] if groups == 1 else device.xp.concatenate(dweights)
     return dweight.reshape(O, C, *window.kernel)
 

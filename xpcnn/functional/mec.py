@@ -132,7 +132,7 @@ def weight_gradient(x: Array, dy: Array, window: Window, device: Device) -> Arra
                 total += target
         return total
 
-    total = add_up(device.map(accumulate, parts))
+    total = add_up(device.map(accumulate, parts), device)
     return xp.ascontiguousarray(total.reshape(KW, KH, C, O).transpose(3, 2, 1, 0))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from math import ceil
 
 from ..backend import Array, Device, blocks
-from .windows import PARTIAL_SUMS, Limits, Pair, Window, add_up, finish, product_work
+from .windows import Limits, Pair, Window, add_up, finish, product_work, sums_and_cuts
 
 _LEAST_COLUMNS = 64  # products of fewer columns are slow in BLAS
 _MOST_COLUMNS = 128  # of a small product: more of them leave the first-level cache
@@ -47,13 +47,20 @@ def weight_gradient(x: Array, dy: Array, window: Window, device: Device) -> Arra
     """Return the gradient w.r.t. the weight, `(O, C, 1, 1)`, from `x (C, H, W, N)` and `dy (O, OH, OW, N)`."""
     x, dy = (array.reshape(len(array), -1) for array in (_at_positions(x, window, device), dy))
     (C, P), O = x.shape, len(dy)
-    at_most = min(P // _LEAST_COLUMNS, PARTIAL_SUMS // (O * C * x.itemsize))
-    parts = device.parts(product_work(C, O, P), at_most=at_most)
-    if O < C:  # BLAS is faster where the result has more rows than columns
-        total = add_up(device.map(lambda part: x[:, part] @ dy[:, part].T, blocks(P, parts))).T  # (C, P) @ (P, O)
-    else:
-        total = add_up(device.map(lambda part: dy[:, part] @ x[:, part].T, blocks(P, parts)))  # (O, P) @ (P, C)
-    return device.xp.ascontiguousarray(total)[:, :, None, None]
+    count, cuts = sums_and_cuts(device.parts(product_work(C, O, P)), P // _LEAST_COLUMNS, O * C * x.itemsize)
+    many, few = (x, dy) if O < C else (dy, x)  # BLAS is faster where the result has more rows than columns
+    sums = [device.empty((len(many), len(few)), x.dtype) for _ in range(count)]
+    parts = blocks(P, count)
+
+    def multiply(task: tuple[int, slice]) -> None:
+        p, rows = task
+        # (O, P) @ (P, C), or (C, P) @ (P, O)
+        device.xp.matmul(many[rows, parts[p]], few[:, parts[p]].T, out=sums[p][rows])
+
+    row_blocks = blocks(len(many), max(1, min(cuts, len(many) // _LEAST_COLUMNS)))
+    device.map(multiply, [(p, rows) for p in range(count) for rows in row_blocks])
+    total = add_up(sums, device)
+    return device.xp.ascontiguousarray(total.T if O < C else total)[:, :, None, None]
 
 
 def _at_positions(x: Array, window: Window, device: Device) -> Array:

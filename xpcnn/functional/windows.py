@@ -23,7 +23,7 @@ from functools import lru_cache
 from math import ceil
 from typing import Any, NamedTuple, TypeAlias
 
-from ..backend import ELEMENT_WORK, Array, Device
+from ..backend import ELEMENT_WORK, Array, Device, blocks
 
 Pair: TypeAlias = tuple[int, int]
 IntOrPair: TypeAlias = int | Sequence[int]
@@ -166,15 +166,34 @@ def finish(y: Array, bias: Array | None, limits: Limits | None, device: Device) 
         device.xp.clip(y, *limits, out=y)
 
 
-def add_up(sums: list[Array]) -> Array:
-    """Return the sum of partial sums, computed in place in the first.
+def sums_and_cuts(parts: int, most_sums: int, sum_bytes: int) -> tuple[int, int]:
+    """Return how many partial sums a weight gradient has, and into how many blocks of channels each is cut.
+
+    Their product is `parts`, a power of two, as the parts of `Device.parts` are. With many channels the partial sums
+    would take much memory and be few: then it is the gradient that is cut.
+
+    Args:
+        most_sums: how many leave enough positions for each.
+        sum_bytes: size of the gradient.
+    """
+    most = max(1, min(parts, most_sums, PARTIAL_SUMS // sum_bytes))
+    sums = 1 << most.bit_length() - 1
+    return sums, parts // sums
+
+
+def add_up(sums: list[Array], device: Device) -> Array:
+    """Return the sum of partial sums of one shape, computed in place in the first.
 
     How many there are follows from shapes alone, and they are added in order: the result has the same bits on any
     number of threads.
     """
     total, *others = sums
-    for other in others:
-        total += other
+
+    def add(rows: slice) -> None:
+        for other in others:
+            total[rows] += other[rows]
+
+    device.map(add, blocks(len(total), device.parts(len(others) * total.size * ELEMENT_WORK)))
     return total
 
 

@@ -12,15 +12,17 @@ same transforms. TH and TW are the number of 4×4 output patches along each axis
 
 from __future__ import annotations
 
-from functools import cache
-from math import ceil
+from functools import cache, partial
+from math import ceil, prod
 from typing import Any
 
 import numpy as np
 
-from ..backend import Array, Device, blocks
+from ..backend import ELEMENT_WORK, Array, Device, blocks
 from .im2col import Tile, im2col, tiles
-from .windows import PARTIAL_SUMS, Limits, Window, add_up, finish, flipped, reach
+from .windows import Limits, Window, add_up, finish, flipped, reach, sums_and_cuts
+
+_LARGE_TILE = 10 << 20  # bytes: 64 patches of 512 channels or 128 of 256, of input and output
 
 
 def applies(window: Window, weight: Array, groups: int, size: tuple[int, int, int], device: Device) -> bool:
@@ -68,24 +70,38 @@ def correlate(
         if kept is not None:
             kept["winograd"] = transformed_weight
     y = device.empty((O, OH, OW, N), x.dtype)
-    patches, all_tiles, parts = _tile_patches(window, OH, OW, N, C, O, x.itemsize, device)
+    patches = _patches(window, OH, OW)
+    parts = _parts(OH, OW, N, C, O, device)
+    all_tiles = _tiles(OH, OW, N, max(C, O), x.itemsize, parts, device)
 
-    def multiply(part: slice) -> None:
+    def compute(part: slice) -> None:
         for tile in all_tiles[part]:
-            multiply_tile(tile)
+            points = _transformed(x, input_transform, patches, tile, device, "points")
+            products = device.scratch((O, 36, points.shape[2]), x.dtype, "products")
+            multiply(slice(None), points, products)
+            write(slice(None), products, tile)
 
-    def multiply_tile(tile: Tile) -> None:
-        points = _transformed(x, input_transform, patches, tile, device, "points")
-        products = device.scratch((O, 36, points.shape[2]), x.dtype, "product")
-        matmul(
-            transformed_weight, points.transpose(1, 0, 2), out=products.transpose(1, 0, 2)
-        )  # 36 times (O, C) @ (C, T)
-        results = device.scratch((O, 16, points.shape[2]), x.dtype, "columns")
+    def multiply(p: slice, points: Array, products: Array) -> None:
+        # each (O, C) @ (C, T)
+        matmul(transformed_weight[p], points[:, p].transpose(1, 0, 2), out=products[:, p].transpose(1, 0, 2))
+
+    def write(filters: slice, products: Array, tile: Tile) -> None:
+        products = products[filters]
+        results = device.scratch((len(products), 16, products.shape[2]), x.dtype, "columns")
         matmul(output_transform, products, out=results)  # O times (16, 36) @ (36, T)
-        finish(results, None if bias is None else bias[:, None, None], limits, device)
-        _write_outputs(results, tile, y)
+        finish(results, None if bias is None else bias[filters, None, None], limits, device)
+        _write_outputs(results, tile, y[filters])
 
-    device.map(multiply, parts)
+    if len(all_tiles) >= min(parts, 8):
+        device.map(compute, blocks(len(all_tiles), parts))
+        return y
+    for tile in _large_tiles(OH, OW, N, C + O, x.itemsize):
+        points = _transformed(x, input_transform, patches, tile, device, "points", shared=True)
+        T = points.shape[2]
+        products = device.scratch((O, 36, T), x.dtype, "products")
+        device.map(partial(multiply, points=points, products=products), _blocks_of_points(C * O * T, device))
+        parts = device.parts(36 * O * T * (16 + ELEMENT_WORK))
+        device.map(partial(write, products=products, tile=tile), blocks(O, parts))
     return y
 
 
@@ -100,29 +116,42 @@ def weight_gradient(x: Array, dy: Array, window: Window, device: Device) -> Arra
     matmul = device.xp.matmul
     C, N = x.shape[0], x.shape[3]
     O, OH, OW, _ = dy.shape
-    output_transform, weight_transform, input_transform = _transforms(device, x.dtype)
-    patches, all_tiles, parts = _tile_patches(window, OH, OW, N, C, O, x.itemsize, device)
-    filter_blocks = blocks(O, max(1, O * C >> 16))  # so that the operands of a product stay in cache
+    output_transform, _, input_transform = _transforms(device, x.dtype)
+    patches = _patches(window, OH, OW)
     # The last patches of dy may extend beyond it: they are padded with zeros.
     dy_patches = Window((4, 4), (4, 4), (1, 1), (0, ceil(OH / 4) * 4 - OH, 0, ceil(OW / 4) * 4 - OW))
+    parts = _parts(OH, OW, N, C, O, device)
+    # Each partial sum is of 36·O·C numbers, and should have more patches than channels.
+    most = ceil(OH / 4) * ceil(OW / 4) * N // min(C, O)
+    count, _ = sums_and_cuts(parts, most, 36 * O * C * x.itemsize)
+    filter_blocks = blocks(O, max(1, O * C >> 16))  # so that the operands of a product stay in cache
 
     def accumulate(part: slice) -> Array:
         total = device.empty((36, O, C), x.dtype)
-        for i, tile in enumerate(all_tiles[part]):
+        for tile in all_tiles[part]:
             points = _transformed(x, input_transform, patches, tile, device, "points")
             dy_points = _transformed(dy, output_transform.T, dy_patches, tile, device, "dy points")
-            for block in filter_blocks:
-                rows, dy_block = total[:, block], dy_points[block].transpose(1, 0, 2)
-                product = rows if i == 0 else device.scratch(rows.shape, x.dtype, "product")
-                matmul(dy_block, points.transpose(1, 2, 0), out=product)  # 36 times (O, T) @ (T, C)
-                if i:
-                    rows += product
+            add(slice(None), points, dy_points, total, first=tile is all_tiles[part.start])
         return total
 
-    total = add_up(device.map(accumulate, parts))
-    with device.one_blas_thread():
-        dweight = matmul(weight_transform.T, total.reshape(36, -1))  # (9, 36) @ (36, O·C)
-    return device.xp.ascontiguousarray(dweight.reshape(3, 3, O, C).transpose(2, 3, 0, 1))
+    def add(p: slice, points: Array, dy_points: Array, total: Array, first: bool) -> None:
+        for block in filter_blocks:
+            rows, dy_block = total[p, block], dy_points[block, p].transpose(1, 0, 2)
+            product = rows if first else device.scratch(rows.shape, x.dtype, "product")
+            matmul(dy_block, points[:, p].transpose(1, 2, 0), out=product)  # each (O, T) @ (T, C)
+            if not first:
+                rows += product
+
+    if count >= min(parts, 4):
+        all_tiles = _tiles(OH, OW, N, max(C, O), x.itemsize, count, device)
+        return _untransformed(add_up(device.map(accumulate, blocks(len(all_tiles), count)), device), device)
+    total = device.empty((36, O, C), x.dtype)
+    for i, tile in enumerate(_large_tiles(OH, OW, N, C + O, x.itemsize)):
+        points = _transformed(x, input_transform, patches, tile, device, "points", shared=True)
+        dy_points = _transformed(dy, output_transform.T, dy_patches, tile, device, "dy points", shared=True)
+        task = partial(add, points=points, dy_points=dy_points, total=total, first=i == 0)
+        device.map(task, _blocks_of_points(C * O * points.shape[2], device))
+    return _untransformed(total, device)
 
 
 def _transform_weight(weight: Array, device: Device) -> Array:
@@ -130,15 +159,51 @@ def _transform_weight(weight: Array, device: Device) -> Array:
     O, C = weight.shape[:2]
     _, weight_transform, _ = _transforms(device, weight.dtype)
     transformed = device.empty((36, O * C), weight.dtype)
-    device.xp.matmul(weight_transform, weight.reshape(O * C, 9).T, out=transformed)  # (36, 9) @ (9, O·C)
+    columns = weight.reshape(O * C, 9).T
+
+    def transform(part: slice) -> None:
+        device.xp.matmul(weight_transform, columns[:, part], out=transformed[:, part])  # (36, 9) @ (9, O·C)
+
+    device.map(transform, blocks(O * C, device.parts(45 * O * C * ELEMENT_WORK)))
     return transformed.reshape(36, O, C)
 
 
-def _transformed(x: Array, transform: Array, patches: Window, tile: Tile, device: Device, slot: str) -> Array:
-    """Return the transformed patches of `x (C, H, W, N)` under a tile, `(C, 36, T)`, in a scratch slot."""
-    columns = im2col(x, patches, tile, device).reshape(x.shape[0], transform.shape[1], -1)
-    transformed = device.scratch((x.shape[0], 36, columns.shape[2]), x.dtype, slot)
-    device.xp.matmul(transform, columns, out=transformed)  # C times (36, 36 or 16) @ (36 or 16, T)
+def _untransformed(total: Array, device: Device) -> Array:
+    """Return `Gᵀ total G`, `(O, C, 3, 3)`, of `total (36, O, C)`."""
+    _, O, C = total.shape
+    _, weight_transform, _ = _transforms(device, total.dtype)
+    dweight = device.empty((O, C, 3, 3), total.dtype)
+
+    def transform(filters: slice) -> None:
+        points = total[:, filters].reshape(36, -1)
+        product = device.scratch((9, points.shape[1]), total.dtype, "product")
+        device.xp.matmul(weight_transform.T, points, out=product)  # (9, 36) @ (36, O·C)
+        dweight[filters] = product.reshape(3, 3, -1, C).transpose(2, 3, 0, 1)
+
+    with device.one_blas_thread():
+        device.map(transform, blocks(O, device.parts(45 * O * C * ELEMENT_WORK)))
+    return dweight
+
+
+def _transformed(
+    x: Array, transform: Array, patches: Window, tile: Tile, device: Device, slot: str, shared: bool = False
+) -> Array:
+    """Return the transformed patches of `x (C, H, W, N)` under a tile, `(C, 36, T)`, in a scratch slot.
+
+    Args:
+        shared: whether to compute blocks of channels in parallel.
+    """
+    T = prod(tile.shape)
+    transformed = device.scratch((len(x), 36, T), x.dtype, slot)
+
+    def compute(channels: slice) -> None:
+        columns = im2col(x[channels], patches, tile, device).reshape(-1, transform.shape[1], T)
+        device.xp.matmul(transform, columns, out=transformed[channels])  # C times (36, 36 or 16) @ (36 or 16, T)
+
+    if shared:
+        device.map(compute, blocks(len(x), device.parts(36 * len(x) * T * (36 + ELEMENT_WORK))))
+    else:
+        compute(slice(None))
     return transformed
 
 
@@ -153,20 +218,35 @@ def _write_outputs(results: Array, tile: Tile, y: Array) -> None:
             y[:, rows, cols, tile.images] = results[:, h, w, tile_rows, tile_cols]
 
 
-def _tile_patches(
-    window: Window, OH: int, OW: int, N: int, C: int, O: int, itemsize: int, device: Device
-) -> tuple[Window, tuple[Tile, ...], list[slice]]:
-    """Return the window of the 6×6 input patches, the tiles of output patches, and the parts: slices of tiles."""
-    TH, TW = ceil(OH / 4), ceil(OW / 4)
+def _patches(window: Window, OH: int, OW: int) -> Window:
+    """Return the window of the 6×6 input patches."""
     top, bottom, left, right = window.padding
-    patches = Window((6, 6), (4, 4), (1, 1), (top, bottom + 4 * TH - OH, left, right + 4 * TW - OW))
-    work = 36 * TH * TW * N * (C * O + 36 * (C + O))
-    # Each part of a weight gradient has a partial sum of 36·O·C numbers, and should have more patches than channels.
-    parts = device.parts(work, at_most=min(TH * TW * N // min(C, O), PARTIAL_SUMS // (36 * O * C * itemsize)))
+    padding = top, bottom + 4 * ceil(OH / 4) - OH, left, right + 4 * ceil(OW / 4) - OW
+    return Window((6, 6), (4, 4), (1, 1), padding)
+
+
+def _parts(OH: int, OW: int, N: int, C: int, O: int, device: Device) -> int:
+    return device.parts(36 * ceil(OH / 4) * ceil(OW / 4) * N * (C * O + 36 * (C + O)))
+
+
+def _tiles(OH: int, OW: int, N: int, channels: int, itemsize: int, at_least: int, device: Device) -> tuple[Tile, ...]:
+    """Return the tiles of output patches, at least as many if there are that many rows of patches."""
     # Products of fewer than 64 columns are slow, in cache or not.
-    each = max(C, O) * 36 * itemsize
-    all_tiles = tiles(TH, TW, N, each, max(device.tile_bytes // 2, 64 * each), parts)
-    return patches, all_tiles, blocks(len(all_tiles), parts)
+    each = channels * 36 * itemsize
+    return tiles(ceil(OH / 4), ceil(OW / 4), N, each, max(device.tile_bytes // 2, 64 * each), at_least)
+
+
+def _large_tiles(OH: int, OW: int, N: int, channels: int, itemsize: int) -> tuple[Tile, ...]:
+    """Return tiles for few patches or many channels: what is computed for one tile is shared out, not the tiles.
+
+    So there is one sum for the gradient w.r.t. the weight, whose partial sums would take more memory than these tiles.
+    """
+    return tiles(ceil(OH / 4), ceil(OW / 4), N, 36 * channels * itemsize, _LARGE_TILE, 1)
+
+
+def _blocks_of_points(work: int, device: Device) -> list[slice]:
+    """Return blocks of the 36 products of a tile; `work` is that of one, which is all BLAS, so that it counts twice."""
+    return blocks(36, device.parts(2 * 36 * work))
 
 
 @cache

@@ -27,6 +27,7 @@ from .comparison import Comparison, compare
 from .config import TraceConfig
 from .drift import direction, perturbation
 from .files import Folder, TraceError, load_step
+from .inference import NETWORK, REWRITTEN, compare_inference
 from .layers import replay, replay_loss
 from .record import MEGABYTE, Trace, record, versions
 from .report import LossStep, Report
@@ -167,7 +168,7 @@ def _model(trace: Trace, dataset: Dataset, device: Device) -> Module:
 
 
 def _check_layers(trace: Trace, model: Module, device: Device, dataset: Dataset) -> Iterator[Comparison]:
-    """Compare all recorded arrays: each layer on its recorded input, and each update of the weights."""
+    """Compare all recorded arrays: each layer on its recorded input; each update, or the network in evaluation mode."""
     folder = Folder(trace.path)
     expected: dict[int, Any] = {}  # by the size of the batch
     trainer = trace.config.make_trainer(model, trace.config.steps)
@@ -186,6 +187,14 @@ def _check_layers(trace: Trace, model: Module, device: Device, dataset: Dataset)
             )
         if not np.array_equal(recorded.loss.target, dataset.labels[indices]):
             raise TraceError(f"{trace.path} is damaged: the labels of step {step} are not those of {dataset}")
+        if recorded.rewritten is not None:
+            # The model stays in evaluation mode, so this also checks that the rewriting notices new weights.
+            model.eval().load_state_dict(recorded.after)
+            images, _ = trace.config.batch(dataset, indices)
+            outputs = recorded.loss.output, recorded.rewritten
+            yield from compare_inference(model, images, recorded.calls, *outputs, step, device)
+            yield from replay_loss(recorded.loss, trainer.loss, device, step)
+            continue
         model.load_state_dict(before)
         yield from replay(model, recorded.calls, step, device)
         yield from replay_loss(recorded.loss, trainer.loss, device, step)
@@ -238,7 +247,8 @@ def _check_training(
             )
         )
         if result.step <= STEPS_WITH_SIZES:
-            comparisons += _compare_sizes(result, entry["sizes"], dict(trace.info["layers"]), allowed)
+            kinds = {REWRITTEN: NETWORK, **dict(trace.info["layers"])}
+            comparisons += _compare_sizes(result, entry["sizes"], kinds, allowed)
     return comparisons, losses
 
 

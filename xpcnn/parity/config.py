@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -10,6 +11,8 @@ from ..backend import HostArray
 from ..data import Dataset, DataSpec, Loader
 from ..nn import Module
 from ..training.config import TrainingConfig
+
+Mode = Literal["train", "eval"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +24,8 @@ class TraceConfig(TrainingConfig):
     Attributes:
         steps: the number of training steps.
         dtype: `"float32"` or `"float64"`.
+        mode: `"train"` to compare the training steps; `"eval"` to compare the network in evaluation mode after each of
+            them, on the step's images. By then batch norm's running averages are no longer the initial ones.
 
     The others are those of `TrainingConfig`.
     """
@@ -30,6 +35,7 @@ class TraceConfig(TrainingConfig):
     weight_decay: float = 0.0
     steps: int = 20
     dtype: str = "float32"
+    mode: str = "train"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -37,6 +43,14 @@ class TraceConfig(TrainingConfig):
             raise ValueError(f"a trace needs at least 1 step, got {self.steps}")
         if self.dtype not in ("float32", "float64"):
             raise ValueError(f"expected dtype float32 or float64, got {self.dtype!r}")
+        if self.mode not in get_args(Mode):
+            raise ValueError(f"expected mode {' or '.join(get_args(Mode))}, got {self.mode!r}")
+
+    @property
+    def work(self) -> str:
+        """What is compared, in words."""
+        steps = f"{self.steps} steps of {self.batch_size} images"
+        return steps if self.mode == "train" else f"evaluated after each of {steps}"
 
     def make_model(self, data: Dataset | DataSpec) -> Module:
         """Return the network with its initial weights, on the CPU."""

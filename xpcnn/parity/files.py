@@ -135,12 +135,13 @@ def store_step(folder: Folder, name: str, result: StepResult, room: int) -> dict
         calls.append(entry | {"gradients": {part: key(array) for part, array in call.gradients.items()}})
     loss = {"kind": result.loss.kind} | {part: key(getattr(result.loss, part)) for part in _LOSS_ARRAYS}
     after = {part: key(array) for part, array in result.after.items()}
+    rewritten = None if result.rewritten is None else key(result.rewritten)
     size = sum(array.nbytes for array in arrays.values())
     if size > room:
         return None
     folder.write_arrays(name, arrays)
     folder.stored += size
-    return {"file": name, "calls": calls, "loss_call": loss, "after": after}
+    return {"file": name, "calls": calls, "loss_call": loss, "after": after, "rewritten": rewritten}
 
 
 def load_step(folder: Folder, step: int, entry: dict[str, Any]) -> StepResult:
@@ -160,7 +161,10 @@ def load_step(folder: Folder, step: int, entry: dict[str, Any]) -> StepResult:
         loss = entry["loss_call"]
         output, target, value, gradient = (arrays[loss[part]] for part in _LOSS_ARRAYS)
         after = {part: arrays[key] for part, key in entry["after"].items()}
-        return StepResult(step, entry["correct"], calls, LossCall(loss["kind"], output, target, value, gradient), after)
+        loss_call = LossCall(loss["kind"], output, target, value, gradient)
+        rewritten = entry.get("rewritten")  # absent from traces of training that were recorded before there was a mode
+        output_rewritten = None if rewritten is None else arrays[rewritten]
+        return StepResult(step, entry["correct"], calls, loss_call, after, output_rewritten)
     except (KeyError, TypeError) as error:
         raise TraceError(f"{folder.path} is damaged: step {step} does not describe its arrays ({error!r})") from error
 

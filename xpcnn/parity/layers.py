@@ -77,7 +77,7 @@ def replay(model: Module, calls: Sequence[LayerCall], step: int, device: Device)
     """Give each layer the inputs of its recorded calls, and compare what it computes from them.
 
     Args:
-        model: in training mode, with the weights of the recorded step; its gradients are overwritten.
+        model: in the mode of the recording, with the weights of the recorded step; its gradients are overwritten.
         calls: of the layers, in one step.
         step: its number, from 1.
         device: where the model is.

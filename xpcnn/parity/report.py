@@ -7,6 +7,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from .comparison import Comparison
+from .inference import NETWORK
 from .tolerances import Precision
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class Report:
         sides = f"{self.here['device']} and {self.recorded['device']}"
         if not self.agrees:
             return f"DIFFER: {sides}, first in {self.first_difference}"
-        layers = len({comparison.layer for comparison in self.comparisons})
+        layers = len({comparison.layer for comparison in self.comparisons if comparison.kind != NETWORK})
         steps = len({comparison.step for comparison in self.comparisons if comparison.source == "arrays"})
         arrays = f"every array of {steps} of them" if steps else "sizes only"
         return f"AGREE: {sides}, {layers} layers, {len(self.losses)} steps ({arrays})"
@@ -129,9 +130,7 @@ class Report:
     def text(self) -> str:
         """Return the tables and the verdict."""
         config, lines = self.config, []
-        lines.append(
-            f"{config.model} on {config.data}, {config.steps} steps of {config.batch_size} images, {self.precision}"
-        )
+        lines.append(f"{config.model} on {config.data}, {config.work}, {self.precision}")
         for name, side in (("recorded", self.recorded), ("here", self.here)):
             lines.append(f"{name:8}  {side['device']} ({side['description']})")
         width = max(len(comparison.layer) for comparison in self.comparisons)

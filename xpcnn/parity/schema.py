@@ -40,7 +40,7 @@ _STEP = {
     "data": text,
     "file": text_or_null,
 }
-_STORED = {"calls": [_CALL], "loss_call": _LOSS_CALL, "after": {"": text}}
+_STORED = {"calls": [_CALL], "loss_call": _LOSS_CALL, "after": {"": text}}  # and "rewritten"
 _INFO = {
     "config": {},
     "recorded": {"device": text, "description": text, "versions": {"": text}},

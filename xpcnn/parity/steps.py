@@ -1,4 +1,4 @@
-"""Training step by step under observation, as recording and checking both do."""
+"""Training step by step, and what is observed of each step, as recording and checking both do."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from ..data import Dataset
 from ..nn import Module
 from .bounds import rms
 from .config import TraceConfig
+from .inference import REWRITTEN, evaluated
 from .observe import LayerCall, LossCall, ObservedLoss, host_copy, observe
 
 
 @dataclass
 class StepResult:
-    """What one training step computed.
+    """What one training step computed, or the network in evaluation mode after it.
 
     Attributes:
         step: its number, from 1.
@@ -27,6 +28,7 @@ class StepResult:
         calls: what each layer computed.
         loss: what the loss computed.
         after: the weights and buffers after the step.
+        rewritten: in evaluation mode the output of the rewritten network, else None.
     """
 
     step: int
@@ -34,11 +36,13 @@ class StepResult:
     calls: list[LayerCall]
     loss: LossCall
     after: dict[str, HostArray]
+    rewritten: HostArray | None = None
 
     def sizes(self) -> dict[str, float]:
         """Return the root mean square of every array, as `"layer:array"`."""
         outputs = [*((call.name, call.outputs()) for call in self.calls), ("loss", self.loss.outputs())]
-        return {f"{name}:{array}": rms(values) for name, arrays in outputs for array, values in arrays}
+        sizes = {f"{name}:{array}": rms(values) for name, arrays in outputs for array, values in arrays}
+        return sizes if self.rewritten is None else sizes | {f"{REWRITTEN}:y": rms(self.rewritten)}
 
     def quantities(self) -> dict[str, float]:
         """Return the sizes, and the value of the loss as `"loss"`."""
@@ -56,7 +60,8 @@ class StepResult:
         ]
         loss = self.loss
         of_loss = loss.kind, *map(_shape_and_dtype, (loss.output, loss.target, loss.value, loss.gradient))
-        return calls, of_loss, {name: _shape_and_dtype(array) for name, array in self.after.items()}
+        after = {name: _shape_and_dtype(array) for name, array in self.after.items()}
+        return calls, of_loss, after, _shape_and_dtype(self.rewritten)
 
 
 def _shape_and_dtype(array: HostArray | None) -> Any:
@@ -66,7 +71,7 @@ def _shape_and_dtype(array: HostArray | None) -> Any:
 def train_steps(
     config: TraceConfig, model: Module, dataset: Dataset, batches: Sequence[HostArray]
 ) -> Iterator[StepResult]:
-    """Train a model on its device and yield what each step computed.
+    """Train a model on its device and yield what each step computed, or the model in evaluation mode after it.
 
     Args:
         config: what to train.
@@ -79,10 +84,16 @@ def train_steps(
     model.train()
     for step, indices in enumerate(batches, 1):
         images, labels = config.batch(dataset, indices)
-        with observe(model) as calls, np.errstate(over="ignore", invalid="ignore"):
-            trainer.train_step(images, labels)
+        rewritten = None
+        with np.errstate(over="ignore", invalid="ignore"):
+            if config.mode == "train":
+                with observe(model) as calls:
+                    trainer.train_step(images, labels)
+            else:
+                trainer.train_step(images, labels)
+                calls, rewritten = evaluated(model, loss, (images, labels))
         correct = int((loss.call.output.argmax(axis=1) == labels).sum())
-        yield StepResult(step, correct, calls, loss.call, host_state(model))
+        yield StepResult(step, correct, calls, loss.call, host_state(model), rewritten)
 
 
 def host_state(model: Module) -> dict[str, HostArray]:

@@ -22,7 +22,7 @@ def parity_report(reports: Sequence[Report]) -> str:
     first = reports[0]
     title = f"Do {' and '.join(_devices(reports))} compute the same?"
     names = " on ".join(short_names(first.config))
-    what = f"{names}, {first.config.steps} steps of {first.config.batch_size} images"
+    what = f"{names}, {first.config.work}"
     settings = section("Configuration", facts(asdict(first.config).items()))
     return page(
         title, element("p", what, class_="soft"), *(part for report in reports for part in _report(report)), settings

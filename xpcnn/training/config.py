@@ -233,6 +233,7 @@ _ADDED: dict[str, Any] = {
     "class_weights": False,
     "validation": 0.0,
     "patience": None,
+    "mode": "train",
 }
 
 _WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ...backend import Array, array_namespace, chain, device_of
 
 _FAR = 2.0**21  # pixels
+_INT32_MAX = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,13 @@ def _interpolate(images: Array, parts: Sequence[NDArray[np.float64]]) -> Array:
     padded.fill(0)
     padded[:, :, 1 : H + 1, 1 : W + 1] = images.transpose(1, 0, 2, 3)
     padded = padded.reshape(C, -1)
-    origin = device.xp.arange(W + 4, padded.shape[1], (H + 3) * (W + 3))[:, None, None]  # of each image therein
-    corner = device.scratch((N, H, W), np.int64, "corner")
+    # NumPy is several times slower where the types of numbers are mixed, so indices are of the coordinates' type.
+    index = np.int64 if padded.shape[1] > _INT32_MAX else kind
+    origin = device.xp.arange(W + 4, padded.shape[1], (H + 3) * (W + 3), dtype=index)[:, None, None]  # of each image
+    corner = device.scratch((N, H, W), index, "corner")
     down, right = (device.scratch((N, H, W), kind, name) for name in ("down", "right"))
     coordinates = y_row[:, :, None], y_column[:, None, :], x_row[:, :, None], x_column[:, None, :]
-    numbers = kind(-1 << bits), kind(H << bits), kind(W << bits), kind(bits), kind((1 << bits) - 1), np.int64(W + 3)
+    numbers = kind(-1 << bits), kind(H << bits), kind(W << bits), kind(bits), kind((1 << bits) - 1), index(W + 3)
     _locate(*coordinates, origin, *numbers, corner, down, right)
 
     length = padded.shape[1] - (W + 4)
@@ -110,8 +113,7 @@ def _locate(y_row: Array, y_column: Array, x_row: Array, x_column: Array, origin
     xp = array_namespace(y_row)
     for first, second, highest, place in ((y_row, y_column, height, down), (x_row, x_column, width, right)):
         xp.add(first, second, out=place)
-        xp.maximum(place, lowest, out=place)
-        xp.minimum(place, highest, out=place)
+        xp.clip(place, lowest, highest, out=place)
     xp.right_shift(down, bits, out=corner)
     corner *= row_length
     corner += right >> bits
