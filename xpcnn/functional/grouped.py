@@ -17,6 +17,7 @@ from ..backend import Array, Device, blocks
 from .windows import Limits, Pair, Window, finish, product_work, reach
 
 _Index: TypeAlias = tuple[slice | int, ...]
+_Correlation: TypeAlias = tuple[Array, Window, Array]
 _MOST_CHANNELS = 32  # of a group's input and output; with more of them Winograd and im2col are faster
 
 
@@ -47,7 +48,7 @@ def correlate(
     y = device.empty((groups, O // groups, *window.output_size(H, W), N), x.dtype)
     bias = None if bias is None else bias.reshape(groups, -1, 1, 1, 1)
     weight = weight.reshape(groups, O // groups, C // groups, *window.kernel)
-    _correlate(x.reshape(groups, -1, H, W, N), weight, bias, window, y, device, limits)
+    _correlate(x.reshape(groups, -1, H, W, N), [(weight, window, y)], bias, device, limits)
     return y.reshape(O, *y.shape[2:])
 
 
@@ -68,16 +69,15 @@ def input_gradient(
     bias = None if bias is None else bias.reshape(groups, -1, 1, 1, 1)
     weight = weight.reshape(groups, -1, C // groups, *window.kernel).swapaxes(1, 2)
     dy = dy.reshape(groups, -1, *dy.shape[1:])
+    correlations: list[_Correlation] = []
     for h in range(min(sh, size[0])):
         rows, row_dilation, above = _covering(h + window.padding[0], window.kernel[0], sh, window.dilation[0])
         for w in range(min(sw, size[1])):
             cols, col_dilation, before = _covering(w + window.padding[2], window.kernel[1], sw, window.dilation[1])
-            pixels, elements = dx[:, :, h::sh, w::sw], weight[..., rows, cols]
-            if elements.size:
-                covering = Window(elements.shape[3:], (1, 1), (row_dilation, col_dilation), (above, 0, before, 0))
-                _correlate(dy, elements, bias, covering, pixels, device)
-            else:
-                pixels[...] = 0 if bias is None else bias
+            elements, pixels = weight[..., rows, cols], dx[:, :, h::sh, w::sw]
+            covering = Window(elements.shape[3:], (1, 1), (row_dilation, col_dilation), (above, 0, before, 0))
+            correlations.append((elements, covering, pixels))
+    _correlate(dy, correlations, bias, device)
     return dx.reshape(C, *size, -1)
 
 
@@ -87,7 +87,7 @@ def weight_gradient(x: Array, dy: Array, window: Window, groups: int, device: De
     x, dy = x.reshape(groups, C, *x.shape[1:]), dy.reshape(groups, O, *dy.shape[1:])
     dweight = device.empty((groups, *window.kernel, C, O), x.dtype)
     totals = dweight.reshape(groups, -1, O)
-    group_blocks, row_blocks, parts = _blocks(x, dy, window, device)
+    group_blocks, row_blocks, parts = _blocks(x, window, dy, device)
 
     def accumulate(part: slice) -> None:
         for g in group_blocks[part]:
@@ -107,43 +107,66 @@ def weight_gradient(x: Array, dy: Array, window: Window, groups: int, device: De
 
 
 def _correlate(
-    x: Array,
-    weight: Array,
-    bias: Array | None,
-    window: Window,
-    y: Array,
-    device: Device,
-    limits: Limits | None = None,
+    x: Array, correlations: list[_Correlation], bias: Array | None, device: Device, limits: Limits | None = None
 ) -> None:
-    """Write a correlation plus bias to y, which may need another padding at the bottom and right than the window's.
+    """Write correlations of one input, each plus bias.
 
     Args:
         x: `(G, C, H, W, N)`, G groups of C channels.
-        weight: `(G, O, C, KH, KW)`.
+        correlations: for each its weight `(G, O, C, KH, KW)`, which may have no elements, its window and its output
+            `(G, O, OH, OW, N)`. That may be non-contiguous, and need another padding at the bottom and right than the
+            window's.
         bias: `(G, O, 1, 1, 1)` or None.
-        y: `(G, O, OH, OW, N)`, not necessarily contiguous.
-        limits: what it is clipped to, or None.
+        limits: what the outputs are clipped to, or None.
     """
-    G, O, _, OW, N = y.shape
-    filters = device.xp.ascontiguousarray(weight.transpose(0, 1, 3, 4, 2)).reshape(G, 1, O, -1)
-    group_blocks, row_blocks, parts = _blocks(x, y, window, device)
-    # NumPy has no fast product of one column with one row.
-    product = device.xp.multiply if filters.shape[3] == 1 else device.xp.matmul
-    in_place = y.strides[3:] == (N * y.itemsize, y.itemsize)
+    _, window, y = max(correlations, key=lambda correlation: correlation[0].size)
+    group_blocks, row_blocks, parts = _blocks(x, window, y, device, len(correlations))
+    filters = [
+        device.xp.ascontiguousarray(weight.transpose(0, 1, 3, 4, 2)).reshape(len(weight), 1, weight.shape[1], -1)
+        for weight, _, _ in correlations
+    ]
 
     def compute(part: slice) -> None:
         for g in group_blocks[part]:
-            for rows in row_blocks:
-                columns, target = _columns(x[g], window, rows, OW, device), y[g, :, rows]
-                result = target if in_place else device.scratch(target.shape, y.dtype, "product")
-                lines = _lines(result)
-                for positions in _positions(lines, columns, device):
-                    product(filters[g], columns[..., positions], out=lines[..., positions])  # (O, K) @ (K, OW·N)
-                finish(result, None if bias is None else bias[g], limits, device)
-                if not in_place:
-                    device.as_runs(target)[...] = device.as_runs(result)
+            added = None if bias is None else bias[g]
+            # All outputs of some groups follow each other: where they are parts of one array, it is still in cache.
+            for matrices, (_, window, y) in zip(filters, correlations, strict=True):
+                for rows in blocks(y.shape[2], len(row_blocks)):
+                    _correlate_rows(x[g], matrices[g], added, window, rows, y[g, :, rows], device, limits)
 
     device.map(compute, parts)
+
+
+def _correlate_rows(
+    x: Array,
+    filters: Array,
+    bias: Array | None,
+    window: Window,
+    rows: slice,
+    target: Array,
+    device: Device,
+    limits: Limits | None,
+) -> None:
+    """Write some rows of the output of some groups, `(G, O, rows, OW, N)`.
+
+    Args:
+        filters: `(G, 1, O, KH·KW·C)`.
+    """
+    OW, N = target.shape[3:]
+    if not filters.size:
+        target[...] = 0 if bias is None else bias
+        return
+    columns = _columns(x, window, rows, OW, device)
+    in_place = target.strides[3:] == (N * target.itemsize, target.itemsize)
+    result = target if in_place else device.scratch(target.shape, target.dtype, "product")
+    lines = _lines(result)
+    # NumPy has no fast product of one column with one row.
+    product = device.xp.multiply if filters.shape[3] == 1 else device.xp.matmul
+    for positions in _positions(lines, columns, device):
+        product(filters, columns[..., positions], out=lines[..., positions])  # (O, K) @ (K, OW·N)
+    finish(result, bias, limits, device)
+    if not in_place:
+        device.as_runs(target)[...] = device.as_runs(result)
 
 
 def _covering(first: int, kernel: int, stride: int, dilation: int) -> tuple[slice, int, int]:
@@ -244,17 +267,20 @@ def _copies(
     return copied, padding, height, step
 
 
-def _blocks(x: Array, y: Array, window: Window, device: Device) -> tuple[list[slice], list[slice], list[slice]]:
+def _blocks(
+    x: Array, window: Window, y: Array, device: Device, correlations: int = 1
+) -> tuple[list[slice], list[slice], list[slice]]:
     """Return blocks of groups, blocks of rows of the output, to fit a tile, and parts: slices of the former.
 
     Args:
         x: `(G, C, H, W, N)`.
         y: `(G, O, OH, OW, N)`.
+        correlations: how many such outputs there are.
     """
     (G, C, *_), (_, O, OH, OW, N), (KH, KW) = x.shape, y.shape, window.kernel
-    parts = device.parts(G * product_work(KH * KW * C, O, OH * OW * N), at_most=G)
+    parts = device.parts(correlations * G * product_work(KH * KW * C, O, OH * OW * N), at_most=G)
     # Each row of positions adds a few rows of columns, and in the weight gradient a product (K, O).
     row_bytes = max(min(KH, window.stride[0]) * OW * N, KH * O) * KW * C * x.itemsize
-    rows = max(1, device.tile_bytes // row_bytes)
+    rows = max(1, device.tile_bytes // max(1, row_bytes))
     group_blocks = blocks(G, max(parts, ceil(G / max(1, rows // OH))))
     return group_blocks, blocks(OH, ceil(OH / rows)), blocks(len(group_blocks), parts)
