@@ -35,6 +35,7 @@ class CpuDevice(Device):
     xp = np
     tile_bytes = 2 << 20  # small enough to stay in cache until its product, large enough to outweigh the Python calls
     launch_bytes = 8 << 10
+    row_channels = 64
     long_row = 1024
     part_work = 1 << 25  # multiply-adds below which waking another thread costs more than it saves
     fewest_parts = 4

@@ -43,6 +43,7 @@ class Device:
         small_product: largest m·n·k served by BLAS's small-matrix kernels; 0 if there are none.
         winograd_channels: the fewest channels for which convolution is by Winograd's algorithm. May be set to
             `math.inf` for never: see `functional.conv2d_forward`.
+        row_channels: the most channels of an input for which convolution is row by row: see `functional/grouped.py`.
         long_row: the shortest rows over which elementwise operations are as fast as over whole arrays, if one operand
             is broadcast.
     """
@@ -53,6 +54,7 @@ class Device:
     launch_bytes = 16 << 20
     small_product = 0
     winograd_channels: float = inf
+    row_channels = 0
     long_row = 1
 
     def __repr__(self) -> str:
