@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from math import ceil, prod
+from math import ceil, gcd, prod
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ def _usual_threads() -> int:
     return min(cores, max(1, int(threads))) if threads.isdecimal() else cores
 
 
+_FEW = 8  # rows that are added one by one
 _ROWS = 256  # how many numbers of a column are summed at a time
 
 
@@ -160,6 +161,21 @@ class CpuDevice(Device):
             parts = x[:, :whole].reshape(A, count, _ROWS, columns)
             of_parts = weights[..., :whole].reshape(len(weights), count, 1, _ROWS)
             return np.matmul(of_parts, parts).sum(axis=1) + np.matmul(weights[..., whole:], x[:, whole:])
+
+    def column_means(self, x: Array) -> Array:
+        A, length, columns = x.shape
+        if columns == 1 or x.dtype.itemsize < 4:  # NumPy adds float16 up in float32
+            return super().column_means(x)
+        if length <= _FEW:
+            total = x[:, :1].copy()
+            for row in range(1, length):
+                total += x[:, row : row + 1]
+            return total / length
+        # Many short rows are merged: their sums are those of long ones, added up.
+        most = max(1, self.long_row // max(1, columns))
+        merged = gcd(length, 1 << most.bit_length() - 1) if 4 * most <= length else 1
+        sums = self.column_sums(x.reshape(A, length // merged, merged * columns))
+        return self.column_sums(sums.reshape(A, merged, columns)) / length
 
     def _ones(self, length: int, dtype: Any) -> Array:
         ones = self._kept_ones.get(dtype)

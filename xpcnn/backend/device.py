@@ -200,6 +200,10 @@ class Device:
         total = x[:, :whole].reshape(A, rows, whole // rows, columns).sum(axis=2).sum(axis=1, keepdims=True)
         return total + x[:, whole:].sum(axis=1, keepdims=True) if whole < length else total
 
+    def column_means(self, x: Array) -> Array:
+        """Return the mean of each column of `x (A, length, columns)`, as `(A, 1, columns)`."""
+        return x.mean(axis=1, keepdims=True)
+
     def row_dots(self, x: Array, y: Array) -> Array:
         """Return the dot product of each row of `x (rows, length)` with the same row of `y`, as `(rows, 1)`."""
         products = self.scratch(x.shape, x.dtype, "dots")

@@ -137,14 +137,19 @@ def adaptive_avg_pool2d_forward(x: Array, output_size: IntOrPair) -> tuple[Array
     OH, OW = pair(output_size, "output_size", 1)
     x = batch_last(x)
     C, H, W, N = x.shape
-    row_means = device.empty((C, OH, W, N), x.dtype)
     y = device.empty((C, OH, OW, N), x.dtype)
+    even = H % OH == W % OW == 0
 
     def pool(channels: slice) -> None:
+        if even:
+            means = device.column_means(x[channels].reshape(-1, H // OH, W * N))
+            y[channels] = device.column_means(means.reshape(-1, W // OW, N)).reshape(-1, OH, OW, N)
+            return
+        row_means = device.scratch((channels.stop - channels.start, OH, W, N), x.dtype, "rows")
         for oh, rows in enumerate(_spans(H, OH)):
-            device.xp.mean(x[channels, rows], axis=1, out=row_means[channels, oh])
+            device.xp.mean(x[channels, rows], axis=1, out=row_means[:, oh])
         for ow, cols in enumerate(_spans(W, OW)):
-            device.xp.mean(row_means[channels, :, cols], axis=2, out=y[channels, :, ow])
+            device.xp.mean(row_means[:, :, cols], axis=2, out=y[channels, :, ow])
 
     device.map(pool, blocks(C, device.parts(2 * x.size * ELEMENT_WORK)))
     return batch_first(y), (H, W, y.shape, y.dtype)
@@ -161,16 +166,23 @@ def adaptive_avg_pool2d_backward(dy: Array, cache: Any) -> Array:
     dy = check_gradient("adaptive_avg_pool2d_backward", dy, *output)
     device = device_of(dy)
     C, OH, OW, N = dy.shape
-    row_gradients = device.empty((C, OH, W, N), dy.dtype)
     dx = device.empty((C, H, W, N), dy.dtype)
+    even = H % OH == W % OW == 0
 
     def scatter(channels: slice) -> None:
-        row_gradients[channels] = 0
+        row_gradients = device.scratch((channels.stop - channels.start, OH, W, N), dy.dtype, "rows")
+        if even:
+            per_pixel = dy[channels] / (H // OH * (W // OW))
+            spread = row_gradients.reshape(-1, OW, W // OW, N)
+            device.as_runs(spread)[...] = device.as_runs(per_pixel.reshape(-1, OW, 1, N))
+            dx[channels].reshape(-1, H // OH, W * N)[...] = row_gradients.reshape(-1, 1, W * N)
+            return
+        row_gradients[...] = 0
         for ow, cols in enumerate(_spans(W, OW)):
-            row_gradients[channels, :, cols] += dy[channels, :, ow : ow + 1] / (cols.stop - cols.start)
+            row_gradients[:, :, cols] += dy[channels, :, ow : ow + 1] / (cols.stop - cols.start)
         dx[channels] = 0
         for oh, rows in enumerate(_spans(H, OH)):
-            dx[channels, rows] += row_gradients[channels, oh : oh + 1] / (rows.stop - rows.start)
+            dx[channels, rows] += row_gradients[:, oh : oh + 1] / (rows.stop - rows.start)
 
     device.map(scatter, blocks(C, device.parts(2 * dx.size * ELEMENT_WORK)))
     return batch_first(dx)
@@ -182,11 +194,11 @@ def global_avg_pool2d_forward(x: Array) -> tuple[Array, Any]:
     Args:
         x: `(N, C, H, W)`.
     """
-    check_input("global_avg_pool2d_forward", x, "(N, C, H, W)")
+    device = check_input("global_avg_pool2d_forward", x, "(N, C, H, W)")
     check_images(x)
     x = batch_last(x)
     C, H, W, N = x.shape
-    return x.reshape(C, H * W, N).mean(axis=1).T, (C, H, W, N, x.dtype)
+    return device.column_means(x.reshape(C, H * W, N))[:, 0].T, (C, H, W, N, x.dtype)
 
 
 def global_avg_pool2d_backward(dy: Array, cache: Any) -> Array:
@@ -200,7 +212,7 @@ def global_avg_pool2d_backward(dy: Array, cache: Any) -> Array:
     dy = check_gradient("global_avg_pool2d_backward", dy, (C, N), dtype)
     device = device_of(dy)
     dx = device.empty((C, H, W, N), dy.dtype)
-    dx[...] = (dy / (H * W)).reshape(C, 1, 1, N)
+    device.as_runs(dx)[...] = device.as_runs((dy / (H * W)).reshape(C, 1, 1, N))
     return batch_first(dx)
 
 
