@@ -167,10 +167,11 @@ class CpuDevice(Device):
         if columns == 1 or x.dtype.itemsize < 4:  # NumPy adds float16 up in float32
             return super().column_means(x)
         if length <= _FEW:
-            total = x[:, :1].copy()
-            for row in range(1, length):
+            total = x[:, :1] + x[:, 1:2] if length > 1 else x.copy()
+            for row in range(2, length):
                 total += x[:, row : row + 1]
-            return total / length
+            total /= length
+            return total
         # Many short rows are merged: their sums are those of long ones, added up.
         most = max(1, self.long_row // max(1, columns))
         merged = gcd(length, 1 << most.bit_length() - 1) if 4 * most <= length else 1
