@@ -142,6 +142,13 @@ class CpuDevice(Device):
         self.map(compute, blocks(pieces, parts))
         return None
 
+    def add_at(self, starts: Array, steps: Array, x: Array, index: Array, values: Array) -> None:
+        places = self.scratch(index.shape, np.intp, "places")
+        np.take(steps.astype(np.intp, copy=False), index, out=places, mode="clip")  # else NumPy copies to check them
+        places += starts
+        places += np.arange(len(x))[:, None] * x.shape[1]
+        np.add.at(x.reshape(-1), places.reshape(-1), values.reshape(-1))
+
     # BLAS sums four times as fast as NumPy, and as accurately.
     def row_sums(self, x: Array, weights: Array | None = None) -> Array:
         columns = self._ones(x.shape[-1], x.dtype)[:, None] if weights is None else weights.swapaxes(-1, -2)

@@ -176,6 +176,16 @@ class Device:
         result = task()
         return lambda: result
 
+    def add_at(self, starts: Array, steps: Array, x: Array, index: Array, values: Array) -> None:
+        """Add each of `values (rows, count)` to its place in `x (rows, length)`, one after the other; on the host only.
+
+        Args:
+            starts: `(count,)`, and
+            steps: `(kinds,)`: the place in the row is `starts + steps[index]`.
+            index: `(rows, count)`.
+        """
+        raise NotImplementedError(f"{self.name} adds many values at once")
+
     def row_sums(self, x: Array, weights: Array | None = None) -> Array:
         """Return the sum of each row of `x (..., rows, length)`, as `(..., rows, 1)`.
 
