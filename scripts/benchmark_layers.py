@@ -38,8 +38,10 @@ LAYERS: dict[str, Entry] = {
         Dropout=lambda C: nn.Dropout(0.2),
         BatchNorm2d=nn.BatchNorm2d,
         GroupNorm_of_8=lambda C: nn.GroupNorm(8, C),
+        GroupNorm_of_1_channel=lambda C: nn.GroupNorm(C, C),
         LayerNorm2d=nn.LayerNorm2d,
         MaxPool2d_2=lambda C: nn.MaxPool2d(2),
+        MaxPool2d_3_stride_1=lambda C: nn.MaxPool2d(3, stride=1, padding=1),
         MaxPool2d_3_stride_2=lambda C: nn.MaxPool2d(3, stride=2, padding=1),
         AvgPool2d_2=lambda C: nn.AvgPool2d(2),
         AvgPool2d_3_stride_1=lambda C: nn.AvgPool2d(3, stride=1, padding=1),
@@ -57,9 +59,17 @@ LAYERS: dict[str, Entry] = {
         ConvTranspose2d_4_stride_2=lambda C: nn.ConvTranspose2d(C, C // 2, 4, stride=2, padding=1),
     ),
     **every_kind((8, 512, 7, 7), Conv2d_3=lambda C: nn.Conv2d(C, C, 3, padding=1)),
+    "PositionBias": (lambda C: nn.PositionBias((C, 14, 14)), KINDS[:2]),
     "Linear": (lambda C: nn.Linear(C, C), ROWS),
     "BatchNorm1d": (nn.BatchNorm1d, ROWS),
     "LayerNorm": (nn.LayerNorm, ROWS),
+}
+# Losses of outputs `ROWS`, their classes in PyTorch, and whether the targets are labels.
+LOSSES: dict[str, tuple[Callable[[], nn.Loss], str, bool]] = {
+    "CrossEntropyLoss": (nn.CrossEntropyLoss, "CrossEntropyLoss", True),
+    "HingeLoss": (nn.HingeLoss, "MultiMarginLoss", True),
+    "MSELoss": (nn.MSELoss, "MSELoss", False),
+    "BCEWithLogitsLoss": (nn.BCEWithLogitsLoss, "BCEWithLogitsLoss", False),
 }
 # The convolutions of the table's networks. Name: (C, O, kernel, image side, batch, padding).
 CONVOLUTIONS = {
@@ -78,18 +88,22 @@ CONVOLUTIONS = {
 
 def measure_layers(device: Device, only: str, seconds: float) -> dict[str, list[dict[str, Any]]]:
     """Measure the layers whose name and input contain `only`, print a table for each kind, and return the rows."""
-    results: dict[str, list[dict[str, Any]]] = {"layers": [], "convolutions": []}
+    results: dict[str, list[dict[str, Any]]] = {"layers": [], "losses": [], "convolutions": []}
     for name, (make, shapes) in LAYERS.items():
         for shape in shapes:
             if only in f"{name} {shape}":
                 results["layers"].append(compare(name, make(shape[1]), shape, device, seconds))
+    for name, (make_loss, torch_name, labels) in LOSSES.items():
+        for rows in ROWS:
+            if only in f"{name} {rows}":
+                results["losses"].append(compare_loss(name, make_loss(), torch_name, labels, rows, device, seconds))
     for name, (C, O, kernel, side, batch, padding) in CONVOLUTIONS.items():
         if only in name:
             shape, layer = (batch, C, side, side), nn.Conv2d(C, O, kernel, padding=padding)
             results["convolutions"].append(compare(name, layer, shape, device, seconds))
-    for title, rows in results.items():
-        if rows:
-            print_table(f"{title.capitalize()}, forward and backward", rows)
+    for title, table in results.items():
+        if table:
+            print_table(f"{title.capitalize()}, forward and backward", table)
     return results
 
 
@@ -104,6 +118,32 @@ def compare(name: str, layer: nn.Module, shape: Shape, device: Device, seconds: 
     steps: dict[str, Step] = {"xpcnn": our_step(layer, x, dy, input_gradient)}
     for kind, layout in (("nchw", torch.contiguous_format), ("channels_last", torch.channels_last)):
         steps[kind] = torch_step(layer, x, dy, device, layout, input_gradient)
+    times = take_turns(steps, device, seconds)
+    print(f"{name} {shape}: {ratio(times):.2f}", file=sys.stderr)
+    return {"layer": name, "input": "×".join(map(str, shape)), "ms": times, "ratio": ratio(times)}
+
+
+def compare_loss(
+    name: str, loss: nn.Loss, torch_name: str, labels: bool, shape: Shape, device: Device, seconds: float
+) -> dict[str, Any]:
+    """Return one loss's times, forward and backward."""
+    import torch
+
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, shape[1], shape[0]) if labels else rng.random(shape, np.float32)
+    output, target = device.asarray(random_images(shape)), device.asarray(targets)
+    torch_output = torch.tensor(np.ascontiguousarray(device.to_host(output))).to(device.name).requires_grad_()
+    torch_target, torch_loss = torch.tensor(targets).to(device.name), getattr(torch.nn, torch_name)()
+
+    def step() -> None:
+        loss(output, target)
+        loss.backward()
+
+    def torch_step() -> None:
+        torch_output.grad = None
+        torch_loss(torch_output, torch_target).backward()
+
+    steps: dict[str, Step] = {"xpcnn": step, "nchw": torch_step, "channels_last": torch_step}
     times = take_turns(steps, device, seconds)
     print(f"{name} {shape}: {ratio(times):.2f}", file=sys.stderr)
     return {"layer": name, "input": "×".join(map(str, shape)), "ms": times, "ratio": ratio(times)}

@@ -67,6 +67,8 @@ def to_torch(module: nn.Module) -> Any:
         return _torch_residual(to_torch(module.main), module.shortcut, module.activation)
     if isinstance(module, ConvNeXtBlock):
         return _torch_convnext_block(module)
+    if isinstance(module, nn.PositionBias):
+        return _torch_position_bias(module)
     if isinstance(module, nn.GlobalAvgPool2d):
         return t.Sequential(t.AdaptiveAvgPool2d(1), t.Flatten())
     if isinstance(module, nn.LayerNorm2d):
@@ -119,6 +121,20 @@ def _torch_convnext_block(module: ConvNeXtBlock) -> Any:
             return x + self.layer_scale * self.block(x)
 
     return Block()
+
+
+def _torch_position_bias(module: nn.PositionBias) -> Any:
+    import torch
+
+    class PositionBias(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = torch.nn.Parameter(_tensor(module.bias.data))
+
+        def forward(self, x: Any) -> Any:
+            return x + self.bias
+
+    return PositionBias()
 
 
 def _permute(*axes: int) -> Any:

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from math import ceil, prod
+from math import ceil, gcd, prod
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ def _usual_threads() -> int:
     return min(cores, max(1, int(threads))) if threads.isdecimal() else cores
 
 
+_FEW = 8  # rows that are added one by one
 _ROWS = 256  # how many numbers of a column are summed at a time
 
 
@@ -35,6 +36,7 @@ class CpuDevice(Device):
     xp = np
     tile_bytes = 2 << 20  # small enough to stay in cache until its product, large enough to outweigh the Python calls
     launch_bytes = 8 << 10
+    row_channels = 64
     long_row = 1024
     part_work = 1 << 25  # multiply-adds below which waking another thread costs more than it saves
     fewest_parts = 4  # of more work than that; each of more parts has this much, as short ones lose 3 % on two threads
@@ -139,6 +141,13 @@ class CpuDevice(Device):
         self.map(compute, blocks(pieces, parts))
         return None
 
+    def add_at(self, starts: Array, steps: Array, x: Array, index: Array, values: Array) -> None:
+        places = self.scratch(index.shape, np.intp, "places")
+        np.take(steps.astype(np.intp, copy=False), index, out=places, mode="clip")  # else NumPy copies to check them
+        places += starts
+        places += np.arange(len(x))[:, None] * x.shape[1]
+        np.add.at(x.reshape(-1), places.reshape(-1), values.reshape(-1))
+
     # BLAS sums four times as fast as NumPy, and as accurately.
     def row_sums(self, x: Array, weights: Array | None = None) -> Array:
         columns = self._ones(x.shape[-1], x.dtype)[:, None] if weights is None else weights.swapaxes(-1, -2)
@@ -158,6 +167,22 @@ class CpuDevice(Device):
             parts = x[:, :whole].reshape(A, count, _ROWS, columns)
             of_parts = weights[..., :whole].reshape(len(weights), count, 1, _ROWS)
             return np.matmul(of_parts, parts).sum(axis=1) + np.matmul(weights[..., whole:], x[:, whole:])
+
+    def column_means(self, x: Array) -> Array:
+        A, length, columns = x.shape
+        if columns == 1 or x.dtype.itemsize < 4:  # NumPy adds float16 up in float32
+            return super().column_means(x)
+        if length <= _FEW:
+            total = x[:, :1] + x[:, 1:2] if length > 1 else x.copy()
+            for row in range(2, length):
+                total += x[:, row : row + 1]
+            total /= length
+            return total
+        # Many short rows are merged: their sums are those of long ones, added up.
+        most = max(1, self.long_row // max(1, columns))
+        merged = gcd(length, 1 << most.bit_length() - 1) if 4 * most <= length else 1
+        sums = self.column_sums(x.reshape(A, length // merged, merged * columns))
+        return self.column_sums(sums.reshape(A, merged, columns)) / length
 
     def _ones(self, length: int, dtype: Any) -> Array:
         ones = self._kept_ones.get(dtype)

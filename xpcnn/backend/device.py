@@ -43,6 +43,7 @@ class Device:
         small_product: largest m·n·k served by BLAS's small-matrix kernels; 0 if there are none.
         winograd_channels: the fewest channels for which convolution is by Winograd's algorithm. May be set to
             `math.inf` for never: see `functional.conv2d_forward`.
+        row_channels: the most channels of an input for which convolution is row by row: see `functional/grouped.py`.
         long_row: the shortest rows over which elementwise operations are as fast as over whole arrays, if one operand
             is broadcast.
     """
@@ -53,6 +54,7 @@ class Device:
     launch_bytes = 16 << 20
     small_product = 0
     winograd_channels: float = inf
+    row_channels = 0
     long_row = 1
 
     def __repr__(self) -> str:
@@ -174,6 +176,16 @@ class Device:
         result = task()
         return lambda: result
 
+    def add_at(self, starts: Array, steps: Array, x: Array, index: Array, values: Array) -> None:
+        """Add each of `values (rows, count)` to its place in `x (rows, length)`, one after the other; on the host only.
+
+        Args:
+            starts: `(count,)`, and
+            steps: `(kinds,)`: the place in the row is `starts + steps[index]`.
+            index: `(rows, count)`.
+        """
+        raise NotImplementedError(f"{self.name} adds many values at once")
+
     def row_sums(self, x: Array, weights: Array | None = None) -> Array:
         """Return the sum of each row of `x (..., rows, length)`, as `(..., rows, 1)`.
 
@@ -197,6 +209,10 @@ class Device:
         whole = length - length % rows
         total = x[:, :whole].reshape(A, rows, whole // rows, columns).sum(axis=2).sum(axis=1, keepdims=True)
         return total + x[:, whole:].sum(axis=1, keepdims=True) if whole < length else total
+
+    def column_means(self, x: Array) -> Array:
+        """Return the mean of each column of `x (A, length, columns)`, as `(A, 1, columns)`."""
+        return x.mean(axis=1, keepdims=True)
 
     def row_dots(self, x: Array, y: Array) -> Array:
         """Return the dot product of each row of `x (rows, length)` with the same row of `y`, as `(rows, 1)`."""

@@ -56,8 +56,14 @@ def avg_pool2d_forward(
     counts = _counts(window, (OH, OW), (H, W), counted, N, device, x.dtype)
     y = device.empty((C, OH, OW, N), x.dtype)
     axes = make_axes(window, H, W) if uses_planes(window, x, device) else None
+    side_by_side = axes is None and _side_by_side(window, (OH, OW), (H, W))
 
     def pool(channels: slice) -> None:
+        if side_by_side:
+            for _, pieces in piece_slices(channels, x, device):
+                for piece in pieces:
+                    _write_block_means(x[piece], y[piece], device)
+            return
         if axes is not None:
             for shape, pieces in piece_slices(channels, x, device):
                 reduce = window_reducer(device.xp.add, axes, shape, x.dtype, 0, device)
@@ -92,10 +98,14 @@ def avg_pool2d_backward(dy: Array, cache: Any) -> Array:
     C, OH, OW, N = dy.shape
     dx = device.empty((C, H, W, N), dy.dtype)
     axes = make_axes(window, H, W) if uses_planes(window, dx, device) else None
-    covered = OH * window.kernel[0], OW * window.kernel[1]
-    once = window.kernel == window.stride and not any(window.padding) and covered == (H, W)  # each pixel in one window
+    side_by_side = axes is None and _side_by_side(window, (OH, OW), (H, W))
 
     def scatter(channels: slice) -> None:
+        if side_by_side:
+            for _, pieces in piece_slices(channels, dx, device):
+                for piece in pieces:
+                    _spread_over_blocks(dy[piece], dx[piece], device)
+            return
         if axes is not None:
             for shape, pieces in piece_slices(channels, dx, device):
                 per_pixel, add = window_adder(axes, shape, dy.dtype, device)
@@ -104,13 +114,9 @@ def avg_pool2d_backward(dy: Array, cache: Any) -> Array:
                     add(dx[piece])
             return
         per_pixel = dy[channels] / counts
-        if not once:
-            dx[channels] = 0
+        dx[channels] = 0
         for _, (rows, cols), (image_rows, image_cols) in offsets(window, OH, OW, H, W):
-            if once:
-                dx[channels, image_rows, image_cols] = per_pixel
-            else:
-                dx[channels, image_rows, image_cols] += per_pixel[:, rows, cols]
+            dx[channels, image_rows, image_cols] += per_pixel[:, rows, cols]
 
     device.map(scatter, blocks(C, device.parts(_work(window, dy))))
     return batch_first(dx)
@@ -137,14 +143,18 @@ def adaptive_avg_pool2d_forward(x: Array, output_size: IntOrPair) -> tuple[Array
     OH, OW = pair(output_size, "output_size", 1)
     x = batch_last(x)
     C, H, W, N = x.shape
-    row_means = device.empty((C, OH, W, N), x.dtype)
     y = device.empty((C, OH, OW, N), x.dtype)
+    even = H % OH == W % OW == 0
 
     def pool(channels: slice) -> None:
+        if even:
+            _write_block_means(x[channels], y[channels], device)
+            return
+        row_means = device.scratch((channels.stop - channels.start, OH, W, N), x.dtype, "rows")
         for oh, rows in enumerate(_spans(H, OH)):
-            device.xp.mean(x[channels, rows], axis=1, out=row_means[channels, oh])
+            device.xp.mean(x[channels, rows], axis=1, out=row_means[:, oh])
         for ow, cols in enumerate(_spans(W, OW)):
-            device.xp.mean(row_means[channels, :, cols], axis=2, out=y[channels, :, ow])
+            device.xp.mean(row_means[:, :, cols], axis=2, out=y[channels, :, ow])
 
     device.map(pool, blocks(C, device.parts(2 * x.size * ELEMENT_WORK)))
     return batch_first(y), (H, W, y.shape, y.dtype)
@@ -161,16 +171,20 @@ def adaptive_avg_pool2d_backward(dy: Array, cache: Any) -> Array:
     dy = check_gradient("adaptive_avg_pool2d_backward", dy, *output)
     device = device_of(dy)
     C, OH, OW, N = dy.shape
-    row_gradients = device.empty((C, OH, W, N), dy.dtype)
     dx = device.empty((C, H, W, N), dy.dtype)
+    even = H % OH == W % OW == 0
 
     def scatter(channels: slice) -> None:
-        row_gradients[channels] = 0
+        if even:
+            _spread_over_blocks(dy[channels], dx[channels], device)
+            return
+        row_gradients = device.scratch((channels.stop - channels.start, OH, W, N), dy.dtype, "rows")
+        row_gradients[...] = 0
         for ow, cols in enumerate(_spans(W, OW)):
-            row_gradients[channels, :, cols] += dy[channels, :, ow : ow + 1] / (cols.stop - cols.start)
+            row_gradients[:, :, cols] += dy[channels, :, ow : ow + 1] / (cols.stop - cols.start)
         dx[channels] = 0
         for oh, rows in enumerate(_spans(H, OH)):
-            dx[channels, rows] += row_gradients[channels, oh : oh + 1] / (rows.stop - rows.start)
+            dx[channels, rows] += row_gradients[:, oh : oh + 1] / (rows.stop - rows.start)
 
     device.map(scatter, blocks(C, device.parts(2 * dx.size * ELEMENT_WORK)))
     return batch_first(dx)
@@ -182,11 +196,11 @@ def global_avg_pool2d_forward(x: Array) -> tuple[Array, Any]:
     Args:
         x: `(N, C, H, W)`.
     """
-    check_input("global_avg_pool2d_forward", x, "(N, C, H, W)")
+    device = check_input("global_avg_pool2d_forward", x, "(N, C, H, W)")
     check_images(x)
     x = batch_last(x)
     C, H, W, N = x.shape
-    return x.reshape(C, H * W, N).mean(axis=1).T, (C, H, W, N, x.dtype)
+    return device.column_means(x.reshape(C, H * W, N))[:, 0].T, (C, H, W, N, x.dtype)
 
 
 def global_avg_pool2d_backward(dy: Array, cache: Any) -> Array:
@@ -200,8 +214,30 @@ def global_avg_pool2d_backward(dy: Array, cache: Any) -> Array:
     dy = check_gradient("global_avg_pool2d_backward", dy, (C, N), dtype)
     device = device_of(dy)
     dx = device.empty((C, H, W, N), dy.dtype)
-    dx[...] = (dy / (H * W)).reshape(C, 1, 1, N)
+    device.as_runs(dx)[...] = device.as_runs((dy / (H * W)).reshape(C, 1, 1, N))
     return batch_first(dx)
+
+
+def _write_block_means(x: Array, y: Array, device: Device) -> None:
+    """Write to `y (C, OH, OW, N)` the means over equal rectangles of `x (C, H, W, N)` that lie side by side."""
+    (_, H, W, N), (_, OH, OW, _) = x.shape, y.shape
+    means = device.column_means(x.reshape(-1, H // OH, W * N))
+    y[...] = device.column_means(means.reshape(-1, W // OW, N)).reshape(y.shape)
+
+
+def _spread_over_blocks(dy: Array, dx: Array, device: Device) -> None:
+    """Write to `dx (C, H, W, N)` the gradient of such means, from `dy (C, OH, OW, N)`."""
+    (C, OH, OW, N), (_, H, W, _) = dy.shape, dx.shape
+    per_pixel = dy / (H // OH * (W // OW))
+    rows = device.scratch((C * OH, OW, W // OW, N), dy.dtype, "rows")
+    device.as_runs(rows)[...] = device.as_runs(per_pixel.reshape(C * OH, OW, 1, N))
+    dx.reshape(C * OH, H // OH, W * N)[...] = rows.reshape(C * OH, 1, W * N)
+
+
+def _side_by_side(window: Window, positions: Pair, size: Pair) -> bool:
+    """Return whether each pixel is in one window."""
+    covered = positions[0] * window.kernel[0], positions[1] * window.kernel[1]
+    return window.kernel == window.stride and not any(window.padding) and covered == size
 
 
 def _work(window: Window, y: Array) -> int:

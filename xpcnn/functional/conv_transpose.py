@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from ..backend import Array, Shape, batch_first, batch_last, device_of
+from ..backend import Array, Device, Shape, batch_first, batch_last, device_of
 from . import grouped, im2col
 from .checks import check_arrays, check_gradient, check_input
 from .windows import IntOrPair, Padding, Pair, Window, make_window, pair
@@ -64,9 +64,9 @@ def conv_transpose2d_forward(
         check_arrays("conv_transpose2d_forward", weight=weight, bias=bias)
         raise
     x = batch_last(x)
-    y = _algorithm(weight, groups).input_gradient(
-        x, weight, window, groups, _output_size(window, *x.shape[1:3]), device, bias
-    )
+    by_rows = grouped.applies_to_input_gradient(weight, groups, x.shape[3], device)
+    size = _output_size(window, *x.shape[1:3])
+    y = (grouped if by_rows else im2col).input_gradient(x, weight, window, groups, size, device, bias)
     return batch_first(y), _Cache(x, weight, bias is not None, window, groups, y.shape)
 
 
@@ -91,7 +91,10 @@ def conv_transpose2d_input_gradient(dy: Array, cache: Any) -> Array:
     """Return `dx (N, C, H, W)` alone, as `conv_transpose2d_backward` does."""
     x, weight, _, window, groups, output = cache
     dy = check_gradient("conv_transpose2d_backward", dy, output, x.dtype)
-    return batch_first(_algorithm(weight, groups).correlate(dy, weight, None, window, groups, device_of(dy)))
+    device = device_of(dy)
+    return batch_first(
+        _algorithm(window, x, weight, groups, device).correlate(dy, weight, None, window, groups, device)
+    )
 
 
 def conv_transpose2d_parameter_gradients(dy: Array, cache: Any) -> tuple[Array, Array | None]:
@@ -99,7 +102,7 @@ def conv_transpose2d_parameter_gradients(dy: Array, cache: Any) -> tuple[Array, 
     x, weight, has_bias, window, groups, output = cache
     dy, device = check_gradient("conv_transpose2d_backward", dy, output, x.dtype), device_of(dy)
     dbias = device.row_sums(dy.reshape(dy.shape[0], -1))[:, 0] if has_bias else None
-    return _algorithm(weight, groups).weight_gradient(dy, x, window, groups, device), dbias
+    return _algorithm(window, x, weight, groups, device).weight_gradient(dy, x, window, groups, device), dbias
 
 
 def transposed_window(
@@ -124,8 +127,8 @@ def transposed_window(
     return window._replace(padding=(top, bottom - height, left, right - width))
 
 
-def _algorithm(weight: Array, groups: int) -> ModuleType:
-    return grouped if grouped.applies(weight, groups) else im2col
+def _algorithm(window: Window, x: Array, weight: Array, groups: int, device: Device) -> ModuleType:
+    return grouped if grouped.applies(window, weight, groups, x.shape[3], device) else im2col
 
 
 def _output_size(window: Window, H: int, W: int) -> Pair:

@@ -5,7 +5,7 @@ product (`pointwise.py`)  1×1 windows
 dilation (`dilation.py`)  dilated windows, as one of the next two
 MEC (`mec.py`)            small products: few channels and at least 16 images
 Winograd (`winograd.py`)  3×3 windows with stride 1 and many channels
-grouped (`grouped.py`)    depthwise, and other groups of few channels
+rows (`grouped.py`)       depthwise and other groups of few channels, and narrow layers
 """
 
 from __future__ import annotations
@@ -144,13 +144,16 @@ def _correlate(
         y = _correlate(dilation.split(x, window, device), weight, bias, small, groups, device, limits, kept)
         return dilation.join(y, _unpadded(window), size, device)
     N = x.shape[3]
-    if grouped.applies(weight, groups):
+    by_rows = grouped.applies(window, weight, groups, N, device)
+    if by_rows and groups > 1:
         return grouped.correlate(x, weight, bias, window, groups, device, limits)
     if winograd.applies(window, weight, groups, (*size, N), device):
         options = limits, kept if groups == 1 else None
         return _by_groups(winograd.correlate, groups, (x, weight, bias), window, device, *options)
     if mec.applies(window, weight, groups, N, device):
         return mec.correlate(x, weight, bias, window, device, limits)
+    if by_rows:
+        return grouped.correlate(x, weight, bias, window, groups, device, limits)
     return im2col.correlate(x, weight, bias, window, groups, device, limits)
 
 
@@ -163,12 +166,15 @@ def _weight_gradient(x: Array, dy: Array, weight: Array, window: Window, groups:
         images, dy_images = dilation.split(x, window, device), dilation.split(dy, _unpadded(window), device)
         return _weight_gradient(images, dy_images, weight, small, groups, device)
     N = x.shape[3]
-    if grouped.applies(weight, groups):
+    by_rows = grouped.applies(window, weight, groups, N, device)
+    if by_rows and groups > 1:
         return grouped.weight_gradient(x, dy, window, groups, device)
     if winograd.applies(window, weight, groups, dy.shape[1:], device):
         return _by_groups(winograd.weight_gradient, groups, (x, dy), window, device)
     if mec.applies(window, weight, groups, N, device) and window.stride[1] == 1:
         return mec.weight_gradient(x, dy, window, device)
+    if by_rows:
+        return grouped.weight_gradient(x, dy, window, groups, device)
     return im2col.weight_gradient(x, dy, window, groups, device)
 
 
@@ -181,7 +187,8 @@ def _input_gradient(dy: Array, weight: Array, window: Window, groups: int, size:
         dx = _input_gradient(dilation.split(dy, _unpadded(window), device), weight, small, groups, smaller, device)
         return dilation.join(dx, window, size, device)
     N = dy.shape[3]
-    if grouped.applies(weight, groups):
+    by_rows = grouped.applies_to_input_gradient(weight, groups, N, device)
+    if by_rows and groups > 1:
         return grouped.input_gradient(dy, weight, window, groups, size, device)
     if winograd.applies(window, weight, groups, dy.shape[1:], device):
         return _by_groups(winograd.input_gradient, groups, (dy, weight), window, device)
@@ -191,11 +198,14 @@ def _input_gradient(dy: Array, weight: Array, window: Window, groups: int, size:
         by_mec = pixels <= 1.5 * positions and mec.applies(window.flipped, weight, groups, N, device)
         # The columns of dy are written and read; those of dx are also added up, once for each element of the window.
         # So the correlation pays unless dy has many more columns.
-        if by_mec or O * pixels <= 1.5 * C * positions + device.launch_bytes / (2 * N * dy.itemsize):
+        few_columns = O * pixels <= 1.5 * C * positions + device.launch_bytes / (2 * N * dy.itemsize)
+        if by_mec or (few_columns and not by_rows):
             flipped_weight, flipped_window = flipped(weight, window, device)
             if by_mec:
                 return mec.correlate(dy, flipped_weight, None, flipped_window, device)
             return im2col.correlate(dy, flipped_weight, None, flipped_window, 1, device)
+    if by_rows:
+        return grouped.input_gradient(dy, weight, window, groups, size, device)
     return im2col.input_gradient(dy, weight, window, groups, size, device)
 
 

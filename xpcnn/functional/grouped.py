@@ -1,10 +1,9 @@
-"""Convolution in groups of few channels, such as depthwise: all groups in one batch of products.
+"""Convolution row by row of the output: groups of few channels such as depthwise, and narrow layers without groups.
 
-The products of one group are small; for a depthwise convolution the filter is one row. So the groups are computed by
-one call of `matmul`, and as few numbers as possible are copied for it: each row of the image KW times, shifted by one
-column of the window each time. In the layout (rows, KW, C, OW, N) the matrix of a row of positions is that of the KH
-rows under it, (KH·KW·C, OW·N); the matrices of successive rows are overlapping views. (MEC copies along the height
-instead: its products have N columns, too few for one row.)
+As few numbers as possible are copied: each row of the image KW times, shifted by one column of the window each time. In
+the layout (rows, KW, C, OW, N) the matrix of a row of positions is that of the KH rows under it, (KH·KW·C, OW·N); the
+matrices of successive rows are overlapping views. All groups and rows of a block are one call of `matmul`. (MEC copies
+along the height instead: its products have N columns, too few for one row.)
 """
 
 from __future__ import annotations
@@ -14,19 +13,37 @@ from math import ceil, gcd
 from typing import TypeAlias
 
 from ..backend import Array, Device, blocks
-from .windows import Limits, Pair, Window, finish, product_work, reach
+from .windows import PARTIAL_SUMS, Limits, Pair, Window, add_up, finish, product_work, reach
 
 _Index: TypeAlias = tuple[slice | int, ...]
+_Correlation: TypeAlias = tuple[Array, Window, Array]
 _MOST_CHANNELS = 32  # of a group's input and output; with more of them Winograd and im2col are faster
 
 
-def applies(weight: Array, groups: int) -> bool:
-    """Return whether this is the faster way to compute a convolution.
+def applies(window: Window, weight: Array, groups: int, images: int, device: Device) -> bool:
+    """Return whether this is a faster way than im2col to compute a convolution and its gradient w.r.t. the weight.
 
     Args:
         weight: `(O, C / groups, KH, KW)`.
+        images: how many there are, N.
     """
-    return groups > 1 and max(weight.shape[1], len(weight) // groups) <= _MOST_CHANNELS
+    if groups > 1:
+        return _few_channels(weight, groups)
+    O, K = len(weight), weight[0].size
+    narrow = weight.shape[1] <= device.row_channels and max(device.row_channels, K / 2) >= O
+    return bool(narrow and images > 1 and window.kernel[1] > window.stride[1])
+
+
+def applies_to_input_gradient(weight: Array, groups: int, images: int, device: Device) -> bool:
+    """Return whether this is a faster way than im2col to compute the gradient w.r.t. the input; see `applies`."""
+    if groups > 1:
+        return _few_channels(weight, groups)
+    O, C = weight.shape[:2]
+    return images > 1 and bool(min(2 * device.row_channels, 4 * C) >= O)
+
+
+def _few_channels(weight: Array, groups: int) -> bool:
+    return bool(max(weight.shape[1], len(weight) // groups) <= _MOST_CHANNELS)
 
 
 def correlate(
@@ -47,7 +64,7 @@ def correlate(
     y = device.empty((groups, O // groups, *window.output_size(H, W), N), x.dtype)
     bias = None if bias is None else bias.reshape(groups, -1, 1, 1, 1)
     weight = weight.reshape(groups, O // groups, C // groups, *window.kernel)
-    _correlate(x.reshape(groups, -1, H, W, N), weight, bias, window, y, device, limits)
+    _correlate(x.reshape(groups, -1, H, W, N), [(weight, window, y)], bias, device, limits)
     return y.reshape(O, *y.shape[2:])
 
 
@@ -68,16 +85,15 @@ def input_gradient(
     bias = None if bias is None else bias.reshape(groups, -1, 1, 1, 1)
     weight = weight.reshape(groups, -1, C // groups, *window.kernel).swapaxes(1, 2)
     dy = dy.reshape(groups, -1, *dy.shape[1:])
+    correlations: list[_Correlation] = []
     for h in range(min(sh, size[0])):
         rows, row_dilation, above = _covering(h + window.padding[0], window.kernel[0], sh, window.dilation[0])
         for w in range(min(sw, size[1])):
             cols, col_dilation, before = _covering(w + window.padding[2], window.kernel[1], sw, window.dilation[1])
-            pixels, elements = dx[:, :, h::sh, w::sw], weight[..., rows, cols]
-            if elements.size:
-                covering = Window(elements.shape[3:], (1, 1), (row_dilation, col_dilation), (above, 0, before, 0))
-                _correlate(dy, elements, bias, covering, pixels, device)
-            else:
-                pixels[...] = 0 if bias is None else bias
+            elements, pixels = weight[..., rows, cols], dx[:, :, h::sh, w::sw]
+            covering = Window(elements.shape[3:], (1, 1), (row_dilation, col_dilation), (above, 0, before, 0))
+            correlations.append((elements, covering, pixels))
+    _correlate(dy, correlations, bias, device)
     return dx.reshape(C, *size, -1)
 
 
@@ -85,12 +101,14 @@ def weight_gradient(x: Array, dy: Array, window: Window, groups: int, device: De
     """Return the gradient w.r.t. the weight of `correlate`, from `x (C, H, W, N)` and `dy (O, OH, OW, N)`."""
     O, C = dy.shape[0] // groups, x.shape[0] // groups
     x, dy = x.reshape(groups, C, *x.shape[1:]), dy.reshape(groups, O, *dy.shape[1:])
-    dweight = device.empty((groups, *window.kernel, C, O), x.dtype)
-    totals = dweight.reshape(groups, -1, O)
-    group_blocks, row_blocks, parts = _blocks(x, dy, window, device)
+    K = C * window.kernel[0] * window.kernel[1]
+    parts = _parts(x, window, dy, device, at_most=PARTIAL_SUMS // (groups * K * O * x.itemsize))
+    # Parts of the rows of one group have sums of their own.
+    sums = [device.empty((groups, K, O), x.dtype) for _ in range(len(parts) if groups == 1 else 1)]
 
-    def accumulate(part: slice) -> None:
-        for g in group_blocks[part]:
+    def accumulate(number: int) -> None:
+        totals = sums[number % len(sums)]
+        for g, row_blocks in parts[number]:
             for i, rows in enumerate(row_blocks):
                 lines, columns = _lines(dy[g, :, rows]), _columns(x[g], window, rows, dy.shape[3], device)
                 for j, positions in enumerate(_positions(lines, columns, device)):
@@ -102,48 +120,77 @@ def weight_gradient(x: Array, dy: Array, window: Window, groups: int, device: De
                     else:
                         device.xp.sum(product, axis=1, out=totals[g])
 
-    device.map(accumulate, parts)
+    device.map(accumulate, range(len(parts)))
+    dweight = add_up(sums).reshape(groups, *window.kernel, C, O)
     return device.xp.ascontiguousarray(dweight.transpose(0, 4, 3, 1, 2)).reshape(groups * O, C, *window.kernel)
 
 
 def _correlate(
-    x: Array,
-    weight: Array,
-    bias: Array | None,
-    window: Window,
-    y: Array,
-    device: Device,
-    limits: Limits | None = None,
+    x: Array, correlations: list[_Correlation], bias: Array | None, device: Device, limits: Limits | None = None
 ) -> None:
-    """Write a correlation plus bias to y, which may need another padding at the bottom and right than the window's.
+    """Write correlations of one input, each plus bias.
 
     Args:
         x: `(G, C, H, W, N)`, G groups of C channels.
-        weight: `(G, O, C, KH, KW)`.
+        correlations: for each its weight `(G, O, C, KH, KW)`, which may have no elements, its window and its output
+            `(G, O, OH, OW, N)`. That may be non-contiguous, and need another padding at the bottom and right than the
+            window's. The first output is the largest.
         bias: `(G, O, 1, 1, 1)` or None.
-        y: `(G, O, OH, OW, N)`, not necessarily contiguous.
-        limits: what it is clipped to, or None.
+        limits: what the outputs are clipped to, or None.
     """
-    G, O, _, OW, N = y.shape
-    filters = device.xp.ascontiguousarray(weight.transpose(0, 1, 3, 4, 2)).reshape(G, 1, O, -1)
-    group_blocks, row_blocks, parts = _blocks(x, y, window, device)
-    # NumPy has no fast product of one column with one row.
-    product = device.xp.multiply if filters.shape[3] == 1 else device.xp.matmul
-    in_place = y.strides[3:] == (N * y.itemsize, y.itemsize)
+    largest = max((window for _, window, _ in correlations), key=lambda window: window.kernel)
+    parts = _parts(x, largest, correlations[0][2], device, len(correlations))
+    filters = [_filters(weight, device) for weight, _, _ in correlations]
 
-    def compute(part: slice) -> None:
-        for g in group_blocks[part]:
+    def compute(part: list[tuple[slice, list[slice]]]) -> None:
+        for g, row_blocks in part:
+            added = None if bias is None else bias[g]
             for rows in row_blocks:
-                columns, target = _columns(x[g], window, rows, OW, device), y[g, :, rows]
-                result = target if in_place else device.scratch(target.shape, y.dtype, "product")
-                lines = _lines(result)
-                for positions in _positions(lines, columns, device):
-                    product(filters[g], columns[..., positions], out=lines[..., positions])  # (O, K) @ (K, OW·N)
-                finish(result, None if bias is None else bias[g], limits, device)
-                if not in_place:
-                    device.as_runs(target)[...] = device.as_runs(result)
+                # Where the outputs are parts of one array, they follow each other while it is in cache.
+                for matrices, (_, window, y) in zip(filters, correlations, strict=True):
+                    here = slice(rows.start, min(rows.stop, y.shape[2]))
+                    if here.start < here.stop:
+                        _correlate_rows(x[g], matrices[g], added, window, here, y[g, :, here], device, limits)
 
     device.map(compute, parts)
+
+
+def _filters(weight: Array, device: Device) -> Array:
+    """Return `weight (G, O, C, KH, KW)` in the order of the columns, `(G, 1, O, KH·KW·C)`."""
+    G, O = weight.shape[:2]
+    return device.xp.ascontiguousarray(weight.transpose(0, 1, 3, 4, 2)).reshape(G, 1, O, -1)
+
+
+def _correlate_rows(
+    x: Array,
+    filters: Array,
+    bias: Array | None,
+    window: Window,
+    rows: slice,
+    target: Array,
+    device: Device,
+    limits: Limits | None,
+) -> None:
+    """Write some rows of the output of some groups, `(G, O, rows, OW, N)`.
+
+    Args:
+        filters: `(G, 1, O, KH·KW·C)`.
+    """
+    OW, N = target.shape[3:]
+    if not filters.size:
+        target[...] = 0 if bias is None else bias
+        return
+    columns = _columns(x, window, rows, OW, device)
+    in_place = target.strides[3:] == (N * target.itemsize, target.itemsize)
+    result = target if in_place else device.scratch(target.shape, target.dtype, "product")
+    lines = _lines(result)
+    # NumPy has no fast product of one column with one row.
+    product = device.xp.multiply if filters.shape[3] == 1 else device.xp.matmul
+    for positions in _positions(lines, columns, device):
+        product(filters, columns[..., positions], out=lines[..., positions])  # (O, K) @ (K, OW·N)
+    finish(result, bias, limits, device)
+    if not in_place:
+        device.as_runs(target)[...] = device.as_runs(result)
 
 
 def _covering(first: int, kernel: int, stride: int, dilation: int) -> tuple[slice, int, int]:
@@ -244,17 +291,26 @@ def _copies(
     return copied, padding, height, step
 
 
-def _blocks(x: Array, y: Array, window: Window, device: Device) -> tuple[list[slice], list[slice], list[slice]]:
-    """Return blocks of groups, blocks of rows of the output, to fit a tile, and parts: slices of the former.
+def _parts(
+    x: Array, window: Window, y: Array, device: Device, correlations: int = 1, at_most: int | None = None
+) -> list[list[tuple[slice, list[slice]]]]:
+    """Cut the work into parts, of blocks of groups, each with blocks of rows of the output that fit a tile.
 
     Args:
         x: `(G, C, H, W, N)`.
         y: `(G, O, OH, OW, N)`.
+        correlations: how many such outputs there are.
+        at_most: the largest number of parts of the rows of one group.
     """
     (G, C, *_), (_, O, OH, OW, N), (KH, KW) = x.shape, y.shape, window.kernel
-    parts = device.parts(G * product_work(KH * KW * C, O, OH * OW * N), at_most=G)
+    work = correlations * G * product_work(KH * KW * C, O, OH * OW * N)
+    parts = device.parts(work, at_most=G if G > 1 else OH if at_most is None else min(OH, at_most))
     # Each row of positions adds a few rows of columns, and in the weight gradient a product (K, O).
     row_bytes = max(min(KH, window.stride[0]) * OW * N, KH * O) * KW * C * x.itemsize
-    rows = max(1, device.tile_bytes // row_bytes)
+    rows = max(1, device.tile_bytes // max(1, row_bytes))
+    if G == 1:
+        row_blocks = blocks(OH, max(parts, ceil(OH / rows)))
+        return [[(slice(0, 1), row_blocks[part])] for part in blocks(len(row_blocks), parts)]
     group_blocks = blocks(G, max(parts, ceil(G / max(1, rows // OH))))
-    return group_blocks, blocks(OH, ceil(OH / rows)), blocks(len(group_blocks), parts)
+    row_blocks = blocks(OH, ceil(OH / rows))
+    return [[(groups, row_blocks) for groups in group_blocks[part]] for part in blocks(len(group_blocks), parts)]

@@ -1,4 +1,4 @@
-"""Max pooling on planes: the maxima with their indices, and the gradients; see `planes.py`."""
+"""Max pooling on planes: the maxima with their indices; see `planes.py`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from math import inf
 from typing import Any
 
 from ..backend import Array, Device, Shape
-from .planes import Axis, plane_of_zeros, start_of
+from .planes import Axis, start_of
 
 
 def argmax_finder(
@@ -77,55 +77,3 @@ def _first_maximum(
                 best = xp.maximum(best, xp.multiply(code, risen_code, out=code), out=argmax)
 
     return find
-
-
-def gradient_scatterer(
-    axes: tuple[Axis, Axis], shape: Shape, dtype: Any, index_dtype: Any, device: Device
-) -> Callable[[Array, Array, Array], None]:
-    """Return a function that writes to `dx` the sum of the gradients `dy` of the windows whose maximum a pixel is.
-
-    Args:
-        shape: of `dx`, `(C, H, W, N)`.
-    """
-    xp = device.xp
-    rows, cols = axes
-    C, H, W, N = shape
-    spread_dy = plane_of_zeros(axes, C, N, dtype, device, "values")
-    spread_argmax = plane_of_zeros(axes, C, N, index_dtype, device, "codes")
-    positions = slice(None), slice(rows.positions), slice(cols.positions)
-    gradients, index = spread_dy.reshape(-1), spread_argmax.reshape(-1)
-    chosen = device.scratch(index.shape, bool, "rises")
-    part = device.scratch(gradients.shape, dtype, "part")
-    sums = device.scratch((C, rows.length, cols.length * N), dtype, "rows")
-    lines = device.scratch((C, H, cols.length * N), dtype, "lines")
-    join_rows = rows.joiner([sums] * len(rows.pixels), device)
-    join_cols = cols.joiner([lines.reshape(C * H, cols.length, N)] * len(cols.pixels), device)
-    total = sums.reshape(-1)
-    elements: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for kh, (row_plane, row) in enumerate(rows.elements):
-        for kw, (col_plane, col) in enumerate(cols.elements):
-            start = (row * cols.length + col) * N
-            elements.setdefault((col_plane, row_plane), []).append((kh * len(cols.elements) + kw, start))
-
-    def sum_up(col_plane: int, row_plane: int) -> None:
-        for i, (offset, start) in enumerate(elements[col_plane, row_plane]):
-            end = total.size - start
-            xp.equal(index[:end], index.dtype.type(offset), out=chosen[:end])
-            part[:end] = chosen[:end]
-            if i == 0:
-                total[:start] = 0
-                xp.multiply(gradients[:end], part[:end], out=total[start:])
-            else:
-                part[:end] *= gradients[:end]
-                total[start:] += part[:end]
-
-    def scatter(dy: Array, argmax: Array, dx: Array) -> None:
-        spread_dy[positions] = dy
-        spread_argmax[positions] = argmax
-        for col_plane in range(len(cols.pixels)):
-            for row_plane in range(len(rows.pixels)):
-                sum_up(col_plane, row_plane)
-                join_rows(row_plane, lines)
-            join_cols(col_plane, dx.reshape(C * H, W, N))
-
-    return scatter

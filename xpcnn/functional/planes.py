@@ -181,7 +181,8 @@ def window_adder(
     """
     rows, cols = axes
     C, H, W, N = shape
-    values = plane_of_zeros(axes, C, N, dtype, device, "values")
+    values = device.scratch((C, rows.length, cols.length, N), dtype, "values")
+    values[...] = 0
     lines = device.scratch((C, H, cols.length, N), dtype, "lines")
     add_rows = rows.adder(values.reshape(C, rows.length, -1), device, "rows")
     add_cols = cols.adder(lines.reshape(C * H, cols.length, N), device, "columns")
@@ -191,13 +192,6 @@ def window_adder(
         add_cols(x.reshape(C * H, W, N))
 
     return values[:, : rows.positions, : cols.positions], add
-
-
-def plane_of_zeros(axes: tuple[Axis, Axis], C: int, N: int, dtype: Any, device: Device, slot: str) -> Array:
-    """Return scratch memory of the shape of a plane of both axes, filled with zeros."""
-    plane = device.scratch((C, axes[0].length, axes[1].length, N), dtype, slot)
-    plane[...] = 0
-    return plane
 
 
 def piece_slices(channels: slice, x: Array, device: Device) -> list[tuple[Shape, list[slice]]]:

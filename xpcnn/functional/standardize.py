@@ -215,7 +215,8 @@ class _Cut:
         A, B, S, M = values.shape
         self.count = B * S
         self._device = device
-        self._merged = next(m for m in range(1, S + 1) if m == S or (S % m == 0 and m * M >= device.long_row))
+        divisors = (m for m in range(1, S + 1) if S % m == 0)
+        self._merged = next(m for m in divisors if m == S or _long_enough(m * M, S // m, device))
         R, L = S // self._merged, self._merged * M
         self._shape = A, B, R, L
         piece = max(1, device.tile_bytes // values.itemsize)
@@ -271,6 +272,11 @@ class _Cut:
         rows = self._device.xp.empty((A, 1, self._merged, M), moment.dtype)
         rows[...] = moment
         return rows.reshape(A, 1, 1, -1)
+
+
+def _long_enough(length: int, rows: int, device: Device) -> bool:
+    """Return whether merged rows have a good length; where they are few, what is merged for them costs as much."""
+    return length >= (device.long_row if rows >= 16 else device.long_row // 2)
 
 
 def _matrices(x: Array) -> Array:
