@@ -121,7 +121,7 @@ def weight_gradient(x: Array, dy: Array, window: Window, groups: int, device: De
                         device.xp.sum(product, axis=1, out=totals[g])
 
     device.map(accumulate, range(len(parts)))
-    dweight = add_up(sums).reshape(groups, *window.kernel, C, O)
+    dweight = add_up(sums, device).reshape(groups, *window.kernel, C, O)
     return device.xp.ascontiguousarray(dweight.transpose(0, 4, 3, 1, 2)).reshape(groups * O, C, *window.kernel)
 
 
