@@ -327,7 +327,7 @@ def caught(leak: Leak, device: Device) -> str | None:
     for got, want in zip(results, expected, strict=True):
         if device_or_none(got) is not device or got.dtype != want.dtype or got.shape != want.shape:
             return f"{got!r:.60}"
-        if worst_difference(got, want, 1e-5, 1e-6):
+        if worst_difference(got, want, 1e-5, 1e-5):  # devices compute in different ways, with other rounding errors
             return "wrong values"
     return None
 

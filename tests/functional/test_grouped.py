@@ -61,6 +61,7 @@ def test_equals_the_direct_sums(device, rng, monkeypatch):
         (128, 2, 1, [im2col]),
         (6, 1, 7, [grouped]),
         (66, 1, 7, [im2col]),
+        (1, 1, 3, [im2col]),
     ],
 )
 def test_which_algorithm_is_taken(channels, groups, kernel, taken, rng, monkeypatch):

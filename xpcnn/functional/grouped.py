@@ -17,6 +17,8 @@ from .windows import PARTIAL_SUMS, Limits, Pair, Window, add_up, finish, product
 
 _Index: TypeAlias = tuple[slice | int, ...]
 _Correlation: TypeAlias = tuple[Array, Window, Array]
+_LEAST_CHANNELS = 8  # of the input, for its gradient without groups: products of fewer rows are slow
+_LEAST_ROWS = 16  # of the column matrix, without groups: with fewer im2col is as fast
 _MOST_CHANNELS = 32  # of a group's input and output; with more of them Winograd and im2col are faster
 
 
@@ -31,7 +33,7 @@ def applies(window: Window, weight: Array, groups: int, images: int, device: Dev
         return _few_channels(weight, groups)
     O, K = len(weight), weight[0].size
     narrow = weight.shape[1] <= device.row_channels and max(device.row_channels, K / 2) >= O
-    return bool(narrow and images > 1 and window.kernel[1] > window.stride[1])
+    return bool(narrow and K >= _LEAST_ROWS and images > 1 and window.kernel[1] > window.stride[1])
 
 
 def applies_to_input_gradient(weight: Array, groups: int, images: int, device: Device) -> bool:
@@ -39,7 +41,7 @@ def applies_to_input_gradient(weight: Array, groups: int, images: int, device: D
     if groups > 1:
         return _few_channels(weight, groups)
     O, C = weight.shape[:2]
-    return images > 1 and bool(min(2 * device.row_channels, 4 * C) >= O)
+    return images > 1 and C >= _LEAST_CHANNELS and bool(min(2 * device.row_channels, 4 * C) >= O)
 
 
 def _few_channels(weight: Array, groups: int) -> bool:
