@@ -199,7 +199,8 @@ def test_a_background_task_runs_beside_the_block_and_is_done_when_it_ends():
     assert result() == result() == "result"
 
 
-def test_idle_threads_compute_parts_of_a_background_task():
+def test_idle_threads_compute_parts_of_a_background_task(monkeypatch):
+    monkeypatch.setattr(CPU._workers, "_cores", 3)
     before, meeting = CPU.threads, threading.Barrier(3)
 
     def part(i):
@@ -213,6 +214,12 @@ def test_idle_threads_compute_parts_of_a_background_task():
             meeting.wait(timeout=20)
         assert result() == [0, 1]
         assert CPU._workers._helping == CPU._workers._unfinished == 0
+        monkeypatch.setattr(CPU._workers, "_cores", 2)  # both are busy: with the task, and in the foreground
+        with CPU.overlapping():
+            begun = threading.Event()
+            result = CPU.background(lambda: begun.set() or CPU.map(lambda i: threading.get_ident(), range(2)), LARGE)
+            begun.wait(timeout=20)
+        assert len(set(result())) == 1
     finally:
         CPU.threads = before
 

@@ -13,12 +13,11 @@ import numpy as np
 
 from .device import ELEMENT_WORK, Array, Device, Result, Shape, Task, blocks, register
 from .memory import MemoryPool
-from .threads import Workers
+from .threads import Workers, usable_cores
 
 
 def _usual_threads() -> int:
-    # A container or a batch system may grant fewer cores than the machine has.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     # Programs that start several processes, such as joblib, divide the cores among them by this variable. With nested
     # parallelism it is a list.
     threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
