@@ -40,6 +40,8 @@ class Device:
         xp: the array module: NumPy or CuPy.
         tile_bytes: size of the column matrix that a convolution makes at a time.
         launch_bytes: bytes the device can write during one kernel launch.
+        chunk_bytes: size of the largest activation of the images that are evaluated at a time, or None to evaluate
+            whole batches.
         small_product: largest m·n·k served by BLAS's small-matrix kernels; 0 if there are none.
         winograd_channels: the fewest channels for which convolution is by Winograd's algorithm. May be set to
             `math.inf` for never: see `functional.conv2d_forward`.
@@ -51,6 +53,7 @@ class Device:
     xp: Namespace
     tile_bytes = 256 << 20
     launch_bytes = 16 << 20
+    chunk_bytes: int | None = None
     small_product = 0
     winograd_channels: float = inf
     long_row = 1
