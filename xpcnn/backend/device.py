@@ -119,6 +119,10 @@ class Device:
         """Return uninitialised scratch memory, valid until the same thread asks for the same slot again."""
         return self.xp.empty(shape, dtype)
 
+    def strided(self, x: Array, shape: Shape, strides: Shape) -> Array:
+        """Return a view of a contiguous array with another shape and with these strides, in bytes."""
+        return self.xp.lib.stride_tricks.as_strided(x, shape, strides)
+
     def pools_on_planes(self, images: int, pixels: int, *, overlapping: bool) -> bool:
         """Return whether pooling copies images to planes first, for contiguous inner loops: see `functional/planes.py`.
 

@@ -145,12 +145,14 @@ def _correlate(
         return dilation.join(y, _unpadded(window), size, device)
     N = x.shape[3]
     if grouped.applies(weight, groups):
-        return grouped.correlate(x, weight, bias, window, groups, device, limits)
+        return grouped.correlate(x, weight, bias, window, groups, device, limits, kept)
     if winograd.applies(window, weight, groups, (*size, N), device):
         options = limits, kept if groups == 1 else None
         return _by_groups(winograd.correlate, groups, (x, weight, bias), window, device, *options)
     if mec.applies(window, weight, groups, N, device):
         return mec.correlate(x, weight, bias, window, device, limits)
+    if groups == 1 and grouped.applies_to_few_images(weight, (*size, N), device):
+        return grouped.correlate(x, weight, bias, window, groups, device, limits, kept)
     return im2col.correlate(x, weight, bias, window, groups, device, limits)
 
 

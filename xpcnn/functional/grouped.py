@@ -1,10 +1,12 @@
-"""Convolution in groups of few channels, such as depthwise: all groups in one batch of products.
+"""Convolution in groups of few channels, such as depthwise, and of few images: one batch of small products.
 
 The products of one group are small; for a depthwise convolution the filter is one row. So the groups are computed by
 one call of `matmul`, and as few numbers as possible are copied for it: each row of the image KW times, shifted by one
 column of the window each time. In the layout (rows, KW, C, OW, N) the matrix of a row of positions is that of the KH
 rows under it, (KH·KW·C, OW·N); the matrices of successive rows are overlapping views. (MEC copies along the height
 instead: its products have N columns, too few for one row.)
+
+Without groups, the forward pass of few images is computed in the same way.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from ..backend import Array, Device, blocks
 from .windows import Limits, Pair, Window, finish, product_work, reach
 
 _Index: TypeAlias = tuple[slice | int, ...]
+_LEAST_COLUMNS = 32  # of a product that BLAS computes with its small-matrix kernels
 _MOST_CHANNELS = 32  # of a group's input and output; with more of them Winograd and im2col are faster
 
 
@@ -29,6 +32,16 @@ def applies(weight: Array, groups: int) -> bool:
     return groups > 1 and max(weight.shape[1], len(weight) // groups) <= _MOST_CHANNELS
 
 
+def applies_to_few_images(weight: Array, size: tuple[int, int, int], device: Device) -> bool:
+    """Return whether this is the faster way to compute the forward pass of a convolution without groups.
+
+    Args:
+        weight: `(O, C, KH, KW)`.
+        size: of the output, `(OH, OW, N)`.
+    """
+    return size[2] < 16 and weight.size * min(_LEAST_COLUMNS, size[1] * size[2]) <= device.small_product
+
+
 def correlate(
     x: Array,
     weight: Array,
@@ -37,17 +50,24 @@ def correlate(
     groups: int,
     device: Device,
     limits: Limits | None = None,
+    kept: dict[str, Array] | None = None,
 ) -> Array:
     """Return the correlation of `x (C, H, W, N)` and `weight (O, C / groups, KH, KW)` plus bias, `(O, OH, OW, N)`.
 
-    With `limits` it is clipped to them.
+    Args:
+        limits: what the output is clipped to, or None.
+        kept: where the filters in the order of the columns are kept between calls with the same weight, or None.
     """
     C, H, W, N = x.shape
     O = weight.shape[0]
     y = device.empty((groups, O // groups, *window.output_size(H, W), N), x.dtype)
     bias = None if bias is None else bias.reshape(groups, -1, 1, 1, 1)
-    weight = weight.reshape(groups, O // groups, C // groups, *window.kernel)
-    _correlate(x.reshape(groups, -1, H, W, N), weight, bias, window, y, device, limits)
+    filters = None if kept is None else kept.get("filters")
+    if filters is None:
+        filters = _filters(weight.reshape(groups, O // groups, C // groups, *window.kernel), device)
+        if kept is not None:
+            kept["filters"] = filters
+    _correlate(x.reshape(groups, -1, H, W, N), filters, bias, window, y, device, limits)
     return y.reshape(O, *y.shape[2:])
 
 
@@ -75,7 +95,7 @@ def input_gradient(
             pixels, elements = dx[:, :, h::sh, w::sw], weight[..., rows, cols]
             if elements.size:
                 covering = Window(elements.shape[3:], (1, 1), (row_dilation, col_dilation), (above, 0, before, 0))
-                _correlate(dy, elements, bias, covering, pixels, device)
+                _correlate(dy, _filters(elements, device), bias, covering, pixels, device)
             else:
                 pixels[...] = 0 if bias is None else bias
     return dx.reshape(C, *size, -1)
@@ -106,9 +126,15 @@ def weight_gradient(x: Array, dy: Array, window: Window, groups: int, device: De
     return device.xp.ascontiguousarray(dweight.transpose(0, 4, 3, 1, 2)).reshape(groups * O, C, *window.kernel)
 
 
+def _filters(weight: Array, device: Device) -> Array:
+    """Return `weight (G, O, C, KH, KW)` in the order of the columns, `(G, 1, O, KH·KW·C)`."""
+    G, O = weight.shape[:2]
+    return device.xp.ascontiguousarray(weight.transpose(0, 1, 3, 4, 2)).reshape(G, 1, O, -1)
+
+
 def _correlate(
     x: Array,
-    weight: Array,
+    filters: Array,
     bias: Array | None,
     window: Window,
     y: Array,
@@ -119,13 +145,12 @@ def _correlate(
 
     Args:
         x: `(G, C, H, W, N)`, G groups of C channels.
-        weight: `(G, O, C, KH, KW)`.
+        filters: `(G, 1, O, KH·KW·C)`.
         bias: `(G, O, 1, 1, 1)` or None.
         y: `(G, O, OH, OW, N)`, not necessarily contiguous.
         limits: what it is clipped to, or None.
     """
-    G, O, _, OW, N = y.shape
-    filters = device.xp.ascontiguousarray(weight.transpose(0, 1, 3, 4, 2)).reshape(G, 1, O, -1)
+    OW, N = y.shape[3:]
     group_blocks, row_blocks, parts = _blocks(x, y, window, device)
     # NumPy has no fast product of one column with one row.
     product = device.xp.multiply if filters.shape[3] == 1 else device.xp.matmul
@@ -174,7 +199,7 @@ def _lines(y: Array) -> Array:
 def _positions(lines: Array, columns: Array, device: Device) -> list[slice]:
     """Return slices of a row's positions, of all images: blocks, if these let BLAS use its small-matrix kernels."""
     most, width = device.small_product // (lines.shape[2] * columns.shape[2]), columns.shape[3]
-    return blocks(width, ceil(width / most)) if most >= 32 else [slice(None)]
+    return blocks(width, ceil(width / most)) if most >= _LEAST_COLUMNS else [slice(None)]
 
 
 def _columns(x: Array, window: Window, rows: slice, OW: int, device: Device) -> Array:
@@ -201,7 +226,7 @@ def _columns(x: Array, window: Window, rows: slice, OW: int, device: Device) -> 
     for target, covered in copied:
         pixels[target] = source[covered]
     group, row, _, _, _, number = columns.strides
-    return device.xp.lib.stride_tricks.as_strided(
+    return device.strided(
         columns,
         (G, rows.stop - rows.start, KH * KW * C, OW * N),
         (group, step * row, OW * N * number, number),
@@ -255,6 +280,11 @@ def _blocks(x: Array, y: Array, window: Window, device: Device) -> tuple[list[sl
     parts = device.parts(G * product_work(KH * KW * C, O, OH * OW * N), at_most=G)
     # Each row of positions adds a few rows of columns, and in the weight gradient a product (K, O).
     row_bytes = max(min(KH, window.stride[0]) * OW * N, KH * O) * KW * C * x.itemsize
-    rows = max(1, device.tile_bytes // row_bytes)
-    group_blocks = blocks(G, max(parts, ceil(G / max(1, rows // OH))))
+    return _cut(G, OH, max(1, device.tile_bytes // row_bytes), parts)
+
+
+@lru_cache(maxsize=1024)
+def _cut(groups: int, OH: int, rows: int, parts: int) -> tuple[list[slice], list[slice], list[slice]]:
+    """Return what `_blocks` does, for tiles of so many rows."""
+    group_blocks = blocks(groups, max(parts, ceil(groups / max(1, rows // OH))))
     return group_blocks, blocks(OH, ceil(OH / rows)), blocks(len(group_blocks), parts)
