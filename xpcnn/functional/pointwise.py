@@ -1,11 +1,12 @@
 """Convolution with 1×1 windows: one matrix product over the pixels as they lie in memory, without columns.
 
 The pixels of all images are the P = OH·OW·N columns of `x (C, P)`; with a stride the others are left out first. On the
-CPU narrow layers are computed as many products small enough for BLAS's small-matrix kernels (`Device.small_product`).
+CPU they are computed as many products small enough for BLAS's small-matrix kernels (`Device.small_product`).
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import ceil
 
 from ..backend import Array, Device, blocks
@@ -13,6 +14,7 @@ from .windows import PARTIAL_SUMS, Limits, Pair, Window, add_up, finish, product
 
 _LEAST_COLUMNS = 64  # products of fewer columns are slow in BLAS
 _MOST_COLUMNS = 128  # of a small product: more of them leave the first-level cache
+_LEAST_ROWS = 16  # of a small product, as long as the filters have so many
 
 
 def applies(window: Window, groups: int) -> bool:
@@ -68,23 +70,41 @@ def _product(weight: Array, x: Array, bias: Array | None, device: Device, limits
     columns, result = x.reshape(C, -1), y.reshape(O, -1)
     P = columns.shape[1]
     parts = device.parts(product_work(C, O, P), at_most=P // _LEAST_COLUMNS)
-    small = min(_MOST_COLUMNS, device.small_product // weight.size) & -8
+    rows, unit = _small_product(O, C, P, device.small_product)
     # Tiles of whole small products, whose results are in cache when the bias is added.
-    unit = small if small >= 32 else 1
     units = ceil(P / unit)
     tiles = blocks(units, max(parts, ceil((C + O) * P * x.itemsize / device.tile_bytes)))
+    filters = weight.reshape(-1, 1, rows, C)
 
     def multiply(part: slice) -> None:
         for tile in tiles[part]:
             start, stop = tile.start * unit, min(tile.stop * unit, P)
             rest = start if unit == 1 else stop - (stop - start) % unit
-            if rest > start:
-                shape = (-1, (rest - start) // unit, unit)
-                few, products = (array[:, start:rest].reshape(shape).transpose(1, 0, 2) for array in (columns, result))
-                device.xp.matmul(weight, few, out=products)  # each (O, C) @ (C, unit)
-            if rest < stop:
-                device.xp.matmul(weight, columns[:, rest:stop], out=result[:, rest:stop])  # (O, C) @ (C, P)
+            for first, last, width in ((start, rest, unit), (rest, stop, stop - rest)):
+                if first < last:
+                    few = columns[:, first:last].reshape(1, C, -1, width).swapaxes(1, 2)
+                    products = result[:, first:last].reshape(len(filters), rows, -1, width).swapaxes(1, 2)
+                    device.xp.matmul(filters, few, out=products)  # each (rows, C) @ (C, width)
             finish(result[:, start:stop], bias, limits, device)
 
     device.map(multiply, blocks(len(tiles), parts))
     return y
+
+
+@lru_cache(maxsize=1024)
+def _small_product(O: int, C: int, P: int, most: int) -> Pair:
+    """Return how many rows and columns of the result to compute as one small product; all rows and 1 if none is small.
+
+    Args:
+        most: the largest product of rows, columns and C.
+    """
+    unit = min(_MOST_COLUMNS, P, most // (O * C) & -8)
+    if unit >= min(64, P) > 0:  # with all rows the columns are read only once
+        return O, unit
+    unit = min(_MOST_COLUMNS, P)
+    while unit >= min(32, P) > 0:
+        rows = next(rows for rows in range(O, 0, -1) if O % rows == 0 and (rows * unit * C <= most or rows == 1))
+        if rows >= min(O, _LEAST_ROWS):
+            return rows, unit
+        unit = unit // 2 & -8
+    return O, 1
