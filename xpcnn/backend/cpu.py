@@ -36,6 +36,7 @@ class CpuDevice(Device):
     tile_bytes = 2 << 20  # small enough to stay in cache until its product, large enough to outweigh the Python calls
     launch_bytes = 8 << 10
     chunk_bytes = 8 << 20  # activations that stay in the third-level cache from one layer to the next
+    adds_products = True
     long_row = 1024
     part_work = 1 << 25  # multiply-adds below which waking another thread costs more than it saves
     fewest_parts = 4
@@ -101,6 +102,9 @@ class CpuDevice(Device):
 
     def strided(self, x: Array, shape: Shape, strides: Shape) -> Array:
         return np.ndarray(shape, x.dtype, x, 0, strides)  # a tenth of the time that NumPy's as_strided takes
+
+    def einsum(self, subscripts: str, *operands: Array, out: Array) -> None:
+        np.einsum(subscripts, *operands, out=out)
 
     def pools_on_planes(self, images: int, pixels: int, *, overlapping: bool) -> bool:
         # Windows side by side read each pixel once: that pays for copies only where the inner loops are very short.

@@ -45,6 +45,7 @@ class Device:
         small_product: largest m·n·k served by BLAS's small-matrix kernels; 0 if there are none.
         winograd_channels: the fewest channels for which convolution is by Winograd's algorithm. May be set to
             `math.inf` for never: see `functional.conv2d_forward`.
+        adds_products: whether `einsum` adds up products of elements without storing them, in one pass.
         long_row: the shortest rows over which elementwise operations are as fast as over whole arrays, if one operand
             is broadcast.
     """
@@ -56,6 +57,7 @@ class Device:
     chunk_bytes: int | None = None
     small_product = 0
     winograd_channels: float = inf
+    adds_products = False
     long_row = 1
 
     def __repr__(self) -> str:
@@ -122,6 +124,10 @@ class Device:
     def strided(self, x: Array, shape: Shape, strides: Shape) -> Array:
         """Return a view of a contiguous array with another shape and with these strides, in bytes."""
         return self.xp.lib.stride_tricks.as_strided(x, shape, strides)
+
+    def einsum(self, subscripts: str, *operands: Array, out: Array) -> None:
+        """Write what the array module's `einsum` returns to `out`."""
+        out[...] = self.xp.einsum(subscripts, *operands)
 
     def pools_on_planes(self, images: int, pixels: int, *, overlapping: bool) -> bool:
         """Return whether pooling copies images to planes first, for contiguous inner loops: see `functional/planes.py`.

@@ -5,7 +5,8 @@ product (`pointwise.py`)  1×1 windows
 dilation (`dilation.py`)  dilated windows, as one of the next two
 MEC (`mec.py`)            small products: few channels and at least 16 images
 Winograd (`winograd.py`)  3×3 windows with stride 1 and many channels
-grouped (`grouped.py`)    depthwise, and other groups of few channels
+grouped (`grouped.py`)    depthwise, and other groups of few channels; few images
+depthwise (`depthwise.py`) few small images
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from math import ceil, prod
 from typing import Any, NamedTuple
 
 from ..backend import Array, Device, Shape, array_namespace, batch_first, batch_last, device_of
-from . import dilation, grouped, im2col, mec, pointwise, winograd
+from . import depthwise, dilation, grouped, im2col, mec, pointwise, winograd
 from .checks import check_arrays, check_gradient, check_input, refuse_float16
 from .windows import IntOrPair, Limits, Padding, Pair, Window, flipped, make_window
 
@@ -144,9 +145,11 @@ def _correlate(
         y = _correlate(dilation.split(x, window, device), weight, bias, small, groups, device, limits, kept)
         return dilation.join(y, _unpadded(window), size, device)
     N = x.shape[3]
+    if depthwise.applies(x, weight, groups, window, device):
+        return depthwise.correlate(x, weight, bias, window, device, limits, kept)
     if grouped.applies(weight, groups):
         return grouped.correlate(x, weight, bias, window, groups, device, limits, kept)
-    if winograd.applies(window, weight, groups, (*size, N), device):
+    if winograd.applies(window, weight, groups, (*size, N), device, kept=kept is not None):
         options = limits, kept if groups == 1 else None
         return _by_groups(winograd.correlate, groups, (x, weight, bias), window, device, *options)
     if mec.applies(window, weight, groups, N, device):

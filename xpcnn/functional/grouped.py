@@ -62,11 +62,11 @@ def correlate(
     O = weight.shape[0]
     y = device.empty((groups, O // groups, *window.output_size(H, W), N), x.dtype)
     bias = None if bias is None else bias.reshape(groups, -1, 1, 1, 1)
-    filters = None if kept is None else kept.get("filters")
+    filters = None if kept is None else kept.get("grouped")
     if filters is None:
         filters = _filters(weight.reshape(groups, O // groups, C // groups, *window.kernel), device)
         if kept is not None:
-            kept["filters"] = filters
+            kept["grouped"] = filters
     _correlate(x.reshape(groups, -1, H, W, N), filters, bias, window, y, device, limits)
     return y.reshape(O, *y.shape[2:])
 

@@ -23,12 +23,15 @@ from .im2col import Tile, im2col, tiles
 from .windows import PARTIAL_SUMS, Limits, Window, add_up, finish, flipped, reach
 
 
-def applies(window: Window, weight: Array, groups: int, size: tuple[int, int, int], device: Device) -> bool:
+def applies(
+    window: Window, weight: Array, groups: int, size: tuple[int, int, int], device: Device, *, kept: bool = False
+) -> bool:
     """Return whether Winograd supports this convolution, group by group, and is the faster way on this device.
 
     Args:
         weight: `(O, C / groups, KH, KW)`.
         size: of the output, `(OH, OW, N)`.
+        kept: whether the transformed filters are kept between calls.
     """
     return (
         window.kernel == (3, 3)
@@ -36,9 +39,17 @@ def applies(window: Window, weight: Array, groups: int, size: tuple[int, int, in
         and max(window.padding) <= 2
         and weight.dtype.itemsize > 2  # in float16 the transforms would lose most digits
         and min(weight.shape[1], len(weight) // groups) >= device.winograd_channels
-        # With fewer patches the transform of the filters costs more than is saved.
-        and ceil(size[0] / 4) * ceil(size[1] / 4) * size[2] >= 32
+        and ceil(size[0] / 4) * ceil(size[1] / 4) * size[2] >= _least_patches(weight, device, kept)
     )
+
+
+def _least_patches(weight: Array, device: Device, kept: bool) -> int:
+    """Return with how many patches of the output Winograd is the faster way.
+
+    With fewer, the transform of the filters costs more than is saved; or if it is kept, and too large for the cache,
+    reading it.
+    """
+    return 16 if kept and 4 * weight.nbytes <= 2 * device.tile_bytes else 32
 
 
 def correlate(
