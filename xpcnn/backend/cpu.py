@@ -35,7 +35,7 @@ class CpuDevice(Device):
     xp = np
     tile_bytes = 2 << 20  # small enough to stay in cache until its product, large enough to outweigh the Python calls
     launch_bytes = 8 << 10
-    chunk_bytes = 8 << 20  # activations that stay in the third-level cache from one layer to the next
+    chunk_bytes = 6 << 20  # activations that stay in the third-level cache from one layer to the next
     adds_products = True
     long_row = 1024
     part_work = 1 << 25  # multiply-adds below which waking another thread costs more than it saves
