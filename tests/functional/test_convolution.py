@@ -1,5 +1,6 @@
 """Convolution against slow loops, numeric gradients and PyTorch, in tiles of every shape and in bounded memory."""
 
+import math
 import threading
 import tracemalloc
 
@@ -259,3 +260,31 @@ def test_memory_does_not_grow_with_the_batch(monkeypatch):
             assert memory_beyond_results(batch) < bound
     finally:
         CPU.threads = before
+
+
+@pytest.mark.parametrize(
+    ("shape", "filters", "settings"),
+    [
+        ((8, 6, 6), 256, {"small_product": 0}),
+        ((8, 20, 20), 16, {"small_product": 10**6}),
+        ((16, 32, 32), 16, {"winograd_channels": 16}),
+    ],
+    ids=["im2col", "grouped", "winograd"],
+)
+def test_threads_share_a_single_image(shape, filters, settings, rng, monkeypatch):
+    for name, value in {"part_work": 1, "winograd_channels": math.inf, **settings}.items():
+        monkeypatch.setattr(CPU, name, value)
+    x, weight = (rng.standard_normal(size).astype(np.float32) for size in ((1, *shape), (filters, shape[0], 3, 3)))
+    tasks, original = [], CPU.map
+    monkeypatch.setattr(CPU, "map", lambda function, of: tasks.append(len(of)) or original(function, of))
+    results, before = [], CPU.threads
+    try:
+        for CPU.threads in (1, 2, 3):
+            results.append(conv2d_forward(x, weight, padding=1)[0])
+    finally:
+        CPU.threads = before
+    assert max(tasks) > 1
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])
+    expected, _ = conv2d_forward(x.astype(np.float64), weight.astype(np.float64), padding=1)
+    np.testing.assert_allclose(results[0], expected, rtol=1e-3, atol=1e-4)

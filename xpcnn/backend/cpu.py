@@ -108,7 +108,7 @@ class CpuDevice(Device):
 
     def pools_on_planes(self, images: int, pixels: int, *, overlapping: bool) -> bool:
         # Windows side by side read each pixel once: that pays for copies only where the inner loops are very short.
-        return overlapping or (images < 32 and pixels >= 1 << 18)
+        return (overlapping and pixels >= 1 << 12) or (images < 32 and pixels >= 1 << 18)
 
     def as_runs(self, x: Array) -> Array:
         # NumPy copies items of any size in one loop, but starts a new one for each run along a short last axis. Complex

@@ -107,7 +107,7 @@ def weight_gradient(x: Array, dy: Array, window: Window, groups: int, device: De
     x, dy = x.reshape(groups, C, *x.shape[1:]), dy.reshape(groups, O, *dy.shape[1:])
     dweight = device.empty((groups, *window.kernel, C, O), x.dtype)
     totals = dweight.reshape(groups, -1, O)
-    group_blocks, row_blocks, parts = _blocks(x, dy, window, device)
+    group_blocks, row_blocks, count = _blocks(x, dy, window, device, groups)
 
     def accumulate(part: slice) -> None:
         for g in group_blocks[part]:
@@ -122,7 +122,7 @@ def weight_gradient(x: Array, dy: Array, window: Window, groups: int, device: De
                     else:
                         device.xp.sum(product, axis=1, out=totals[g])
 
-    device.map(accumulate, parts)
+    device.map(accumulate, blocks(len(group_blocks), count))
     return device.xp.ascontiguousarray(dweight.transpose(0, 4, 3, 1, 2)).reshape(groups * O, C, *window.kernel)
 
 
@@ -151,24 +151,24 @@ def _correlate(
         limits: what it is clipped to, or None.
     """
     OW, N = y.shape[3:]
-    group_blocks, row_blocks, parts = _blocks(x, y, window, device)
+    group_blocks, row_blocks, count = _blocks(x, y, window, device, y.shape[0] * y.shape[2])
+    tasks = [(g, rows) for g in group_blocks for rows in row_blocks]
     # NumPy has no fast product of one column with one row.
     product = device.xp.multiply if filters.shape[3] == 1 else device.xp.matmul
     in_place = y.strides[3:] == (N * y.itemsize, y.itemsize)
 
     def compute(part: slice) -> None:
-        for g in group_blocks[part]:
-            for rows in row_blocks:
-                columns, target = _columns(x[g], window, rows, OW, device), y[g, :, rows]
-                result = target if in_place else device.scratch(target.shape, y.dtype, "product")
-                lines = _lines(result)
-                for positions in _positions(lines, columns, device):
-                    product(filters[g], columns[..., positions], out=lines[..., positions])  # (O, K) @ (K, OW·N)
-                finish(result, None if bias is None else bias[g], limits, device)
-                if not in_place:
-                    device.as_runs(target)[...] = device.as_runs(result)
+        for g, rows in tasks[part]:
+            columns, target = _columns(x[g], window, rows, OW, device), y[g, :, rows]
+            result = target if in_place else device.scratch(target.shape, y.dtype, "product")
+            lines = _lines(result)
+            for positions in _positions(lines, columns, device):
+                product(filters[g], columns[..., positions], out=lines[..., positions])  # (O, K) @ (K, OW·N)
+            finish(result, None if bias is None else bias[g], limits, device)
+            if not in_place:
+                device.as_runs(target)[...] = device.as_runs(result)
 
-    device.map(compute, parts)
+    device.map(compute, blocks(len(tasks), count))
 
 
 def _covering(first: int, kernel: int, stride: int, dilation: int) -> tuple[slice, int, int]:
@@ -269,22 +269,25 @@ def _copies(
     return copied, padding, height, step
 
 
-def _blocks(x: Array, y: Array, window: Window, device: Device) -> tuple[list[slice], list[slice], list[slice]]:
-    """Return blocks of groups, blocks of rows of the output, to fit a tile, and parts: slices of the former.
+def _blocks(
+    x: Array, y: Array, window: Window, device: Device, most_parts: int
+) -> tuple[list[slice], list[slice], int]:
+    """Return blocks of groups and blocks of rows of the output, to fit a tile, and into how many parts to split them.
 
     Args:
         x: `(G, C, H, W, N)`.
         y: `(G, O, OH, OW, N)`.
+        most_parts: up to the number of groups, each part has groups of its own; beyond, also rows of its own.
     """
     (G, C, *_), (_, O, OH, OW, N), (KH, KW) = x.shape, y.shape, window.kernel
-    parts = device.parts(G * product_work(KH * KW * C, O, OH * OW * N), at_most=G)
+    parts = device.parts(G * product_work(KH * KW * C, O, OH * OW * N), at_most=most_parts)
     # Each row of positions adds a few rows of columns, and in the weight gradient a product (K, O).
     row_bytes = max(min(KH, window.stride[0]) * OW * N, KH * O) * KW * C * x.itemsize
-    return _cut(G, OH, max(1, device.tile_bytes // row_bytes), parts)
+    return *_cut(G, OH, max(1, device.tile_bytes // row_bytes), parts), parts
 
 
 @lru_cache(maxsize=1024)
-def _cut(groups: int, OH: int, rows: int, parts: int) -> tuple[list[slice], list[slice], list[slice]]:
-    """Return what `_blocks` does, for tiles of so many rows."""
+def _cut(groups: int, OH: int, rows: int, parts: int) -> tuple[list[slice], list[slice]]:
+    """Return blocks of groups and blocks of rows, for tiles of so many rows and at least so many parts."""
     group_blocks = blocks(groups, max(parts, ceil(groups / max(1, rows // OH))))
-    return group_blocks, blocks(OH, ceil(OH / rows)), blocks(len(group_blocks), parts)
+    return group_blocks, blocks(OH, max(ceil(OH / rows), ceil(parts / len(group_blocks))))

@@ -22,6 +22,8 @@ from ..backend import Array, Device, blocks
 from .im2col import Tile, im2col, tiles
 from .windows import PARTIAL_SUMS, Limits, Window, add_up, finish, flipped, reach
 
+_LEAST_PATCHES = 16  # of the output, in a part: products of fewer columns are slow in BLAS
+
 
 def applies(
     window: Window, weight: Array, groups: int, size: tuple[int, int, int], device: Device, *, kept: bool = False
@@ -79,7 +81,8 @@ def correlate(
         if kept is not None:
             kept["winograd"] = transformed_weight
     y = device.empty((O, OH, OW, N), x.dtype)
-    patches, all_tiles, parts = _tile_patches(window, OH, OW, N, C, O, x.itemsize, device)
+    most_parts = ceil(OH / 4) * ceil(OW / 4) * N // _LEAST_PATCHES
+    patches, all_tiles, parts = _tile_patches(window, OH, OW, N, C, O, x.itemsize, device, most_parts)
 
     def multiply(part: slice) -> None:
         for tile in all_tiles[part]:
@@ -112,7 +115,9 @@ def weight_gradient(x: Array, dy: Array, window: Window, device: Device) -> Arra
     C, N = x.shape[0], x.shape[3]
     O, OH, OW, _ = dy.shape
     output_transform, weight_transform, input_transform = _transforms(device, x.dtype)
-    patches, all_tiles, parts = _tile_patches(window, OH, OW, N, C, O, x.itemsize, device)
+    # Each part has a partial sum of 36·O·C numbers, and should have more patches than channels.
+    most_parts = min(ceil(OH / 4) * ceil(OW / 4) * N // min(C, O), PARTIAL_SUMS // (36 * O * C * x.itemsize))
+    patches, all_tiles, parts = _tile_patches(window, OH, OW, N, C, O, x.itemsize, device, most_parts)
     filter_blocks = blocks(O, max(1, O * C >> 14))  # so that the operands of a product stay in cache
     # The last patches of dy may extend beyond it: they are padded with zeros.
     dy_patches = Window((4, 4), (4, 4), (1, 1), (0, ceil(OH / 4) * 4 - OH, 0, ceil(OW / 4) * 4 - OW))
@@ -165,15 +170,14 @@ def _write_outputs(results: Array, tile: Tile, y: Array) -> None:
 
 
 def _tile_patches(
-    window: Window, OH: int, OW: int, N: int, C: int, O: int, itemsize: int, device: Device
+    window: Window, OH: int, OW: int, N: int, C: int, O: int, itemsize: int, device: Device, most_parts: int
 ) -> tuple[Window, tuple[Tile, ...], list[slice]]:
     """Return the window of the 6×6 input patches, the tiles of output patches, and the parts: slices of tiles."""
     TH, TW = ceil(OH / 4), ceil(OW / 4)
     top, bottom, left, right = window.padding
     patches = Window((6, 6), (4, 4), (1, 1), (top, bottom + 4 * TH - OH, left, right + 4 * TW - OW))
     work = 36 * TH * TW * N * (C * O + 36 * (C + O))
-    # Each part of a weight gradient has a partial sum of 36·O·C numbers, and should have more patches than channels.
-    parts = device.parts(work, at_most=min(TH * TW * N // min(C, O), PARTIAL_SUMS // (36 * O * C * itemsize)))
+    parts = device.parts(work, at_most=most_parts)
     # Products of fewer than 64 columns are slow, in cache or not.
     each = max(C, O) * 36 * itemsize
     all_tiles = tiles(TH, TW, N, each, max(device.tile_bytes // 2, 64 * each), parts)
