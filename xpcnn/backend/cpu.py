@@ -133,6 +133,8 @@ class CpuDevice(Device):
     def map_elements(self, function: Callable[..., None], *operands: Any, in_pieces: bool = False) -> None:
         size, itemsize = operands[0].size, operands[0].itemsize
         parts = self.parts(2 * size * ELEMENT_WORK)
+        if parts == 1 and not in_pieces:
+            return function(*operands)
         arrays = sum(isinstance(operand, np.ndarray) for operand in operands)
         # The operands' pieces take a tile's bytes together. With a third of that, activations took 10 % longer.
         pieces = max(parts, ceil(arrays * size * itemsize / self.tile_bytes)) if in_pieces else parts
