@@ -20,6 +20,8 @@ from .windows import Limits, Pair, Window, finish, product_work, reach
 
 _Index: TypeAlias = tuple[slice | int, ...]
 _LEAST_COLUMNS = 32  # of a product that BLAS computes with its small-matrix kernels
+_FEW_IMAGES = 16  # fewer than these
+_ROW_PRODUCT = 10**6  # multiply-adds of a row of positions, above which im2col's products of several rows are faster
 _MOST_CHANNELS = 32  # of a group's input and output; with more of them Winograd and im2col are faster
 
 
@@ -39,7 +41,8 @@ def applies_to_few_images(weight: Array, size: tuple[int, int, int], device: Dev
         weight: `(O, C, KH, KW)`.
         size: of the output, `(OH, OW, N)`.
     """
-    return size[2] < 16 and weight.size * min(_LEAST_COLUMNS, size[1] * size[2]) <= device.small_product
+    few = device.on_host and size[2] < _FEW_IMAGES
+    return few and weight.size * min(_LEAST_COLUMNS, size[1] * size[2]) <= _ROW_PRODUCT
 
 
 def correlate(

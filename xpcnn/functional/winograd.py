@@ -51,7 +51,8 @@ def _least_patches(weight: Array, device: Device, kept: bool) -> int:
     With fewer, the transform of the filters costs more than is saved; or if it is kept, and too large for the cache,
     reading it.
     """
-    return 16 if kept and 4 * weight.nbytes <= 2 * device.tile_bytes else 32
+    fits = min(weight.shape[:2]) >= 64 and 4 * weight.nbytes <= 2 * device.tile_bytes
+    return 16 if kept and fits else 32
 
 
 def correlate(
