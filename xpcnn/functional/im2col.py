@@ -216,7 +216,10 @@ def im2col(x: Array, window: Window, tile: Tile, device: Device) -> Array:
     field = _padded_field(x, window, tile, device)
     c, h, w, n = field.strides
     columns = device.scratch((C, KH, KW, *tile.shape), x.dtype, "columns")
-    apart = _columns_apart(window, tile.shape[2], columns, device)
+    # The positions of one image are copied as single numbers, and windows side by side read each pixel once: both as
+    # fast with a stride.
+    pays = tile.shape[2] > 1 and window.kernel[1] > window.stride[1]
+    apart = _columns_apart(window, tile.shape[2], columns, device) if pays else 1
     if apart > 1:
         _copy_apart(field, window, columns, apart, device)
         return columns.reshape(C * KH * KW, -1)
