@@ -12,7 +12,7 @@ from inputs import MEMORY, as_int_or_pair, choose, draw_pair, draw_size, in_memo
 from pytorch import single_threaded_torch
 
 from xpcnn.backend import CPU, batch_first, memory
-from xpcnn.functional import conv2d_backward, conv2d_forward, im2col
+from xpcnn.functional import conv2d, conv2d_backward, conv2d_forward, im2col
 
 # The shapes of input and weight, and the options; all with bias but the last.
 CASES = {
@@ -288,3 +288,22 @@ def test_threads_share_a_single_image(shape, filters, settings, rng, monkeypatch
         np.testing.assert_array_equal(result, results[0])
     expected, _ = conv2d_forward(x.astype(np.float64), weight.astype(np.float64), padding=1)
     np.testing.assert_allclose(results[0], expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 2, "padding": 1}, {"dilation": 2, "padding": 2}])
+@pytest.mark.parametrize("small_product", [0, 10**6])
+def test_what_is_kept_serves_images_of_all_shapes(options, small_product, rng, monkeypatch, device):
+    monkeypatch.setattr(device, "small_product", small_product)
+    weight, bias, kept = device.asarray(rng.standard_normal((6, 4, 3, 3))), device.asarray(rng.standard_normal(6)), {}
+    shapes = [(N, 4, H, W) for N in (1, 3, 20) for H in (9, 10, 11) for W in (8, 12)]
+    results = []
+    for shape in shapes * 2:
+        x = device.asarray(rng.standard_normal(shape))
+        expected, _ = conv2d_forward(x, weight, bias, **options)
+        expected = device.to_host(expected).clip(-1, 2)
+        results.append((conv2d(x, weight, bias, limits=(-1, 2), kept=kept, **options), expected))
+    for got, expected in results:  # at the end: each has memory of its own
+        assert_close(got, expected, rtol=1e-12, atol=1e-12, device=device)
+    assert len(kept) <= 20
+    with pytest.raises(ValueError, match="expected input"):
+        conv2d(device.asarray(np.ones((1, 3, 9, 8))), weight, bias, limits=(-1, 2), kept=kept, **options)

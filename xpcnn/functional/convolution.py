@@ -13,12 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import ceil, prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
-from ..backend import Array, Device, Shape, array_namespace, batch_first, batch_last, device_of
+from ..backend import Array, Device, Shape, array_namespace, batch_first, batch_last, device_of, device_or_none
 from . import depthwise, dilation, grouped, im2col, mec, pointwise, winograd
 from .checks import check_arrays, check_gradient, check_input, refuse_float16
 from .windows import IntOrPair, Limits, Padding, Pair, Window, flipped, make_window
+
+Kept: TypeAlias = dict[Any, Any]  # arrays by name; functions, or None, by device, shape and dtype of their input
+_MOST_KEPT = 16  # entries: beyond them, nothing is prepared for further shapes
 
 
 class _Cache(NamedTuple):
@@ -79,7 +82,7 @@ def conv2d(
     dilation: IntOrPair = 1,
     groups: int = 1,
     limits: Limits | None = None,
-    kept: dict[str, Array] | None = None,
+    kept: Kept | None = None,
 ) -> Array:
     """Return the output of `conv2d_forward` without what a backward pass needs: for inference.
 
@@ -87,9 +90,13 @@ def conv2d(
         x, weight, bias, stride, padding, dilation, groups: those of `conv2d_forward`.
         limits: the lowest and highest value of the output, beyond which it is clipped while it is in cache: `(0, inf)`
             for a ReLU after the convolution.
-        kept: a dictionary, at first empty, that belongs to the weight: what is computed from the weight alone is kept
-            there between calls.
+        kept: a dictionary, at first empty, that belongs to all other arguments but `x`: what is computed from them
+            alone is kept there between calls.
     """
+    device = device_or_none(x)
+    prepared = None if kept is None or device is None else kept.get((device, x.shape, x.dtype))
+    if prepared is not None:
+        return batch_first(prepared(batch_last(x)))
     window = _checked_window(x, weight, bias, stride, padding, dilation, groups)
     return batch_first(_correlate(batch_last(x), weight, bias, window, groups, device_of(x), limits, kept))
 
@@ -134,7 +141,7 @@ def _correlate(
     groups: int,
     device: Device,
     limits: Limits | None = None,
-    kept: dict[str, Array] | None = None,
+    kept: Kept | None = None,
 ) -> Array:
     """Return `y (O, OH, OW, N)` from `x (C, H, W, N)`."""
     if pointwise.applies(window, groups):
@@ -142,6 +149,7 @@ def _correlate(
     size = window.output_size(*x.shape[1:3])
     if _without_dilation(window, weight, groups, (*size, x.shape[3]), device):
         small = dilation.small_window(window, x.shape[1:3])
+        kept = None if kept is None else kept.setdefault("without dilation", {})
         y = _correlate(dilation.split(x, window, device), weight, bias, small, groups, device, limits, kept)
         return dilation.join(y, _unpadded(window), size, device)
     N = x.shape[3]
@@ -155,6 +163,11 @@ def _correlate(
     if mec.applies(window, weight, groups, N, device):
         return mec.correlate(x, weight, bias, window, device, limits)
     if groups == 1 and grouped.applies_to_few_images(weight, (*size, N), device):
+        key = device, (N, *x.shape[:3]), x.dtype
+        if kept is not None and key not in kept and len(kept) < _MOST_KEPT:
+            kept[key] = grouped.prepare(x.shape, weight, bias, window, device, limits)
+            if kept[key] is not None:
+                return kept[key](x)
         return grouped.correlate(x, weight, bias, window, groups, device, limits, kept)
     return im2col.correlate(x, weight, bias, window, groups, device, limits)
 

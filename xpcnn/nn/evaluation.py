@@ -12,6 +12,7 @@ from math import inf
 
 from .. import functional as F
 from ..backend import Array, array_namespace
+from ..functional.convolution import Kept
 from ..functional.windows import Limits, make_window
 from .activation import Identity, ReLU, ReLU6
 from .convolution import Conv2d
@@ -49,7 +50,7 @@ class FoldedConv2d(InferenceStep):
         self.before, self.after = before, after
         self.array, self.bias = _with_batch_norm(*_with_layer_norm(conv, before), after)
         self.limits: Limits | None = None
-        self._kept: dict[str, Array] = {}
+        self._kept: Kept = {}
 
     def forward(self, x: Array) -> Array:
         return self.of.infer(x, self.array, self.bias, limits=self.limits, kept=self._kept)
