@@ -291,9 +291,9 @@ def test_threads_share_a_single_image(shape, filters, settings, rng, monkeypatch
 
 
 @pytest.mark.parametrize("options", [{}, {"stride": 2, "padding": 1}, {"dilation": 2, "padding": 2}])
-@pytest.mark.parametrize("small_product", [0, 10**6])
-def test_what_is_kept_serves_images_of_all_shapes(options, small_product, rng, monkeypatch, device):
-    monkeypatch.setattr(device, "small_product", small_product)
+@pytest.mark.parametrize("setting", [("small_product", 0), ("small_product", 10**6), ("tile_bytes", 1)])
+def test_what_is_kept_serves_images_of_all_shapes(options, setting, rng, monkeypatch, device):
+    monkeypatch.setattr(device, *setting)
     weight, bias, kept = device.asarray(rng.standard_normal((6, 4, 3, 3))), device.asarray(rng.standard_normal(6)), {}
     shapes = [(N, 4, H, W) for N in (1, 3, 20) for H in (9, 10, 11) for W in (8, 12)]
     results = []

@@ -20,7 +20,7 @@ from . import depthwise, dilation, grouped, im2col, mec, pointwise, winograd
 from .checks import check_arrays, check_gradient, check_input, refuse_float16
 from .windows import IntOrPair, Limits, Padding, Pair, Window, flipped, make_window
 
-Kept: TypeAlias = dict[Any, Any]  # arrays by name; functions, or None, by device, shape and dtype of their input
+Kept: TypeAlias = dict[Any, Any]  # arrays by name; functions by device, shape and dtype of their input
 _MOST_KEPT = 16  # entries: beyond them, nothing is prepared for further shapes
 
 
@@ -145,6 +145,8 @@ def _correlate(
 ) -> Array:
     """Return `y (O, OH, OW, N)` from `x (C, H, W, N)`."""
     if pointwise.applies(window, groups):
+        if kept is not None:
+            return _prepare(pointwise.prepare, x, kept, weight, bias, window, device, limits)(x)
         return pointwise.correlate(x, weight, bias, window, device, limits)
     size = window.output_size(*x.shape[1:3])
     if _without_dilation(window, weight, groups, (*size, x.shape[3]), device):
@@ -163,13 +165,20 @@ def _correlate(
     if mec.applies(window, weight, groups, N, device):
         return mec.correlate(x, weight, bias, window, device, limits)
     if groups == 1 and grouped.applies_to_few_images(weight, (*size, N), device):
-        key = device, (N, *x.shape[:3]), x.dtype
-        if kept is not None and key not in kept and len(kept) < _MOST_KEPT:
-            kept[key] = grouped.prepare(x.shape, weight, bias, window, device, limits)
-            if kept[key] is not None:
-                return kept[key](x)
-        return grouped.correlate(x, weight, bias, window, groups, device, limits, kept)
+        if kept is not None:
+            return _prepare(grouped.prepare, x, kept, weight, bias, window, device, limits)(x)
+        return grouped.correlate(x, weight, bias, window, groups, device, limits)
     return im2col.correlate(x, weight, bias, window, groups, device, limits)
+
+
+def _prepare(
+    prepare: Callable[..., Callable[[Array], Array]], x: Array, kept: Kept, *arguments: Any
+) -> Callable[[Array], Array]:
+    """Return what `prepare` returns for the shape of `x (C, H, W, N)`; it is kept if there is room."""
+    compute = prepare(x.shape, *arguments)
+    if len(kept) < _MOST_KEPT:
+        kept[device_of(x), (x.shape[3], *x.shape[:3]), x.dtype] = compute
+    return compute
 
 
 def _weight_gradient(x: Array, dy: Array, weight: Array, window: Window, groups: int, device: Device) -> Array:

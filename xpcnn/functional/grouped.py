@@ -132,8 +132,8 @@ def weight_gradient(x: Array, dy: Array, window: Window, groups: int, device: De
 
 def prepare(
     shape: Shape, weight: Array, bias: Array | None, window: Window, device: Device, limits: Limits | None
-) -> Callable[[Array], Array] | None:
-    """Return a function that computes `correlate` without groups for inputs of one shape, or None if these are large.
+) -> Callable[[Array], Array]:
+    """Return a function that computes `correlate` without groups for inputs of one shape.
 
     All that follows from the shapes is done here once, which is half the time of a small layer.
 
@@ -146,16 +146,17 @@ def prepare(
     group_blocks, row_blocks, count = _blocks(x, y, window, device, OH)
     few = OW * N * weight.size <= _ROW_PRODUCT
     if len(group_blocks) * len(row_blocks) * count > 1 or not few or weight[0].size == 1:
-        return None
+        kept: dict[str, Array] = {}
+        return lambda x: correlate(x, weight, bias, window, 1, device, limits, kept)
     filters, rows = _filters(weight[None], device)[0], row_blocks[0]
-    bias = None if bias is None else bias[:, None]
+    added = None if bias is None else bias[:, None]
 
     def compute(x: Array) -> Array:
         columns = _columns(x[None], window, rows, OW, device)[0]
         y = device.empty((O, OH, OW, N), x.dtype)
         with device.one_blas_thread():
             device.xp.matmul(filters, columns, out=y.reshape(O, OH, OW * N).swapaxes(0, 1))  # (O, K) @ (K, OW·N)
-        finish(y.reshape(O, -1), bias, limits, device)
+        finish(y.reshape(O, -1), added, limits, device)
         return y
 
     return compute
