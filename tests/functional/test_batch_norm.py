@@ -73,6 +73,9 @@ def test_equals_the_loops_and_numeric_gradients(case, tile_bytes, long_row, devi
     weight, bias = rng.normal(size=parameters), rng.normal(size=parameters)
     y, cache = forward(kind, option, *to_device(device, x, weight, bias))
     assert_close(y, loops(kind, option, x, weight, bias), 1e-10, 1e-13, device=device)
+    if kind == "pixels":
+        y = F.layer_norm2d(*to_device(device, x, weight, bias), eps=EPS)
+        assert_close(y, loops(kind, option, x, weight, bias), 1e-10, 1e-13, device=device)
     gradients = BACKWARD[kind](device.asarray(dy), cache)
     for gradient, of, at in zip(
         gradients,

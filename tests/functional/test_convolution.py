@@ -1,5 +1,6 @@
 """Convolution against slow loops, numeric gradients and PyTorch, in tiles of every shape and in bounded memory."""
 
+import math
 import threading
 import tracemalloc
 
@@ -11,7 +12,7 @@ from inputs import MEMORY, as_int_or_pair, choose, draw_pair, draw_size, in_memo
 from pytorch import single_threaded_torch
 
 from xpcnn.backend import CPU, batch_first, memory
-from xpcnn.functional import conv2d_backward, conv2d_forward, im2col
+from xpcnn.functional import conv2d, conv2d_backward, conv2d_forward, im2col
 
 # The shapes of input and weight, and the options; all with bias but the last.
 CASES = {
@@ -259,3 +260,50 @@ def test_memory_does_not_grow_with_the_batch(monkeypatch):
             assert memory_beyond_results(batch) < bound
     finally:
         CPU.threads = before
+
+
+@pytest.mark.parametrize(
+    ("shape", "filters", "settings"),
+    [
+        ((8, 6, 6), 256, {"small_product": 0}),
+        ((8, 20, 20), 16, {"small_product": 10**6}),
+        ((16, 32, 32), 16, {"winograd_channels": 16}),
+    ],
+    ids=["im2col", "grouped", "winograd"],
+)
+def test_threads_share_a_single_image(shape, filters, settings, rng, monkeypatch):
+    for name, value in {"part_work": 1, "winograd_channels": math.inf, **settings}.items():
+        monkeypatch.setattr(CPU, name, value)
+    x, weight = (rng.standard_normal(size).astype(np.float32) for size in ((1, *shape), (filters, shape[0], 3, 3)))
+    tasks, original = [], CPU.map
+    monkeypatch.setattr(CPU, "map", lambda function, of: tasks.append(len(of)) or original(function, of))
+    results, before = [], CPU.threads
+    try:
+        for CPU.threads in (1, 2, 3):
+            results.append(conv2d_forward(x, weight, padding=1)[0])
+    finally:
+        CPU.threads = before
+    assert max(tasks) > 1
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])
+    expected, _ = conv2d_forward(x.astype(np.float64), weight.astype(np.float64), padding=1)
+    np.testing.assert_allclose(results[0], expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 2, "padding": 1}, {"dilation": 2, "padding": 2}])
+@pytest.mark.parametrize("setting", [("small_product", 0), ("small_product", 10**6), ("tile_bytes", 1)])
+def test_what_is_kept_serves_images_of_all_shapes(options, setting, rng, monkeypatch, device):
+    monkeypatch.setattr(device, *setting)
+    weight, bias, kept = device.asarray(rng.standard_normal((6, 4, 3, 3))), device.asarray(rng.standard_normal(6)), {}
+    shapes = [(N, 4, H, W) for N in (1, 3, 20) for H in (9, 10, 11) for W in (8, 12)]
+    results = []
+    for shape in shapes * 2:
+        x = device.asarray(rng.standard_normal(shape))
+        expected, _ = conv2d_forward(x, weight, bias, **options)
+        expected = device.to_host(expected).clip(-1, 2)
+        results.append((conv2d(x, weight, bias, limits=(-1, 2), kept=kept, **options), expected))
+    for got, expected in results:  # at the end: each has memory of its own
+        assert_close(got, expected, rtol=1e-12, atol=1e-12, device=device)
+    assert len(kept) <= 20
+    with pytest.raises(ValueError, match="expected input"):
+        conv2d(device.asarray(np.ones((1, 3, 9, 8))), weight, bias, limits=(-1, 2), kept=kept, **options)

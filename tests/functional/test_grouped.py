@@ -52,25 +52,28 @@ def test_equals_the_direct_sums(device, rng, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("channels", "groups", "kernel", "taken"),
+    ("images", "channels", "groups", "kernel", "taken"),
     [
-        (6, 6, 3, [grouped]),
-        (64, 2, 3, [grouped]),
-        (66, 2, 3, [im2col]),
-        (128, 2, 3, [winograd, winograd]),
-        (128, 2, 1, [im2col]),
-        (6, 1, 7, [grouped]),
-        (66, 1, 7, [im2col]),
-        (1, 1, 3, [im2col]),
+        (8, 6, 6, 3, [grouped]),
+        (8, 64, 2, 3, [grouped]),
+        (8, 66, 2, 3, [im2col]),
+        (8, 128, 2, 3, [winograd, winograd]),
+        (8, 128, 2, 1, [im2col]),
+        (8, 6, 1, 7, [grouped]),
+        (8, 66, 1, 7, [im2col]),
+        (8, 1, 1, 3, [grouped]),
+        (16, 1, 1, 3, [im2col]),
+        (16, 2, 1, 3, [grouped]),
     ],
 )
-def test_which_algorithm_is_taken(channels, groups, kernel, taken, rng, monkeypatch):
+def test_which_algorithm_is_taken(images, channels, groups, kernel, taken, rng, monkeypatch):
     calls = []
+    monkeypatch.setattr(CPU, "small_product", 0)
     monkeypatch.setattr(CPU, "winograd_channels", 64)
     for way in (grouped, im2col, winograd):
         original = way.correlate
         monkeypatch.setattr(way, "correlate", lambda *args, w=way, f=original: calls.append(w) or f(*args))
-    x = rng.standard_normal((8, channels, 8, 8)).astype(np.float32)
+    x = rng.standard_normal((images, channels, 8, 8)).astype(np.float32)
     weight = rng.standard_normal((channels, channels // groups, kernel, kernel)).astype(np.float32)
     conv2d_forward(x, weight, groups=groups)
     assert calls == taken

@@ -88,7 +88,8 @@ def test_evaluation_finds_no_indices(kernel, options, device, rng, monkeypatch):
 
 
 def test_the_cpu_pools_on_planes_where_that_is_faster():
-    assert CPU.pools_on_planes(256, 1, overlapping=True)
+    assert CPU.pools_on_planes(256, 1 << 12, overlapping=True)
+    assert not CPU.pools_on_planes(1, 1 << 10, overlapping=True)
     assert CPU.pools_on_planes(4, 1 << 20, overlapping=False)
     assert not CPU.pools_on_planes(4, 1 << 10, overlapping=False)
     assert not CPU.pools_on_planes(64, 1 << 20, overlapping=False)

@@ -8,7 +8,7 @@ from helpers import assert_close
 from inputs import noted
 
 from xpcnn.backend import CPU
-from xpcnn.functional import conv2d_backward, conv2d_forward, im2col, winograd
+from xpcnn.functional import conv2d, conv2d_backward, conv2d_forward, im2col, winograd
 from xpcnn.functional.windows import make_window
 
 
@@ -139,3 +139,19 @@ def test_a_pixel_of_nan_or_a_million_spreads_unless_it_is_turned_off(channels, r
     error = abs(conv2d_forward(x, weight, padding=1)[0] - exact)
     error[0, :, 9:12, 9:12] = 0  # the windows that cover the pixel
     assert error.max() < 1e-4 if channels == math.inf else error.max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("channels", "size", "kept", "taken"),
+    [(64, 16, {}, True), (64, 16, None, False), (64, 12, {}, False), (32, 16, {}, False), (256, 16, {}, False)],
+)
+def test_a_single_image_needs_fewer_patches_where_filters_are_kept(channels, size, kept, taken, rng, monkeypatch):
+    monkeypatch.setattr(CPU, "winograd_channels", 32)
+    x, weight = rng.standard_normal((1, channels, size, size)), rng.standard_normal((channels, channels, 3, 3))
+    x, weight = x.astype(np.float32), weight.astype(np.float32)
+    calls, original = [], winograd.correlate
+    monkeypatch.setattr(winograd, "correlate", lambda *args: calls.append(1) or original(*args))
+    for _ in range(2):
+        y = conv2d(x, weight, padding=1, kept=kept)
+    assert bool(calls) is taken
+    np.testing.assert_allclose(y, conv2d_forward(x, weight, padding=1)[0], rtol=1e-3, atol=1e-3)

@@ -15,6 +15,7 @@ from xpcnn.nn import (
     Dropout,
     Flatten,
     Identity,
+    LayerNorm2d,
     Linear,
     MaxPool2d,
     Module,
@@ -24,6 +25,7 @@ from xpcnn.nn import (
 )
 from xpcnn.nn.containers import rewritten
 from xpcnn.nn.evaluation import EVALUATION_RULES, FoldedConv2d
+from xpcnn.nn.linear import PointwiseLinear
 from xpcnn.optim import SGD
 
 
@@ -112,7 +114,34 @@ def test_less_is_computed(rng):
     steps = rewritten([(str(i), module) for i, module in enumerate(a_network(rng).eval())], EVALUATION_RULES)
     kinds = [type(module).__name__ for _, module in steps]
     expected = ["FoldedConv2d", "Residual", "FoldedConv2d", "MaxPool2d", "ClipInPlace", "BatchNorm2d", "ClipInPlace"]
-    assert kinds == [*expected, "Flatten", "Linear", "ClipInPlace", "Linear"]
+    assert kinds == [*expected, "Flatten", "ClippedLinear", "Linear"]
+
+
+def a_layer_norm(rng, channels, **options):
+    norm = LayerNorm2d(channels, dtype=np.float64, **options)
+    for parameter in norm.parameters():
+        parameter.data = rng.standard_normal(channels)
+    return norm
+
+
+@pytest.mark.parametrize(
+    ("convolution", "folds"),
+    [
+        (lambda **options: PointwiseLinear(3, 6, **options), True),
+        (lambda **options: Conv2d(3, 6, 2, stride=2, **options), True),
+        (lambda **options: Conv2d(3, 6, 3, bias=False, **options), True),
+        (lambda **options: Conv2d(3, 6, 3, padding="same", **options), False),
+        (lambda **options: Conv2d(3, 6, 3, groups=3, **options), False),
+    ],
+)
+@pytest.mark.parametrize("norm", [{}, {"bias": False}, {"elementwise_affine": False}])
+def test_a_layer_norm_becomes_part_of_the_convolution_after_it(convolution, folds, norm, rng, images, device):
+    layers = a_layer_norm(rng, 3, **norm), convolution(rng=rng, dtype=np.float64), a_norm(rng, 6), ReLU()
+    model = Sequential(*layers).to(device).eval()
+    steps = [step for _, step in model._steps()]
+    assert steps[0].affine is not folds
+    expected = to_host(one_by_one(model, device.asarray(images)))
+    np.testing.assert_allclose(output(model, images), expected, rtol=1e-11, atol=1e-11)
 
 
 def step_of_an_optimizer(model):
@@ -251,7 +280,7 @@ def test_several_threads_evaluate_while_another_model_trains(rng, images):
     assert all((result == expected).all() for result in found)
 
 
-@pytest.mark.parametrize("name", ["lenet5", "resnet20", "vgg"])
+@pytest.mark.parametrize("name", ["lenet5", "resnet20", "vgg", "convnext_femto", "mobilenet_v2"])
 def test_networks_of_the_package_are_the_same_in_float32(name, device):
     rng = np.random.default_rng(0)
     model = models.build_model(name, (3, 32, 32), 10).to(device)

@@ -40,10 +40,13 @@ class Device:
         xp: the array module: NumPy or CuPy.
         tile_bytes: size of the column matrix that a convolution makes at a time.
         launch_bytes: bytes the device can write during one kernel launch.
+        chunk_bytes: size of the largest activation of the images that are evaluated at a time, or None to evaluate
+            whole batches.
         small_product: largest m·n·k served by BLAS's small-matrix kernels; 0 if there are none.
         winograd_channels: the fewest channels for which convolution is by Winograd's algorithm. May be set to
             `math.inf` for never: see `functional.conv2d_forward`.
         row_channels: the most channels of an input for which convolution is row by row: see `functional/grouped.py`.
+        adds_products: whether `einsum` adds up products of elements without storing them, in one pass.
         long_row: the shortest rows over which elementwise operations are as fast as over whole arrays, if one operand
             is broadcast.
     """
@@ -52,9 +55,11 @@ class Device:
     xp: Namespace
     tile_bytes = 256 << 20
     launch_bytes = 16 << 20
+    chunk_bytes: int | None = None
     small_product = 0
     winograd_channels: float = inf
     row_channels = 0
+    adds_products = False
     long_row = 1
 
     def __repr__(self) -> str:
@@ -117,6 +122,14 @@ class Device:
     def scratch(self, shape: Shape, dtype: Any, slot: str) -> Array:
         """Return uninitialised scratch memory, valid until the same thread asks for the same slot again."""
         return self.xp.empty(shape, dtype)
+
+    def strided(self, x: Array, shape: Shape, strides: Shape) -> Array:
+        """Return a view of a contiguous array with another shape and with these strides, in bytes."""
+        return self.xp.lib.stride_tricks.as_strided(x, shape, strides)
+
+    def einsum(self, subscripts: str, *operands: Array, out: Array) -> None:
+        """Write what the array module's `einsum` returns to `out`."""
+        out[...] = self.xp.einsum(subscripts, *operands)
 
     def pools_on_planes(self, images: int, pixels: int, *, overlapping: bool) -> bool:
         """Return whether pooling copies images to planes first, for contiguous inner loops: see `functional/planes.py`.

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-_SMALLEST_BLOCK = 1 << 16  # bytes; for smaller blocks the C library keeps its own pool
+_SMALLEST_BLOCK = 1 << 17  # bytes; for smaller blocks the C library keeps its own pool
 _IDLE_ALLOWANCE = 64 << 20  # bytes that may always be idle, even if less is in use
 _SLAB_SIZE = 64 << 20  # bytes requested from the system at once; untouched pages cost nothing
 _ALIGNMENT = 64  # bytes: one cache line

@@ -55,8 +55,9 @@ from .group_norm import (
     layer_norm_backward,
     layer_norm_forward,
 )
+from .layer_norm2d import layer_norm2d
 from .layer_scale import layer_scale_backward, layer_scale_forward
-from .linear import linear_backward, linear_forward, linear_input_gradient, linear_parameter_gradients
+from .linear import linear, linear_backward, linear_forward, linear_input_gradient, linear_parameter_gradients
 from .loss import (
     binary_cross_entropy_backward,
     binary_cross_entropy_forward,
@@ -124,6 +125,7 @@ __all__ = [
     "group_norm_forward",
     "hinge_backward",
     "hinge_forward",
+    "layer_norm2d",
     "layer_norm2d_backward",
     "layer_norm2d_forward",
     "layer_norm_backward",
@@ -133,6 +135,7 @@ __all__ = [
     "leaky_relu",
     "leaky_relu_backward",
     "leaky_relu_forward",
+    "linear",
     "linear_backward",
     "linear_forward",
     "linear_input_gradient",

@@ -51,8 +51,12 @@ def clip_in_place(x: Array, limits: Limits) -> Array:
     """Return `x (N, ...)` clipped to the limits of an activation, such as `(0, inf)` for ReLU; overwrites `x`."""
     device = check_input("clip_in_place", x)
     x = batch_last(x)
-    device.map_elements(lambda x: device.xp.clip(x, *limits, out=x), x)
+    device.map_elements(_clip, x, *limits)
     return batch_first(x)
+
+
+def _clip(x: Array, low: float, high: float) -> None:
+    array_namespace(x).clip(x, low, high, out=x)
 
 
 @chain

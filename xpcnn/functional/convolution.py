@@ -5,19 +5,23 @@ product (`pointwise.py`)  1×1 windows
 dilation (`dilation.py`)  dilated windows, as one of the next two
 MEC (`mec.py`)            small products: few channels and at least 16 images
 Winograd (`winograd.py`)  3×3 windows with stride 1 and many channels
-rows (`grouped.py`)       depthwise and other groups of few channels, and narrow layers
+rows (`grouped.py`)       depthwise and other groups of few channels, narrow layers, few images
+depthwise (`depthwise.py`) few small images
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from math import ceil, prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
-from ..backend import Array, Device, Shape, array_namespace, batch_first, batch_last, device_of
-from . import dilation, grouped, im2col, mec, pointwise, winograd
+from ..backend import Array, Device, Shape, array_namespace, batch_first, batch_last, device_of, device_or_none
+from . import depthwise, dilation, grouped, im2col, mec, pointwise, winograd
 from .checks import check_arrays, check_gradient, check_input, refuse_float16
 from .windows import IntOrPair, Limits, Padding, Pair, Window, flipped, make_window
+
+Kept: TypeAlias = dict[Any, Any]  # arrays by name; functions by device, shape and dtype of their input
+_MOST_KEPT = 16  # entries: beyond them, nothing is prepared for further shapes
 
 
 class _Cache(NamedTuple):
@@ -78,7 +82,7 @@ def conv2d(
     dilation: IntOrPair = 1,
     groups: int = 1,
     limits: Limits | None = None,
-    kept: dict[str, Array] | None = None,
+    kept: Kept | None = None,
 ) -> Array:
     """Return the output of `conv2d_forward` without what a backward pass needs: for inference.
 
@@ -86,9 +90,13 @@ def conv2d(
         x, weight, bias, stride, padding, dilation, groups: those of `conv2d_forward`.
         limits: the lowest and highest value of the output, beyond which it is clipped while it is in cache: `(0, inf)`
             for a ReLU after the convolution.
-        kept: a dictionary, at first empty, that belongs to the weight: what is computed from the weight alone is kept
-            there between calls.
+        kept: a dictionary, at first empty, that belongs to all other arguments but `x`: what is computed from them
+            alone is kept there between calls.
     """
+    device = device_or_none(x)
+    prepared = None if kept is None or device is None else kept.get((device, x.shape, x.dtype))
+    if prepared is not None:
+        return batch_first(prepared(batch_last(x)))
     window = _checked_window(x, weight, bias, stride, padding, dilation, groups)
     return batch_first(_correlate(batch_last(x), weight, bias, window, groups, device_of(x), limits, kept))
 
@@ -133,28 +141,47 @@ def _correlate(
     groups: int,
     device: Device,
     limits: Limits | None = None,
-    kept: dict[str, Array] | None = None,
+    kept: Kept | None = None,
 ) -> Array:
     """Return `y (O, OH, OW, N)` from `x (C, H, W, N)`."""
     if pointwise.applies(window, groups):
+        if kept is not None:
+            return _prepare(pointwise.prepare, x, kept, weight, bias, window, device, limits)(x)
         return pointwise.correlate(x, weight, bias, window, device, limits)
     size = window.output_size(*x.shape[1:3])
     if _without_dilation(window, weight, groups, (*size, x.shape[3]), device):
         small = dilation.small_window(window, x.shape[1:3])
+        kept = None if kept is None else kept.setdefault("without dilation", {})
         y = _correlate(dilation.split(x, window, device), weight, bias, small, groups, device, limits, kept)
         return dilation.join(y, _unpadded(window), size, device)
     N = x.shape[3]
+    if depthwise.applies(x, weight, groups, window, device):
+        return depthwise.correlate(x, weight, bias, window, device, limits, kept)
     by_rows = grouped.applies(window, weight, groups, N, device)
     if by_rows and groups > 1:
-        return grouped.correlate(x, weight, bias, window, groups, device, limits)
-    if winograd.applies(window, weight, groups, (*size, N), device):
+        return grouped.correlate(x, weight, bias, window, groups, device, limits, kept)
+    if winograd.applies(window, weight, groups, (*size, N), device, kept=kept is not None):
         options = limits, kept if groups == 1 else None
         return _by_groups(winograd.correlate, groups, (x, weight, bias), window, device, *options)
     if mec.applies(window, weight, groups, N, device):
         return mec.correlate(x, weight, bias, window, device, limits)
+    if groups == 1 and grouped.applies_to_few_images(weight, (*size, N), device):
+        if kept is not None:
+            return _prepare(grouped.prepare, x, kept, weight, bias, window, device, limits)(x)
+        by_rows = True
     if by_rows:
-        return grouped.correlate(x, weight, bias, window, groups, device, limits)
+        return grouped.correlate(x, weight, bias, window, groups, device, limits, kept)
     return im2col.correlate(x, weight, bias, window, groups, device, limits)
+
+
+def _prepare(
+    prepare: Callable[..., Callable[[Array], Array]], x: Array, kept: Kept, *arguments: Any
+) -> Callable[[Array], Array]:
+    """Return what `prepare` returns for the shape of `x (C, H, W, N)`; it is kept if there is room."""
+    compute = prepare(x.shape, *arguments)
+    if len(kept) < _MOST_KEPT:
+        kept[device_of(x), (x.shape[3], *x.shape[:3]), x.dtype] = compute
+    return compute
 
 
 def _weight_gradient(x: Array, dy: Array, weight: Array, window: Window, groups: int, device: Device) -> Array:

@@ -4,19 +4,25 @@ As few numbers as possible are copied: each row of the image KW times, shifted b
 the layout (rows, KW, C, OW, N) the matrix of a row of positions is that of the KH rows under it, (KH·KW·C, OW·N); the
 matrices of successive rows are overlapping views. All groups and rows of a block are one call of `matmul`. (MEC copies
 along the height instead: its products have N columns, too few for one row.)
+
+The forward pass of few images is computed in this way too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from math import ceil, gcd
 from typing import TypeAlias
 
-from ..backend import Array, Device, blocks
+from ..backend import Array, Device, Shape, blocks
 from .windows import PARTIAL_SUMS, Limits, Pair, Window, add_up, finish, product_work, reach
 
 _Index: TypeAlias = tuple[slice | int, ...]
 _Correlation: TypeAlias = tuple[Array, Window, Array]
+_LEAST_COLUMNS = 32  # of a product that BLAS computes with its small-matrix kernels
+_FEW_IMAGES = 16  # fewer than these
+_ROW_PRODUCT = 10**6  # multiply-adds of a row of positions, above which im2col's products of several rows are faster
 _LEAST_CHANNELS = 8  # of the input, for its gradient without groups: products of fewer rows are slow
 _LEAST_ROWS = 16  # of the column matrix, without groups: with fewer im2col is as fast
 _MOST_CHANNELS = 32  # of a group's input and output; with more of them Winograd and im2col are faster
@@ -44,6 +50,17 @@ def applies_to_input_gradient(weight: Array, groups: int, images: int, device: D
     return images > 1 and C >= _LEAST_CHANNELS and bool(min(2 * device.row_channels, 4 * C) >= O)
 
 
+def applies_to_few_images(weight: Array, size: tuple[int, int, int], device: Device) -> bool:
+    """Return whether this is the faster way to compute the forward pass of a convolution without groups.
+
+    Args:
+        weight: `(O, C, KH, KW)`.
+        size: of the output, `(OH, OW, N)`.
+    """
+    few = device.row_channels > 0 and size[2] < _FEW_IMAGES
+    return few and weight.size * min(_LEAST_COLUMNS, size[1] * size[2]) <= _ROW_PRODUCT
+
+
 def _few_channels(weight: Array, groups: int) -> bool:
     return bool(max(weight.shape[1], len(weight) // groups) <= _MOST_CHANNELS)
 
@@ -56,17 +73,24 @@ def correlate(
     groups: int,
     device: Device,
     limits: Limits | None = None,
+    kept: dict[str, Array] | None = None,
 ) -> Array:
     """Return the correlation of `x (C, H, W, N)` and `weight (O, C / groups, KH, KW)` plus bias, `(O, OH, OW, N)`.
 
-    With `limits` it is clipped to them.
+    Args:
+        limits: what the output is clipped to, or None.
+        kept: where the filters in the order of the columns are kept between calls with the same weight, or None.
     """
     C, H, W, N = x.shape
     O = weight.shape[0]
     y = device.empty((groups, O // groups, *window.output_size(H, W), N), x.dtype)
     bias = None if bias is None else bias.reshape(groups, -1, 1, 1, 1)
-    weight = weight.reshape(groups, O // groups, C // groups, *window.kernel)
-    _correlate(x.reshape(groups, -1, H, W, N), [(weight, window, y)], bias, device, limits)
+    filters = None if kept is None else kept.get("grouped")
+    if filters is None:
+        filters = _filters(weight.reshape(groups, O // groups, C // groups, *window.kernel), device)
+        if kept is not None:
+            kept["grouped"] = filters
+    _correlate(x.reshape(groups, -1, H, W, N), [(filters, window, y)], bias, device, limits)
     return y.reshape(O, *y.shape[2:])
 
 
@@ -94,7 +118,7 @@ def input_gradient(
             cols, col_dilation, before = _covering(w + window.padding[2], window.kernel[1], sw, window.dilation[1])
             elements, pixels = weight[..., rows, cols], dx[:, :, h::sh, w::sw]
             covering = Window(elements.shape[3:], (1, 1), (row_dilation, col_dilation), (above, 0, before, 0))
-            correlations.append((elements, covering, pixels))
+            correlations.append((_filters(elements, device), covering, pixels))
     _correlate(dy, correlations, bias, device)
     return dx.reshape(C, *size, -1)
 
@@ -127,6 +151,39 @@ def weight_gradient(x: Array, dy: Array, window: Window, groups: int, device: De
     return device.xp.ascontiguousarray(dweight.transpose(0, 4, 3, 1, 2)).reshape(groups * O, C, *window.kernel)
 
 
+def prepare(
+    shape: Shape, weight: Array, bias: Array | None, window: Window, device: Device, limits: Limits | None
+) -> Callable[[Array], Array]:
+    """Return a function that computes `correlate` without groups for inputs of one shape.
+
+    All that follows from the shapes is done here once, which is half the time of a small layer.
+
+    Args:
+        shape: `(C, H, W, N)`.
+        weight, bias, window, limits: those of `correlate`.
+    """
+    N, O, (OH, OW) = shape[3], len(weight), window.output_size(*shape[1:3])
+    x, y = (device.empty((1, *array), weight.dtype) for array in (shape, (O, OH, OW, N)))
+    parts = _parts(x, window, y, device)
+    (_, row_blocks), *_ = parts[0]
+    few = OW * N * weight.size <= _ROW_PRODUCT
+    if len(parts) > 1 or len(row_blocks) > 1 or not few or weight[0].size == 1:
+        kept: dict[str, Array] = {}
+        return lambda x: correlate(x, weight, bias, window, 1, device, limits, kept)
+    filters, rows = _filters(weight[None], device)[0], row_blocks[0]
+    added = None if bias is None else bias[:, None]
+
+    def compute(x: Array) -> Array:
+        columns = _columns(x[None], window, rows, OW, device)[0]
+        y = device.empty((O, OH, OW, N), x.dtype)
+        with device.one_blas_thread():
+            device.xp.matmul(filters, columns, out=y.reshape(O, OH, OW * N).swapaxes(0, 1))  # (O, K) @ (K, OW·N)
+        finish(y.reshape(O, -1), added, limits, device)
+        return y
+
+    return compute
+
+
 def _correlate(
     x: Array, correlations: list[_Correlation], bias: Array | None, device: Device, limits: Limits | None = None
 ) -> None:
@@ -134,7 +191,7 @@ def _correlate(
 
     Args:
         x: `(G, C, H, W, N)`, G groups of C channels.
-        correlations: for each its weight `(G, O, C, KH, KW)`, which may have no elements, its window and its output
+        correlations: for each its filters `(G, 1, O, KH·KW·C)`, which may have no elements, its window and its output
             `(G, O, OH, OW, N)`. That may be non-contiguous, and need another padding at the bottom and right than the
             window's. The first output is the largest.
         bias: `(G, O, 1, 1, 1)` or None.
@@ -142,17 +199,16 @@ def _correlate(
     """
     largest = max((window for _, window, _ in correlations), key=lambda window: window.kernel)
     parts = _parts(x, largest, correlations[0][2], device, len(correlations))
-    filters = [_filters(weight, device) for weight, _, _ in correlations]
 
     def compute(part: list[tuple[slice, list[slice]]]) -> None:
         for g, row_blocks in part:
             added = None if bias is None else bias[g]
             for rows in row_blocks:
                 # Where the outputs are parts of one array, they follow each other while it is in cache.
-                for matrices, (_, window, y) in zip(filters, correlations, strict=True):
+                for filters, window, y in correlations:
                     here = slice(rows.start, min(rows.stop, y.shape[2]))
                     if here.start < here.stop:
-                        _correlate_rows(x[g], matrices[g], added, window, here, y[g, :, here], device, limits)
+                        _correlate_rows(x[g], filters[g], added, window, here, y[g, :, here], device, limits)
 
     device.map(compute, parts)
 
@@ -223,7 +279,7 @@ def _lines(y: Array) -> Array:
 def _positions(lines: Array, columns: Array, device: Device) -> list[slice]:
     """Return slices of a row's positions, of all images: blocks, if these let BLAS use its small-matrix kernels."""
     most, width = device.small_product // (lines.shape[2] * columns.shape[2]), columns.shape[3]
-    return blocks(width, ceil(width / most)) if most >= 32 else [slice(None)]
+    return blocks(width, ceil(width / most)) if most >= _LEAST_COLUMNS else [slice(None)]
 
 
 def _columns(x: Array, window: Window, rows: slice, OW: int, device: Device) -> Array:
@@ -250,7 +306,7 @@ def _columns(x: Array, window: Window, rows: slice, OW: int, device: Device) -> 
     for target, covered in copied:
         pixels[target] = source[covered]
     group, row, _, _, _, number = columns.strides
-    return device.xp.lib.stride_tricks.as_strided(
+    return device.strided(
         columns,
         (G, rows.stop - rows.start, KH * KW * C, OW * N),
         (group, step * row, OW * N * number, number),

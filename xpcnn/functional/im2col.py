@@ -27,6 +27,7 @@ from ..backend import Array, Device, blocks
 from .windows import Limits, Pair, Window, add_up, finish, product_work, reach, sums_and_cuts
 
 _LEAST_COLUMNS = 64  # products of fewer columns are slow in BLAS
+_LEAST_ROWS = 128  # and so are those of fewer rows, if they are not small
 
 
 def correlate(
@@ -50,8 +51,11 @@ def correlate(
     x = x.reshape(groups, C // groups, H, W, N)
     rows = weight.reshape(groups, O // groups, -1)
     bias = None if bias is None else bias.reshape(groups, O // groups, 1)
-    P = OH * OW * N
-    parts = device.parts(product_work(rows.shape[2], O // groups, P), at_most=P // _LEAST_COLUMNS)
+    P, work = OH * OW * N, product_work(rows.shape[2], O // groups, OH * OW * N)
+    parts = device.parts(work, at_most=P // _LEAST_COLUMNS)
+    # One small image has too few columns for several parts: they share the filters.
+    filter_parts = device.parts(work, at_most=O // groups // _LEAST_ROWS) if parts == 1 else 1
+    filter_blocks = blocks(O // groups, filter_parts)
     all_tiles = tiles(OH, OW, N, rows.shape[2] * x.itemsize, device.tile_bytes, parts)
 
     def multiply(task: tuple[int, slice]) -> None:
@@ -66,8 +70,12 @@ def correlate(
             product = flat[g][:, span]
         else:
             product = device.scratch((O // groups, columns.shape[1]), x.dtype, "product")
-        _multiply(rows[g], columns, product, device)  # (O, K) @ (K, P)
-        finish(product, None if bias is None else bias[g], limits, device)
+
+        def multiply_filters(block: slice) -> None:
+            _multiply(rows[g, block], columns, product[block], device)  # (O, K) @ (K, P)
+            finish(product[block], None if bias is None else bias[g, block], limits, device)
+
+        device.map(multiply_filters, filter_blocks)
         if span is None:
             y[g][:, tile.rows, tile.cols, tile.images] = product.reshape(-1, *tile.shape)
 
@@ -214,7 +222,10 @@ def im2col(x: Array, window: Window, tile: Tile, device: Device) -> Array:
     field = _padded_field(x, window, tile, device)
     c, h, w, n = field.strides
     columns = device.scratch((C, KH, KW, *tile.shape), x.dtype, "columns")
-    apart = _columns_apart(window, tile.shape[2], columns, device)
+    # The positions of one image are copied as single numbers, and windows side by side read each pixel once: both as
+    # fast with a stride.
+    pays = tile.shape[2] > 1 and window.kernel[1] > window.stride[1]
+    apart = _columns_apart(window, tile.shape[2], columns, device) if pays else 1
     if apart > 1:
         _copy_apart(field, window, columns, apart, device)
         return columns.reshape(C * KH * KW, -1)

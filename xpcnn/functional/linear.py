@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from ..backend import Array, Device, Shape, batch_last, blocks, device_of
 from .checks import check_arrays, check_gradient, check_input
+from .windows import Limits, finish
 
 _LEAST_ROWS = 16  # products of fewer rows are slow in BLAS
 
@@ -31,17 +32,25 @@ def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[
     Raises:
         ValueError: if shapes or dtypes do not fit together.
     """
-    device = check_input("linear_forward", x, "(N, in)")
-    try:
-        _check(x, weight, bias)
-    except AttributeError:
-        check_arrays("linear_forward", weight=weight, bias=bias)
-        raise
+    device = _checked_device(x, weight, bias)
     x = batch_last(x)
     y = _product(weight, x, device)  # (out, in) @ (in, N)
     if bias is not None:
         y += bias[:, None]
     return y.T, _Cache(x, weight, bias is not None, y.shape)
+
+
+def linear(x: Array, weight: Array, bias: Array | None, limits: Limits) -> Array:
+    """Return the output of `linear_forward`, clipped to the lowest and highest value of an activation: for inference.
+
+    Args:
+        x, weight, bias: those of `linear_forward`.
+        limits: `(0, inf)` for a ReLU.
+    """
+    device = _checked_device(x, weight, bias)
+    y = _product(weight, batch_last(x), device)
+    finish(y, None if bias is None else bias[:, None], limits, device)
+    return y.T
 
 
 def linear_backward(dy: Array, cache: Any, *, input_gradient: bool = True) -> tuple[Array | None, Array, Array | None]:
@@ -71,6 +80,16 @@ def linear_parameter_gradients(dy: Array, cache: Any) -> tuple[Array, Array | No
     dy = check_gradient("linear_backward", dy, output, x.dtype)
     dweight = _product(dy, x.T, device_of(dy))  # (out, N) @ (N, in)
     return dweight, dy.sum(axis=1) if has_bias else None
+
+
+def _checked_device(x: Array, weight: Array, bias: Array | None) -> Device:
+    device = check_input("linear_forward", x, "(N, in)")
+    try:
+        _check(x, weight, bias)
+    except AttributeError:
+        check_arrays("linear_forward", weight=weight, bias=bias)
+        raise
+    return device
 
 
 def _check(x: Array, weight: Array, bias: Array | None) -> None:

@@ -68,25 +68,30 @@ def correlate(
     width = window.padding[2] + W + window.padding[3]
     y = device.empty((O, OH, OW, N), x.dtype)
     filters = xp.ascontiguousarray(weight.transpose(0, 3, 2, 1)).reshape(O, KW * KH * C)
-    bias = None if bias is None else bias.reshape(O, 1, 1, 1)
+    bias = None if bias is None else bias[:, None]
     most, row_bytes = device.small_product // filters.size, width * KH * C * x.itemsize
-    all_tiles, parts = _tile_rows(
-        OH, N, most, row_bytes, device.parts(product_work(KW * KH * C, O, OH * OW * N)), device
-    )
+    part_count = device.parts(product_work(KW * KH * C, O, OH * OW * N))
+    row_blocks, image_blocks = _row_and_image_blocks(OH, N, most, row_bytes, part_count, device)
+    flat, parts = y.reshape(O, -1), blocks(len(row_blocks), part_count)
 
     def multiply(part: slice) -> None:
-        for tile in all_tiles[part]:
-            R, n = tile.shape
-            rows = device.scratch((R, width, KH, C, n), x.dtype, "columns")
-            _stack_rows(x, window, tile, rows.transpose(3, 0, 2, 1, 4))
-            windows = xp.lib.stride_tricks.as_strided(
-                rows,
-                (R, OW, KW * KH * C, n),
-                (rows.strides[0], rows.strides[1] * window.stride[1], *rows.strides[3:]),
-            )
-            result = y[:, tile.rows, :, tile.images]
-            xp.matmul(filters, windows, out=result.transpose(1, 2, 0, 3))  # R·OW times (O, K) @ (K, n)
-            finish(result, bias, limits, device)
+        for rows in row_blocks[part]:
+            for images in image_blocks:
+                multiply_tile(_Tile(rows, images))
+            # All images together, as these are long runs of memory.
+            finish(flat[:, rows.start * OW * N : rows.stop * OW * N], bias, limits, device)
+
+    def multiply_tile(tile: _Tile) -> None:
+        R, n = tile.shape
+        rows = device.scratch((R, width, KH, C, n), x.dtype, "columns")
+        _stack_rows(x, window, tile, rows.transpose(3, 0, 2, 1, 4))
+        windows = device.strided(
+            rows,
+            (R, OW, KW * KH * C, n),
+            (rows.strides[0], rows.strides[1] * window.stride[1], *rows.strides[3:]),
+        )
+        result = y[:, tile.rows, :, tile.images].transpose(1, 2, 0, 3)
+        xp.matmul(filters, windows, out=result)  # R·OW times (O, K) @ (K, n)
 
     device.map(multiply, parts)
     return y
@@ -104,7 +109,10 @@ def weight_gradient(x: Array, dy: Array, window: Window, device: Device) -> Arra
     if transposing:
         most = min(most, max(_LEAST_IMAGES, _OPERAND // K))
     row_bytes = (width * K + KW * K * O // N) * x.itemsize
-    all_tiles, parts = _tile_rows(OH, N, most, row_bytes, device.parts(product_work(K * KW, O, OH * OW * N)), device)
+    part_count = device.parts(product_work(K * KW, O, OH * OW * N))
+    row_blocks, image_blocks = _row_and_image_blocks(OH, N, most, row_bytes, part_count, device)
+    all_tiles = [_Tile(rows, images) for rows in row_blocks for images in image_blocks]
+    parts = blocks(len(all_tiles), part_count)
     # One product takes as many neighbouring windows as keep it small; the number divides OW.
     images = max(tile.shape[1] for tile in all_tiles)
     joined = next(w for w in range(OW, 0, -1) if OW % w == 0 and (w * images <= most or w == 1))
@@ -163,19 +171,18 @@ def _transposed(dy: Array, device: Device) -> Array:
     return transposed
 
 
-def _tile_rows(
+def _row_and_image_blocks(
     OH: int, N: int, most_images: int, row_bytes: int, parts: int, device: Device
-) -> tuple[list[_Tile], list[slice]]:
-    """Return the tiles, each of whole rows, and the parts: slices of tiles that may be computed in parallel.
+) -> tuple[list[slice], list[slice]]:
+    """Return blocks of rows of the output and blocks of images: those of a tile.
 
     Args:
         most_images: the most a product may take.
         row_bytes: scratch memory for one row of the output of one image.
-        parts: how many to make, if there are that many rows.
+        parts: the least number of blocks of rows, if there are that many rows.
     """
     budget = 2 * device.tile_bytes  # fewer calls save more here than staying in the second-level cache
     most = min(most_images, max(_LEAST_IMAGES, budget // row_bytes))
     images = blocks(N, ceil(N / (most // _LEAST_IMAGES * _LEAST_IMAGES)))
     rows = max(1, budget // (row_bytes * ceil(N / len(images))))
-    all_tiles = [_Tile(row, image) for row in blocks(OH, max(parts, ceil(OH / rows))) for image in images]
-    return all_tiles, blocks(len(all_tiles), parts)
+    return blocks(OH, max(parts, ceil(OH / rows))), images

@@ -48,17 +48,17 @@ def standardize_forward(values: Array, weight: Array | None, bias: Array | None,
     def normalize(groups: slice, columns: slice) -> None:
         x, y = x_rows[groups, ..., columns], y_rows[groups, ..., columns]
         mean, residual, scale = cut.moments(moments, groups, columns)
-        _mean(cut.total(cut.map(lambda b, r: device.column_sums(_matrices(x[:, b, r])))), cut.count, mean)
+        mean_of(cut.total(cut.map(lambda b, r: device.column_sums(_matrices(x[:, b, r])))), cut.count, mean)
         means = cut.merge(mean)
 
         def centre(b: slice, r: slice) -> tuple[Array, Array]:
             centred = y[:, b, r]
             squares = device.scratch(centred.shape, x.dtype, "products")
-            _centre_and_multiply(x[:, b, r], means, None, centred, squares)
+            centre_and_multiply(x[:, b, r], means, None, centred, squares)
             return device.column_sums(_matrices(centred)), device.column_sums(_matrices(squares))
 
         sums, squares = zip(*cut.map(centre), strict=True)
-        _deviation(cut.total(sums), cut.total(squares), cut.count, eps, residual, scale)
+        deviation(cut.total(sums), cut.total(squares), cut.count, eps, residual, scale)
         parameters = _part(weight, groups), _part(bias, groups)
         operands: tuple[Array | None, ...] = cut.merge(residual), cut.merge(scale), *parameters
         if x.shape[2] > 1:  # rows with the same weight and bias: two passes over them, not four
@@ -66,7 +66,7 @@ def standardize_forward(values: Array, weight: Array | None, bias: Array | None,
             operands = None, factor, None, shift
 
         def finish(b: slice, r: slice) -> None:
-            _scale_and_shift(y[:, b, r], *(_of(operand, b) for operand in operands))
+            scale_and_shift(y[:, b, r], *(_of(operand, b) for operand in operands))
 
         cut.map(finish)
 
@@ -78,12 +78,12 @@ def standardize_forward(values: Array, weight: Array | None, bias: Array | None,
 
 
 @chain
-def _mean(sums: Array, count: int, mean: Array) -> None:
+def mean_of(sums: Array, count: int, mean: Array) -> None:
     mean[...] = sums / count
 
 
 @chain
-def _centre_and_multiply(x: Array, mean: Array, other: Array | None, centred: Array, products: Array) -> None:
+def centre_and_multiply(x: Array, mean: Array, other: Array | None, centred: Array, products: Array) -> None:
     """Write the centred values, and their products with others, or with themselves."""
     xp = array_namespace(x)
     xp.subtract(x, mean, out=centred)
@@ -91,7 +91,7 @@ def _centre_and_multiply(x: Array, mean: Array, other: Array | None, centred: Ar
 
 
 @chain
-def _deviation(sums: Array, squares: Array, count: int, eps: float, residual: Array, scale: Array) -> None:
+def deviation(sums: Array, squares: Array, count: int, eps: float, residual: Array, scale: Array) -> None:
     xp = array_namespace(sums)
     residual[...] = sums / count
     scale[...] = 1 / xp.sqrt(xp.maximum(squares / count - residual * residual, 0) + eps)
@@ -104,7 +104,7 @@ def _combine(residual: Array, scale: Array, weight: Array | None, bias: Array | 
 
 
 @chain
-def _scale_and_shift(y: Array, residual: Array | None, scale: Array, weight: Array | None, bias: Array | None) -> None:
+def scale_and_shift(y: Array, residual: Array | None, scale: Array, weight: Array | None, bias: Array | None) -> None:
     if residual is not None:
         y -= residual
     y *= scale
@@ -152,7 +152,7 @@ def standardize_backward(
             here = dy[:, b, r]
             products = device.scratch(here.shape, dy.dtype, "products")
             centred = device.scratch(here.shape, dy.dtype, "centred") if out is None else out[:, b, r]
-            _centre_and_multiply(x[:, b, r], means, here, centred, products)
+            centre_and_multiply(x[:, b, r], means, here, centred, products)
             # (A, B, L): one row for each weight
             here, products = (_one_row(array, device) for array in (here, products))
             place = block, cut.slices_of_r.index(r), groups, b

@@ -23,14 +23,18 @@ from .im2col import Tile, im2col, tiles
 from .windows import Limits, Window, add_up, finish, flipped, reach, sums_and_cuts
 
 _LARGE_TILE = 10 << 20  # bytes: 64 patches of 512 channels or 128 of 256, of input and output
+_LEAST_PATCHES = 16  # of the output, in a part: products of fewer columns are slow in BLAS
 
 
-def applies(window: Window, weight: Array, groups: int, size: tuple[int, int, int], device: Device) -> bool:
+def applies(
+    window: Window, weight: Array, groups: int, size: tuple[int, int, int], device: Device, *, kept: bool = False
+) -> bool:
     """Return whether Winograd supports this convolution, group by group, and is the faster way on this device.
 
     Args:
         weight: `(O, C / groups, KH, KW)`.
         size: of the output, `(OH, OW, N)`.
+        kept: whether the transformed filters are kept between calls.
     """
     return (
         window.kernel == (3, 3)
@@ -38,9 +42,18 @@ def applies(window: Window, weight: Array, groups: int, size: tuple[int, int, in
         and max(window.padding) <= 2
         and weight.dtype.itemsize > 2  # in float16 the transforms would lose most digits
         and min(weight.shape[1], len(weight) // groups) >= device.winograd_channels
-        # With fewer patches the transform of the filters costs more than is saved.
-        and ceil(size[0] / 4) * ceil(size[1] / 4) * size[2] >= 32
+        and ceil(size[0] / 4) * ceil(size[1] / 4) * size[2] >= _least_patches(weight, device, kept)
     )
+
+
+def _least_patches(weight: Array, device: Device, kept: bool) -> int:
+    """Return with how many patches of the output Winograd is the faster way.
+
+    With fewer, the transform of the filters costs more than is saved; or if it is kept, and too large for the cache,
+    reading it.
+    """
+    fits = min(weight.shape[:2]) >= 64 and 4 * weight.nbytes <= 2 * device.tile_bytes
+    return 16 if kept and fits else 32
 
 
 def correlate(
@@ -71,7 +84,7 @@ def correlate(
             kept["winograd"] = transformed_weight
     y = device.empty((O, OH, OW, N), x.dtype)
     patches = _patches(window, OH, OW)
-    parts = _parts(OH, OW, N, C, O, device)
+    parts = _parts(OH, OW, N, C, O, device, at_most=ceil(OH / 4) * ceil(OW / 4) * N // _LEAST_PATCHES)
     all_tiles = _tiles(OH, OW, N, max(C, O), x.itemsize, parts, device)
 
     def compute(part: slice) -> None:
@@ -225,8 +238,8 @@ def _patches(window: Window, OH: int, OW: int) -> Window:
     return Window((6, 6), (4, 4), (1, 1), padding)
 
 
-def _parts(OH: int, OW: int, N: int, C: int, O: int, device: Device) -> int:
-    return device.parts(36 * ceil(OH / 4) * ceil(OW / 4) * N * (C * O + 36 * (C + O)))
+def _parts(OH: int, OW: int, N: int, C: int, O: int, device: Device, at_most: int | None = None) -> int:
+    return device.parts(36 * ceil(OH / 4) * ceil(OW / 4) * N * (C * O + 36 * (C + O)), at_most)
 
 
 def _tiles(OH: int, OW: int, N: int, channels: int, itemsize: int, at_least: int, device: Device) -> tuple[Tile, ...]:

@@ -10,6 +10,7 @@ import numpy as np
 from .. import functional as F
 from ..backend import Array
 from ..nn import GELU, AdaptiveAvgPool2d, Conv2d, Flatten, LayerNorm2d, Linear, Module, Sequential, init
+from ..nn.linear import PointwiseLinear
 from ..nn.module import host_parameter
 from ..random import stream
 
@@ -86,28 +87,6 @@ def convnext_tiny(
 
 def _norm(channels: int, dtype: Any) -> LayerNorm2d:
     return LayerNorm2d(channels, eps=1e-6, dtype=dtype)
-
-
-class PointwiseLinear(Linear):
-    """A linear layer applied to the channels at each position: `(N, in, H, W)` to `(N, out, H, W)`.
-
-    A 1×1 convolution whose weight has the shape `(out, in)`.
-    """
-
-    def forward(self, x: Array) -> Array:
-        return self._forward(_pointwise, x)
-
-    def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
-        return self._backward(F.conv2d_input_gradient, _pointwise_parameter_gradients, dy, input_gradient)
-
-
-def _pointwise(x: Array, weight: Array, bias: Array | None) -> tuple[Array, Any]:
-    return F.conv2d_forward(x, weight[:, :, None, None], bias)
-
-
-def _pointwise_parameter_gradients(dy: Array, cache: Any) -> tuple[Array, Array | None]:
-    dweight, dbias = F.conv2d_parameter_gradients(dy, cache)
-    return dweight.reshape(dweight.shape[:2]), dbias
 
 
 class ConvNeXtBlock(Module):

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 
 Value = TypeVar("Value")
 
-_kept: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+_kept: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
 _count = 0
 
 
@@ -23,12 +23,13 @@ def note() -> None:
         _kept.clear()
 
 
-def kept(owner: Any, make: Callable[[], Value]) -> Value:
-    """Return what `make` returned for this owner since the last change, or call it."""
-    value = _kept.get(owner)
-    if value is None:
-        count, value = _count, make()
-        if count == _count:  # else another thread has changed something meanwhile
-            _kept[owner] = value
-    found: Value = value
-    return found
+def kept(owner: Any, name: str, make: Callable[[], Value]) -> Value:
+    """Return what `make` returned for this owner and name since the last change, or call it."""
+    values = _kept.get(owner)
+    if values is not None and name in values:
+        found: Value = values[name]
+        return found
+    count, value = _count, make()
+    if count == _count:  # else another thread has changed something meanwhile
+        _kept.setdefault(owner, {})[name] = value
+    return value

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from .. import functional as F
 from ..backend import CPU, Array, Device, batch_last, device_or_none
 from . import changes
+from .chunks import image_chunks, in_chunks, note_output
 from .evaluation import EVALUATION_RULES
 from .module import Module
 from .rewrite import LIMITS, Joined, Step, observed, rewritten
@@ -39,13 +40,20 @@ class Sequential(Module):
         return self._modules[index] if isinstance(index, str) else list(self)[index]
 
     def forward(self, x: Array) -> Array:
+        device = _device(x)
         # Done once here: every layer limits BLAS to one thread, which takes as long as the product of a small layer.
-        with _device(x).one_blas_thread():
-            for name, module in self._steps():
-                try:
-                    x = module(x)
-                except Exception as error:
-                    raise _located(error, name, module) from error
+        with device.one_blas_thread():
+            chunks = [] if self.training else image_chunks(self, x, device)
+            return in_chunks(self._compute, x, chunks, device) if chunks else self._compute(x)
+
+    def _compute(self, x: Array) -> Array:
+        for name, module in self._steps():
+            try:
+                x = module(x)
+            except Exception as error:
+                raise _located(error, name, module) from error
+            if not self.training:
+                note_output(x)
         return x
 
     def _steps(self) -> list[Step]:
@@ -54,7 +62,7 @@ class Sequential(Module):
         # A module that is observed has a `forward` of its own.
         if self.training or any(module.training or observed(module) for module in modules.values()):
             return rewritten([*modules.items()])
-        return changes.kept(self, lambda: rewritten([*modules.items()], EVALUATION_RULES))
+        return changes.kept(self, "steps", lambda: rewritten([*modules.items()], EVALUATION_RULES))
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
         steps = rewritten([*self._modules.items()])

@@ -58,6 +58,32 @@ class Linear(Weighted):
         return self._backward(F.linear_input_gradient, F.linear_parameter_gradients, dy, input_gradient)
 
 
+class PointwiseLinear(Linear):
+    """A linear layer applied to the channels at each position: `(N, in, H, W)` to `(N, out, H, W)`.
+
+    A 1×1 convolution whose weight has the shape `(out, in)`.
+    """
+
+    def forward(self, x: Array) -> Array:
+        return self._forward(_pointwise, x)
+
+    def infer(self, x: Array, weight: Array, bias: Array | None, **options: Any) -> Array:
+        """Return the output with another weight and bias; see `functional.conv2d` for the options."""
+        return F.conv2d(x, weight[:, :, None, None], bias, **options)
+
+    def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
+        return self._backward(F.conv2d_input_gradient, _pointwise_parameter_gradients, dy, input_gradient)
+
+
+def _pointwise(x: Array, weight: Array, bias: Array | None) -> tuple[Array, Any]:
+    return F.conv2d_forward(x, weight[:, :, None, None], bias)
+
+
+def _pointwise_parameter_gradients(dy: Array, cache: Any) -> tuple[Array, Array | None]:
+    dweight, dbias = F.conv2d_parameter_gradients(dy, cache)
+    return dweight.reshape(dweight.shape[:2]), dbias
+
+
 class Flatten(Module):
     """Flattens all axes but the first, `(N, C, H, W)` to `(N, C·H·W)`; a view in the batch-last layout."""
 

@@ -266,12 +266,20 @@ class LayerNorm2d(Normalization):
         )
 
     def forward(self, x: Array) -> Array:
-        check_arrays("LayerNorm2d", input=x)
-        if x.ndim != 4 or x.shape[1] != self.num_channels:
-            raise ValueError(f"expected input (N, C, H, W) with C={self.num_channels}, got {x.shape}")
+        self._check(x)
         y, cache = F.layer_norm2d_forward(x, *self._affine(), eps=self.eps)
         self.save_for_backward(cache)
         return y
+
+    def infer(self, x: Array, *, affine: bool) -> Array:
+        """Return the output without what a backward pass needs, and without the weight and bias unless `affine`."""
+        self._check(x)
+        return F.layer_norm2d(x, *(self._affine() if affine else ()), eps=self.eps)
+
+    def _check(self, x: Array) -> None:
+        check_arrays("LayerNorm2d", input=x)
+        if x.ndim != 4 or x.shape[1] != self.num_channels:
+            raise ValueError(f"expected input (N, C, H, W) with C={self.num_channels}, got {x.shape}")
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
         dx, dweight, dbias = F.layer_norm2d_backward(dy, self.saved(), input_gradient=input_gradient)
