@@ -33,7 +33,7 @@ def test_the_benchmark_measures_every_layer_and_the_same_one_in_pytorch(rng):
     layers, to_torch = load_script("benchmark_layers").LAYERS, load_script("benchmark_torch").to_torch
     public = {name for name in nn.__all__ if isinstance(getattr(nn, name), type)}
     public = {name for name in public if issubclass(getattr(nn, name), nn.Module)}
-    # Containers, base classes, what computes nothing, and what PyTorch does not have.
+    # Containers, base classes, and what computes nothing.
     others = {
         "Module",
         "Sequential",
@@ -42,9 +42,10 @@ def test_the_benchmark_measures_every_layer_and_the_same_one_in_pytorch(rng):
         "Activation",
         "Identity",
         "Flatten",
-        "PositionBias",
     }
     assert {type(make(8)).__name__ for make, _ in layers.values()} == public - others
+    losses = {name for name in nn.__all__ if name.endswith("Loss")} - {"Loss"}
+    assert load_script("benchmark_layers").LOSSES.keys() == losses
     networks = [
         (models.resnet18((3, 33, 32), 5, width=4), (3, 33, 32)),
         (models.mobilenet_v2((3, 33, 32), 5, width_mult=0.25, dropout=0), (3, 33, 32)),
