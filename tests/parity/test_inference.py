@@ -59,17 +59,17 @@ def test_running_averages_have_moved(recorded):
     assert all(np.unique(array).size > 1 for array in averages)
 
 
-def without_mean(conv, norm, folded):
-    weight, bias = folded(conv, norm)
+def without_mean(weight, bias, norm, folded):
+    weight, bias = folded(weight, bias, norm)
     return weight, bias if norm is None else norm.bias.data
 
 
-def without_epsilon(conv, norm, folded):
+def without_epsilon(weight, bias, norm, folded):
     if norm is None:
-        return folded(conv, norm)
+        return folded(weight, bias, norm)
     other = copy.copy(norm)
     other.eps = 0
-    return folded(conv, other)
+    return folded(weight, bias, other)
 
 
 @pytest.mark.parametrize(
@@ -81,12 +81,12 @@ def without_epsilon(conv, norm, folded):
     ],
 )
 def test_a_wrong_fold_of_batch_norm_is_found_on_either_device(monkeypatch, fault, device, options, where):
-    folded = evaluation._folded
+    folded = evaluation._with_batch_norm
 
-    def faulty(conv, norm):
-        return fault(conv, norm, folded) if device_of(conv.weight.data) is device else folded(conv, norm)
+    def faulty(weight, bias, norm):
+        return fault(weight, bias, norm, folded) if device_of(weight) is device else folded(weight, bias, norm)
 
-    monkeypatch.setattr(evaluation, "_folded", faulty)
+    monkeypatch.setattr(evaluation, "_with_batch_norm", faulty)
     (report,) = run(replace(CONFIG, steps=1, **options), ["cpu", DEVICE])
     assert not report.agrees
     assert report.first_difference.startswith(f"step 1, layer rewritten, {where} (network), forward: y is off by")
