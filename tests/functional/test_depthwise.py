@@ -1,11 +1,11 @@
-"""Depthwise convolution of one small image against that of `grouped.py`."""
+"""Depthwise convolution of one small image against that of `by_rows.py`."""
 
 import numpy as np
 import pytest
 from helpers import assert_close
 from inputs import choose, draw_pair, noted
 
-from xpcnn.functional import conv2d, depthwise, grouped
+from xpcnn.functional import by_rows, conv2d, depthwise
 from xpcnn.functional.windows import make_window
 
 
@@ -20,7 +20,7 @@ def test_equals_the_products(device, rng):
         x, weight, bias = (device.asarray(draw.standard_normal(size).astype(dtype)) for size in sizes)
         limits, kept = choose(draw, None, (-1, 2)), choose(draw, None, {})
         with noted(window=window, x=x.shape, dtype=dtype, limits=limits):
-            expected = grouped.correlate(x, weight, bias, window, C, device, limits)
+            expected = by_rows.correlate(x, weight, bias, window, C, device, limits)
             for _ in range(2):
                 got = depthwise.correlate(x, weight, bias, window, device, limits, kept)
                 allowed = 1e-12 if dtype == np.float64 else 1e-5

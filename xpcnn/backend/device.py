@@ -45,7 +45,7 @@ class Device:
         small_product: largest m·n·k served by BLAS's small-matrix kernels; 0 if there are none.
         winograd_channels: the fewest channels for which convolution is by Winograd's algorithm. May be set to
             `math.inf` for never: see `functional.conv2d_forward`.
-        row_channels: the most channels of an input for which convolution is row by row: see `functional/grouped.py`.
+        row_channels: the most channels of an input for which convolution is row by row: see `functional/by_rows.py`.
         adds_products: whether `einsum` adds up products of elements without storing them, in one pass.
         long_row: the shortest rows over which elementwise operations are as fast as over whole arrays, if one operand
             is broadcast.

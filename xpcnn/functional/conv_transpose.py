@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from ..backend import Array, Device, Shape, batch_first, batch_last, device_of
-from . import grouped, im2col
+from . import by_rows, im2col
 from .checks import check_arrays, check_gradient, check_input
 from .windows import IntOrPair, Padding, Pair, Window, make_window, pair
 
@@ -64,9 +64,9 @@ def conv_transpose2d_forward(
         check_arrays("conv_transpose2d_forward", weight=weight, bias=bias)
         raise
     x = batch_last(x)
-    by_rows = grouped.applies_to_input_gradient(weight, groups, x.shape[3], device)
+    few_channels = by_rows.applies_to_input_gradient(weight, groups, x.shape[3], device)
     size = _output_size(window, *x.shape[1:3])
-    y = (grouped if by_rows else im2col).input_gradient(x, weight, window, groups, size, device, bias)
+    y = (by_rows if few_channels else im2col).input_gradient(x, weight, window, groups, size, device, bias)
     return batch_first(y), _Cache(x, weight, bias is not None, window, groups, y.shape)
 
 
@@ -128,7 +128,7 @@ def transposed_window(
 
 
 def _algorithm(window: Window, x: Array, weight: Array, groups: int, device: Device) -> ModuleType:
-    return grouped if grouped.applies(window, weight, groups, x.shape[3], device) else im2col
+    return by_rows if by_rows.applies(window, weight, groups, x.shape[3], device) else im2col
 
 
 def _output_size(window: Window, H: int, W: int) -> Pair:

@@ -1,12 +1,12 @@
 """Two-dimensional convolution: the forward and backward pass, and the choice among the algorithms.
 
-im2col (`im2col.py`)      every window
-product (`pointwise.py`)  1×1 windows
-dilation (`dilation.py`)  dilated windows, as one of the next two
-MEC (`mec.py`)            small products: few channels and at least 16 images
-Winograd (`winograd.py`)  3×3 windows with stride 1 and many channels
-rows (`grouped.py`)       depthwise and other groups of few channels, narrow layers, few images
-depthwise (`depthwise.py`) few small images
+im2col (`im2col.py`)        every window
+product (`pointwise.py`)    1×1 windows
+dilation (`dilation.py`)    dilated windows, as ones without dilation
+MEC (`mec.py`)              small products: few channels and at least 16 images
+Winograd (`winograd.py`)    3×3 windows with stride 1 and many channels
+rows (`by_rows.py`)         depthwise and other groups of few channels, narrow layers, few images
+depthwise (`depthwise.py`)  one small image of many channels
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from math import ceil, prod
 from typing import Any, NamedTuple, TypeAlias
 
 from ..backend import Array, Device, Shape, array_namespace, batch_first, batch_last, device_of, device_or_none
-from . import depthwise, dilation, grouped, im2col, mec, pointwise, winograd
+from . import by_rows, depthwise, dilation, im2col, mec, pointwise, winograd
 from .checks import check_arrays, check_gradient, check_input, refuse_float16
 from .windows import IntOrPair, Limits, Padding, Pair, Window, flipped, make_window
 
@@ -157,20 +157,20 @@ def _correlate(
     N = x.shape[3]
     if depthwise.applies(x, weight, groups, window, device):
         return depthwise.correlate(x, weight, bias, window, device, limits, kept)
-    by_rows = grouped.applies(window, weight, groups, N, device)
-    if by_rows and groups > 1:
-        return grouped.correlate(x, weight, bias, window, groups, device, limits, kept)
+    few_channels = by_rows.applies(window, weight, groups, N, device)
+    if few_channels and groups > 1:
+        return by_rows.correlate(x, weight, bias, window, groups, device, limits, kept)
     if winograd.applies(window, weight, groups, (*size, N), device, kept=kept is not None):
         options = limits, kept if groups == 1 else None
         return _by_groups(winograd.correlate, groups, (x, weight, bias), window, device, *options)
     if mec.applies(window, weight, groups, N, device):
         return mec.correlate(x, weight, bias, window, device, limits)
-    if groups == 1 and grouped.applies_to_few_images(weight, (*size, N), device):
+    if groups == 1 and by_rows.applies_to_few_images(weight, (*size, N), device):
         if kept is not None:
-            return _prepare(grouped.prepare, x, kept, weight, bias, window, device, limits)(x)
-        by_rows = True
-    if by_rows:
-        return grouped.correlate(x, weight, bias, window, groups, device, limits, kept)
+            return _prepare(by_rows.prepare, x, kept, weight, bias, window, device, limits)(x)
+        few_channels = True
+    if few_channels:
+        return by_rows.correlate(x, weight, bias, window, groups, device, limits, kept)
     return im2col.correlate(x, weight, bias, window, groups, device, limits)
 
 
@@ -193,15 +193,15 @@ def _weight_gradient(x: Array, dy: Array, weight: Array, window: Window, groups:
         images, dy_images = dilation.split(x, window, device), dilation.split(dy, _unpadded(window), device)
         return _weight_gradient(images, dy_images, weight, small, groups, device)
     N = x.shape[3]
-    by_rows = grouped.applies(window, weight, groups, N, device)
-    if by_rows and groups > 1:
-        return grouped.weight_gradient(x, dy, window, groups, device)
+    few_channels = by_rows.applies(window, weight, groups, N, device)
+    if few_channels and groups > 1:
+        return by_rows.weight_gradient(x, dy, window, groups, device)
     if winograd.applies(window, weight, groups, dy.shape[1:], device):
         return _by_groups(winograd.weight_gradient, groups, (x, dy), window, device)
     if mec.applies(window, weight, groups, N, device) and window.stride[1] == 1:
         return mec.weight_gradient(x, dy, window, device)
-    if by_rows:
-        return grouped.weight_gradient(x, dy, window, groups, device)
+    if few_channels:
+        return by_rows.weight_gradient(x, dy, window, groups, device)
     return im2col.weight_gradient(x, dy, window, groups, device)
 
 
@@ -214,9 +214,9 @@ def _input_gradient(dy: Array, weight: Array, window: Window, groups: int, size:
         dx = _input_gradient(dilation.split(dy, _unpadded(window), device), weight, small, groups, smaller, device)
         return dilation.join(dx, window, size, device)
     N = dy.shape[3]
-    by_rows = grouped.applies_to_input_gradient(weight, groups, N, device)
-    if by_rows and groups > 1:
-        return grouped.input_gradient(dy, weight, window, groups, size, device)
+    few_channels = by_rows.applies_to_input_gradient(weight, groups, N, device)
+    if few_channels and groups > 1:
+        return by_rows.input_gradient(dy, weight, window, groups, size, device)
     if winograd.applies(window, weight, groups, dy.shape[1:], device):
         return _by_groups(winograd.input_gradient, groups, (dy, weight), window, device)
     if window.stride == (1, 1) and groups == 1:
@@ -226,13 +226,13 @@ def _input_gradient(dy: Array, weight: Array, window: Window, groups: int, size:
         # The columns of dy are written and read; those of dx are also added up, once for each element of the window.
         # So the correlation pays unless dy has many more columns.
         few_columns = O * pixels <= 1.5 * C * positions + device.launch_bytes / (2 * N * dy.itemsize)
-        if by_mec or (few_columns and not by_rows):
+        if by_mec or (few_columns and not few_channels):
             flipped_weight, flipped_window = flipped(weight, window, device)
             if by_mec:
                 return mec.correlate(dy, flipped_weight, None, flipped_window, device)
             return im2col.correlate(dy, flipped_weight, None, flipped_window, 1, device)
-    if by_rows:
-        return grouped.input_gradient(dy, weight, window, groups, size, device)
+    if few_channels:
+        return by_rows.input_gradient(dy, weight, window, groups, size, device)
     return im2col.input_gradient(dy, weight, window, groups, size, device)
 
 

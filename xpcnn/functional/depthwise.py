@@ -3,7 +3,7 @@
 In the layout (H, W, C) the inner loops run over all channels of a pixel, and a pixel's neighbours are views. The
 products are added up by one call of `einsum`, which does not store them. Copies to this layout and back take as long as
 several elements of the window, so it pays for images with more channels than pixels, in the last layers of a network:
-there the products of `grouped.py` are tiny.
+there the products of `by_rows.py` are tiny.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Convolution in groups of few channels against the direct sums, and by whole groups where they have many."""
+"""Convolution row by row against the direct sums: groups of few channels, narrow layers, few images."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from helpers import assert_close
 from inputs import choose, draw_pair, draw_size, noted
 
 from xpcnn.backend import CPU
-from xpcnn.functional import conv2d_backward, conv2d_forward, grouped, im2col, winograd
+from xpcnn.functional import by_rows, conv2d_backward, conv2d_forward, im2col, winograd
 from xpcnn.functional.windows import make_window
 
 
@@ -43,7 +43,7 @@ def test_equals_the_direct_sums(device, rng, monkeypatch):
                     way.input_gradient(dy, weight, window, groups, size, device),
                     way.input_gradient(dy, weight, window, groups, size, device, x_bias),
                 )
-                for way in (grouped, im2col)
+                for way in (by_rows, im2col)
             ]
             allowed = 1e-11 if x.dtype == np.float64 else 3e-5
             for name, got, expected in zip(("y", "dweight", "dx", "transposed"), *results, strict=True):
@@ -54,23 +54,23 @@ def test_equals_the_direct_sums(device, rng, monkeypatch):
 @pytest.mark.parametrize(
     ("images", "channels", "groups", "kernel", "taken"),
     [
-        (8, 6, 6, 3, [grouped]),
-        (8, 64, 2, 3, [grouped]),
+        (8, 6, 6, 3, [by_rows]),
+        (8, 64, 2, 3, [by_rows]),
         (8, 66, 2, 3, [im2col]),
         (8, 128, 2, 3, [winograd, winograd]),
         (8, 128, 2, 1, [im2col]),
-        (8, 6, 1, 7, [grouped]),
+        (8, 6, 1, 7, [by_rows]),
         (8, 66, 1, 7, [im2col]),
-        (8, 1, 1, 3, [grouped]),
+        (8, 1, 1, 3, [by_rows]),
         (16, 1, 1, 3, [im2col]),
-        (16, 2, 1, 3, [grouped]),
+        (16, 2, 1, 3, [by_rows]),
     ],
 )
 def test_which_algorithm_is_taken(images, channels, groups, kernel, taken, rng, monkeypatch):
     calls = []
     monkeypatch.setattr(CPU, "small_product", 0)
     monkeypatch.setattr(CPU, "winograd_channels", 64)
-    for way in (grouped, im2col, winograd):
+    for way in (by_rows, im2col, winograd):
         original = way.correlate
         monkeypatch.setattr(way, "correlate", lambda *args, w=way, f=original: calls.append(w) or f(*args))
     x = rng.standard_normal((images, channels, 8, 8)).astype(np.float32)
@@ -114,9 +114,9 @@ def test_the_same_bits_on_any_number_of_threads(stride, groups, rng):
     results = []
     try:
         for CPU.threads in (1, 2, 3, 8):
-            y = grouped.correlate(x, weight, None, window, groups, CPU)
-            dx = grouped.input_gradient(y, weight, window, groups, (32, 32), CPU)
-            results.append([array.tobytes() for array in (y, dx, grouped.weight_gradient(x, y, window, groups, CPU))])
+            y = by_rows.correlate(x, weight, None, window, groups, CPU)
+            dx = by_rows.input_gradient(y, weight, window, groups, (32, 32), CPU)
+            results.append([array.tobytes() for array in (y, dx, by_rows.weight_gradient(x, y, window, groups, CPU))])
     finally:
         CPU.threads = before
     assert all(result == results[0] for result in results)

@@ -1,9 +1,7 @@
 """Convolution row by row of the output: groups of few channels such as depthwise, and narrow layers without groups.
 
-As few numbers as possible are copied: each row of the image KW times, shifted by one column of the window each time. In
-the layout (rows, KW, C, OW, N) the matrix of a row of positions is that of the KH rows under it, (KH·KW·C, OW·N); the
-matrices of successive rows are overlapping views. All groups and rows of a block are one call of `matmul`. (MEC copies
-along the height instead: its products have N columns, too few for one row.)
+As few numbers as possible are copied (`row_columns.py`), and all groups and rows of a block are one call of `matmul`.
+(MEC copies along the height instead: its products have N columns, too few for one row.)
 
 The forward pass of few images is computed in this way too.
 """
@@ -11,14 +9,13 @@ The forward pass of few images is computed in this way too.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from math import ceil, gcd
 from typing import TypeAlias
 
 from ..backend import Array, Device, Shape, blocks
-from .windows import PARTIAL_SUMS, Limits, Pair, Window, add_up, finish, product_work, reach
+from .row_columns import row_columns
+from .windows import PARTIAL_SUMS, Limits, Pair, Window, add_up, finish, product_work
 
-_Index: TypeAlias = tuple[slice | int, ...]
 _Correlation: TypeAlias = tuple[Array, Window, Array]
 _LEAST_COLUMNS = 32  # of a product that BLAS computes with its small-matrix kernels
 _FEW_IMAGES = 16  # fewer than these
@@ -136,7 +133,7 @@ def weight_gradient(x: Array, dy: Array, window: Window, groups: int, device: De
         totals = sums[number % len(sums)]
         for g, row_blocks in parts[number]:
             for i, rows in enumerate(row_blocks):
-                lines, columns = _lines(dy[g, :, rows]), _columns(x[g], window, rows, dy.shape[3], device)
+                lines, columns = _lines(dy[g, :, rows]), row_columns(x[g], window, rows, dy.shape[3], device)
                 for j, positions in enumerate(_positions(lines, columns, device)):
                     product = device.scratch((*columns.shape[:3], O), x.dtype, "product")
                     # (K, OW·N) @ (OW·N, O)
@@ -174,7 +171,7 @@ def prepare(
     added = None if bias is None else bias[:, None]
 
     def compute(x: Array) -> Array:
-        columns = _columns(x[None], window, rows, OW, device)[0]
+        columns = row_columns(x[None], window, rows, OW, device)[0]
         y = device.empty((O, OH, OW, N), x.dtype)
         with device.one_blas_thread():
             device.xp.matmul(filters, columns, out=y.reshape(O, OH, OW * N).swapaxes(0, 1))  # (O, K) @ (K, OW·N)
@@ -238,7 +235,7 @@ def _correlate_rows(
     if not filters.size:
         target[...] = 0 if bias is None else bias
         return
-    columns = _columns(x, window, rows, OW, device)
+    columns = row_columns(x, window, rows, OW, device)
     in_place = target.strides[3:] == (N * target.itemsize, target.itemsize)
     result = target if in_place else device.scratch(target.shape, target.dtype, "product")
     lines = _lines(result)
@@ -280,73 +277,6 @@ def _positions(lines: Array, columns: Array, device: Device) -> list[slice]:
     """Return slices of a row's positions, of all images: blocks, if these let BLAS use its small-matrix kernels."""
     most, width = device.small_product // (lines.shape[2] * columns.shape[2]), columns.shape[3]
     return blocks(width, ceil(width / most)) if most >= _LEAST_COLUMNS else [slice(None)]
-
-
-def _columns(x: Array, window: Window, rows: slice, OW: int, device: Device) -> Array:
-    """Return what the window covers at some rows of positions, `(G, rows, KH·KW·C, OW·N)`; padding is zero.
-
-    It is a view of the scratch slot "columns".
-
-    Args:
-        x: `(G, C, H, W, N)`.
-        rows: of the output.
-    """
-    G, C, H, W, N = x.shape
-    KH, KW = window.kernel
-    copied, padding, height, step = _copies(window, rows.start, rows.stop, OW, H, W)
-    columns = device.scratch((G, height, KW, C, OW, N), x.dtype, "columns")
-    if columns.nbytes <= len(padding) * device.launch_bytes:
-        columns[...] = 0
-    else:
-        for target in padding:
-            columns[target] = 0
-    pixels, source = columns, x.swapaxes(1, 2)
-    if window.stride[1] > 1:
-        pixels, source = device.as_runs(pixels), device.as_runs(source)
-    for target, covered in copied:
-        pixels[target] = source[covered]
-    group, row, _, _, _, number = columns.strides
-    return device.strided(
-        columns,
-        (G, rows.stop - rows.start, KH * KW * C, OW * N),
-        (group, step * row, OW * N * number, number),
-    )
-
-
-@lru_cache(maxsize=1024)
-def _copies(
-    window: Window, start: int, stop: int, OW: int, H: int, W: int
-) -> tuple[list[tuple[_Index, _Index]], list[_Index], int, int]:
-    """Return what to copy where for some rows of positions.
-
-    Returns:
-        parts of `(G, rows, KW, C, OW, N)`, each with the part of the image `(G, H, C, W, N)` that is copied there; the
-        parts that are padding; how many rows there are; and how many from the first under the window at one row of
-        positions to the first at the next.
-    """
-    (KH, KW), (sh, sw), (dh, dw), (top, _, left, _) = window
-    every = slice(None)
-    if dh == 1 and sh <= KH:  # the rows under the window follow each other, and most are also under the next
-        height, step = (stop - start - 1) * sh + KH, sh
-        inside, image_rows = reach(slice(0, height), 1, start * sh - top, H)
-        met = [(inside, image_rows)]
-        outside = [slice(0, inside.start), slice(inside.stop, height)]
-    else:
-        height, step = (stop - start) * KH, KH
-        met, outside = [], []
-        for kh in range(KH):
-            inside, image_rows = reach(slice(start, stop), sh, kh * dh - top, H)
-            met.append((slice(inside.start * KH + kh, inside.stop * KH + kh, KH), image_rows))
-            outside += [slice(kh, inside.start * KH + kh, KH), slice(inside.stop * KH + kh, height, KH)]
-    copied: list[tuple[_Index, _Index]] = []
-    padding: list[_Index] = [(every, part) for part in outside if part.start < part.stop]
-    for kw in range(KW):
-        cols, image_cols = reach(slice(0, OW), sw, kw * dw - left, W)
-        beside = [part for part in (slice(0, cols.start), slice(cols.stop, OW)) if part.start < part.stop]
-        for inside, image_rows in met:
-            copied.append(((every, inside, kw, every, cols), (every, image_rows, every, image_cols)))
-            padding += [(every, inside, kw, every, part) for part in beside]
-    return copied, padding, height, step
 
 
 def _parts(
