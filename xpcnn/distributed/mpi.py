@@ -1,0 +1,214 @@
+"""The group of the processes that `mpiexec` started. No other file imports mpi4py."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, NoReturn
+
+import numpy as np
+
+from .. import backend
+from ..backend import CPU, Array, Collectives, Device, HostArray, device_of
+from ..backend.lookup import device_of_process
+from ..extras import needed_for
+from .group import ALONE, STAND_INS, Group
+from .launch import processes_started
+
+_TEXT = 1000  # bytes of a text that processes exchange
+_ENDED = -1  # in place of a number of samples: there are no more batches
+
+
+class MPIGroup(Group):
+    """A group whose processes exchange arrays through MPI, or NCCL for those on a GPU.
+
+    Args:
+        mpi: mpi4py's module.
+        comm: its communicator.
+    """
+
+    def __init__(self, mpi: Any, comm: Any) -> None:
+        self._mpi, self._comm = mpi, comm
+        self.rank, self.size = comm.rank, comm.size
+        self._machine = comm.Split_type(mpi.COMM_TYPE_SHARED)
+        self._failures = comm.Dup()  # on which only processes that have failed communicate
+        self._host = _HostCollectives(mpi, comm)
+        self._of_device: dict[Device, Collectives] = {}
+
+    @classmethod
+    def world(cls) -> MPIGroup:
+        """Return the group of all processes, after checking that it is the one that was started."""
+        mpi = _import_mpi()
+        comm = mpi.COMM_WORLD
+        if comm.size != processes_started():
+            library = mpi.Get_library_version().splitlines()[0].strip("\0 ")
+            raise RuntimeError(
+                f"mpiexec started {processes_started()} processes, but mpi4py sees {comm.size}: it uses {library}, "
+                "and mpiexec belongs to another MPI; use the mpiexec of the same one"
+            )
+        group = cls(mpi, comm)
+        CPU.threads = min(CPU.threads, group._cores())
+        sys.excepthook = group._end_after(sys.excepthook)
+        return group
+
+    # -- Arrays --------------------------------------------------------------------------------------------------------
+
+    def sum(self, *arrays: Array) -> None:
+        for array in arrays:
+            self._collectives(array).sum(array)
+
+    def gather(self, x: Array) -> Array:
+        device = device_of(x)
+        gathered = device.empty((self.size, *x.shape), x.dtype)
+        self._collectives(x).gather(device.xp.ascontiguousarray(x), gathered)
+        return gathered
+
+    def concatenate(self, x: Array) -> Array:
+        device = device_of(x)
+        lengths = self._numbers(len(x))
+        padded = device.xp.zeros((max(lengths), *x.shape[1:]), x.dtype)
+        padded[: len(x)] = x
+        gathered = self.gather(padded)
+        return device.xp.concatenate([rows[:length] for rows, length in zip(gathered, lengths, strict=True)])
+
+    def broadcast(self, *arrays: Array) -> None:
+        for array in arrays:
+            self._collectives(array).broadcast(array)
+
+    def _collectives(self, array: Array) -> Collectives:
+        device = device_of(array)
+        if device not in self._of_device:
+            self._of_device[device] = device.collectives(self._host)
+        return self._of_device[device]
+
+    # -- Batches -------------------------------------------------------------------------------------------------------
+
+    def steps(self, batches: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+        iterator = iter(batches)
+        while True:
+            batch = next(iterator, None)
+            self.counts = tuple(self._numbers(_ENDED if batch is None else len(batch[0])))
+            if _ENDED in self.counts and max(self.counts) != _ENDED:
+                raise RuntimeError(f"process {self.counts.index(_ENDED)} has no more batches, and another one has")
+            if batch is None:
+                return
+            yield batch if self.samples else tuple(map(_stand_in, batch))
+
+    # -- Agreement -----------------------------------------------------------------------------------------------------
+
+    def any(self, flag: bool) -> bool:
+        return any(self._numbers(flag))
+
+    def _numbers(self, number: int) -> list[int]:
+        gathered = np.empty(self.size, np.int64)
+        self._comm.Allgather(np.array([number], np.int64), gathered)
+        return gathered.tolist()
+
+    def texts(self, text: str) -> list[str]:
+        own = np.zeros(_TEXT, np.uint8)
+        encoded = np.frombuffer(text.encode("utf-8", "backslashreplace")[:_TEXT], np.uint8)
+        own[: len(encoded)] = encoded
+        return [bytes(row).rstrip(b"\0").decode("utf-8", "replace") for row in self.gather(own)]
+
+    @contextmanager
+    def one_at_a_time(self) -> Iterator[None]:
+        if self._machine.rank:
+            self._machine.Barrier()
+        yield
+        if not self._machine.rank:
+            self._machine.Barrier()
+
+    def subgroup(self, size: int) -> Group | None:
+        if size == self.size:
+            return self
+        comm = self._comm.Split(0 if self.rank < size else self._mpi.UNDEFINED)
+        if comm == self._mpi.COMM_NULL:
+            return None
+        return ALONE if size == 1 else MPIGroup(self._mpi, comm)
+
+    # -- Places and ends -----------------------------------------------------------------------------------------------
+
+    def device(self, name: Device | str = "auto") -> Device:
+        if self.size == 1 or not isinstance(name, str):
+            return backend.device(name)
+        found = device_of_process(name, self._machine.rank)
+        self.same("the kind of device", "the CPU" if found.on_host else "a GPU")
+        places = self.texts(f"{socket.gethostname()} {found.identity}")
+        if found.identity and places.count(places[self.rank]) > 1:
+            sharing = places.count(places[self.rank])
+            raise backend.DeviceUnavailableError(
+                f"{self._machine.size} processes on {socket.gethostname()} need a GPU each, but {sharing} of them have "
+                f"the same one, {found.description}: start fewer, or use --device cpu"
+            )
+        return found
+
+    def _cores(self) -> int:
+        """Return how many cores this process has, each divided by the processes that may use it."""
+        cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+        used = np.zeros(1 << 13, np.int64)
+        used[list(cores)] = 1
+        self._machine.Allreduce(self._mpi.IN_PLACE, used)
+        return max(1, int((1 / used[list(cores)]).sum() + 1e-6))
+
+    def all_fail(self, seconds: float = 0.5) -> bool:
+        request, end = self._failures.Ibarrier(), time.monotonic() + seconds
+        while not request.Test():
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.01)
+        return True
+
+    def abort(self, code: int = 1) -> NoReturn:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        self._comm.Abort(code)
+        raise SystemExit(code)  # not reached
+
+    def _end_after(self, hook: Any) -> Any:
+        """Return a hook for exceptions that nobody caught, which prints one and ends all processes."""
+
+        def end(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+            if self.size > 1:
+                print(f"process {self.rank} of {self.size}:", file=sys.stderr)
+            hook(kind, error, traceback)
+            self.abort()
+
+        return end
+
+
+class _HostCollectives:
+    """MPI on arrays in the host's memory."""
+
+    def __init__(self, mpi: Any, comm: Any) -> None:
+        self._in_place, self._comm = mpi.IN_PLACE, comm
+        self.rank, self.size = comm.rank, comm.size
+
+    def sum(self, x: HostArray) -> None:
+        self._comm.Allreduce(self._in_place, x)
+
+    def gather(self, x: HostArray, gathered: HostArray) -> None:
+        self._comm.Allgather(x, gathered)
+
+    def broadcast(self, x: HostArray) -> None:
+        self._comm.Bcast(x)
+
+
+def _stand_in(array: Array) -> Array:
+    return device_of(array).xp.zeros((STAND_INS, *array.shape[1:]), array.dtype)
+
+
+def _import_mpi() -> Any:
+    with needed_for(f"training in {processes_started()} processes"):
+        try:
+            import mpi4py
+
+            mpi4py.rc.thread_level = "funneled"  # only the main thread communicates
+            from mpi4py import MPI
+        except RuntimeError as error:  # it is installed, and finds no library
+            raise ImportError(str(error).splitlines()[0], name="mpi4py") from error
+    return MPI
