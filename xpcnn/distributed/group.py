@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -54,7 +54,9 @@ class Group:
         first, last = (-(-length * rank // self.size) for rank in (self.rank, self.rank + 1))
         return slice(first, last)
 
-    def steps(self, batches: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    def steps(
+        self, batches: Iterable[tuple[Any, ...]], stops: Callable[[], bool] = lambda: False
+    ) -> Iterator[tuple[Any, ...]]:
         """Yield batches, after each process has told the others how many samples it has in this step.
 
         It has to be the last iterator before the loop, not one that is read ahead. Where a process has no samples, two
@@ -63,11 +65,15 @@ class Group:
 
         Args:
             batches: this process's parts of the batches, tuples of arrays `(N, ...)`.
+            stops: asked before each step; if one process returns True, all of them stop.
 
         Raises:
             RuntimeError: if one process has more batches than another.
         """
-        return iter(batches)
+        for batch in batches:
+            if stops():
+                return
+            yield batch
 
     @property
     def samples(self) -> int:
@@ -96,6 +102,10 @@ class Group:
     def any(self, flag: bool) -> bool:
         """Return whether the flag is true on any process."""
         return flag
+
+    def share(self, data: bytes) -> bytes:
+        """Return the bytes of process 0."""
+        return data
 
     def texts(self, text: str) -> list[str]:
         """Return the texts of all processes, by rank."""

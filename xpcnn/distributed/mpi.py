@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, NoReturn
@@ -21,7 +21,7 @@ from .group import ALONE, STAND_INS, Group
 from .launch import processes_started
 
 _TEXT = 1000  # bytes of a text that processes exchange
-_ENDED = -1  # in place of a number of samples: there are no more batches
+_ENDED, _STOP = -1, -2  # in place of a number of samples: there are no more batches, or training is to stop
 
 
 class MPIGroup(Group):
@@ -37,7 +37,8 @@ class MPIGroup(Group):
         self.rank, self.size = comm.rank, comm.size
         self._machine = comm.Split_type(mpi.COMM_TYPE_SHARED)
         self._failures = comm.Dup()  # on which only processes that have failed communicate
-        self._host = _HostCollectives(mpi, comm)
+        self._cores = self._count_cores()
+        self._host = _HostCollectives(mpi, comm, sleeps=self._machine.allreduce(self._cores < 1, mpi.LOR))
         self._of_device: dict[Device, Collectives] = {}
 
     @classmethod
@@ -47,12 +48,12 @@ class MPIGroup(Group):
         comm = mpi.COMM_WORLD
         if comm.size != processes_started():
             library = mpi.Get_library_version().splitlines()[0].strip("\0 ")
-            raise RuntimeError(
+            raise ImportError(
                 f"mpiexec started {processes_started()} processes, but mpi4py sees {comm.size}: it uses {library}, "
                 "and mpiexec belongs to another MPI; use the mpiexec of the same one"
             )
         group = cls(mpi, comm)
-        CPU.threads = min(CPU.threads, group._cores())
+        CPU.threads = max(1, min(CPU.threads, int(group._cores)))
         sys.excepthook = group._end_after(sys.excepthook)
         return group
 
@@ -88,15 +89,18 @@ class MPIGroup(Group):
 
     # -- Batches -------------------------------------------------------------------------------------------------------
 
-    def steps(self, batches: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    def steps(
+        self, batches: Iterable[tuple[Any, ...]], stops: Callable[[], bool] = lambda: False
+    ) -> Iterator[tuple[Any, ...]]:
         iterator = iter(batches)
         while True:
             batch = next(iterator, None)
-            self.counts = tuple(self._numbers(_ENDED if batch is None else len(batch[0])))
-            if _ENDED in self.counts and max(self.counts) != _ENDED:
-                raise RuntimeError(f"process {self.counts.index(_ENDED)} has no more batches, and another one has")
-            if batch is None:
+            said = self._numbers(_STOP if stops() else _ENDED if batch is None else len(batch[0]))
+            if _STOP in said or (batch is None and set(said) == {_ENDED}):
                 return
+            if batch is None or _ENDED in said:
+                raise RuntimeError(f"process {said.index(_ENDED)} has no more batches, and another one has")
+            self.counts = tuple(said)
             yield batch if self.samples else tuple(map(_stand_in, batch))
 
     # -- Agreement -----------------------------------------------------------------------------------------------------
@@ -106,8 +110,15 @@ class MPIGroup(Group):
 
     def _numbers(self, number: int) -> list[int]:
         gathered = np.empty(self.size, np.int64)
-        self._comm.Allgather(np.array([number], np.int64), gathered)
+        self._host.gather(np.array([number], np.int64), gathered)
         return gathered.tolist()
+
+    def share(self, data: bytes) -> bytes:
+        shared = np.zeros(self._numbers(len(data))[0], np.uint8)
+        if not self.rank:
+            shared[:] = np.frombuffer(data, np.uint8)
+        self.broadcast(shared)
+        return shared.tobytes()
 
     def texts(self, text: str) -> list[str]:
         own = np.zeros(_TEXT, np.uint8)
@@ -147,13 +158,13 @@ class MPIGroup(Group):
             )
         return found
 
-    def _cores(self) -> int:
+    def _count_cores(self) -> float:
         """Return how many cores this process has, each divided by the processes that may use it."""
         cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
         used = np.zeros(1 << 13, np.int64)
         used[list(cores)] = 1
         self._machine.Allreduce(self._mpi.IN_PLACE, used)
-        return max(1, int((1 / used[list(cores)]).sum() + 1e-6))
+        return float((1 / used[list(cores)]).sum()) + 1e-6
 
     def all_fail(self, seconds: float = 0.5) -> bool:
         request, end = self._failures.Ibarrier(), time.monotonic() + seconds
@@ -182,20 +193,34 @@ class MPIGroup(Group):
 
 
 class _HostCollectives:
-    """MPI on arrays in the host's memory."""
+    """MPI on arrays in the host's memory.
 
-    def __init__(self, mpi: Any, comm: Any) -> None:
-        self._in_place, self._comm = mpi.IN_PLACE, comm
+    Args:
+        mpi, comm: see `MPIGroup`.
+        sleeps: whether to sleep while waiting, as where there are more processes than cores. MPI itself keeps the core
+            busy, and the process that it waits for may be waiting for the core.
+    """
+
+    def __init__(self, mpi: Any, comm: Any, sleeps: bool) -> None:
+        self._in_place, self._comm, self._sleeps = mpi.IN_PLACE, comm, sleeps
         self.rank, self.size = comm.rank, comm.size
 
     def sum(self, x: HostArray) -> None:
-        self._comm.Allreduce(self._in_place, x)
+        self._do("allreduce", self._in_place, x)
 
     def gather(self, x: HostArray, gathered: HostArray) -> None:
-        self._comm.Allgather(x, gathered)
+        self._do("allgather", x, gathered)
 
     def broadcast(self, x: HostArray) -> None:
-        self._comm.Bcast(x)
+        self._do("bcast", x)
+
+    def _do(self, operation: str, *operands: Any) -> None:
+        if not self._sleeps:
+            getattr(self._comm, operation.capitalize())(*operands)
+            return
+        request = getattr(self._comm, f"I{operation}")(*operands)
+        while not request.Test():
+            time.sleep(2e-5)
 
 
 def _stand_in(array: Array) -> Array:

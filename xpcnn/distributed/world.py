@@ -19,8 +19,8 @@ def join(*, always: bool = False) -> Group:
         always: use MPI for one process, too.
 
     Raises:
-        ImportError: if `mpiexec` started several processes and mpi4py, or its MPI library, is not installed.
-        RuntimeError: if mpi4py uses another MPI than the one that started the processes.
+        ImportError: if `mpiexec` started several processes and mpi4py, or its MPI library, is not installed, or is of
+            another MPI than `mpiexec`.
     """
     if processes_started() == 1 and not always:
         return ALONE

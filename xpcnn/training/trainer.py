@@ -190,12 +190,13 @@ class Trainer:
 
     def _train_epoch(self, batches: Iterator[Batch], length: int | None) -> bool:
         """Train on the batches of an epoch; return False if it was stopped before its end."""
-        for inputs, targets in self.group.steps(self.model.device.prefetch(checked(batches))):
+        on_device = self.model.device.prefetch(checked(batches))
+        for inputs, targets in self.group.steps(on_device, lambda: self._stop_requested):
             self._train_step(inputs, targets)
             self.batch += 1
             self._tell("on_step", self.metrics)
-            if self._stops():
-                return self.batch == length
+        if self._stops():
+            return self.batch == length
         if not self.batch:
             raise ValueError("there are no batches: an iterator yields them only once; pass a list or a Loader")
         return True

@@ -1,0 +1,34 @@
+"""A network of one's own that fails in a chosen way: in process 1, at the third training step."""
+
+import os
+import signal
+
+import xpcnn.training.agreement
+from xpcnn import nn
+from xpcnn.distributed import rank_started
+from xpcnn.random import stream
+
+FAULT = os.environ.get("FAULT", "") if rank_started() == 1 else ""
+if FAULT == "version":
+    xpcnn.training.agreement.__version__ = "0.0.9"
+
+
+class Faulty(nn.Sequential):
+    calls = 0
+
+    def forward(self, x):
+        self.calls += self.training
+        if self.calls == 3:
+            if FAULT == "exception":
+                raise ValueError("a fault of the test")
+            if FAULT == "memory":
+                raise MemoryError("for 8 GB")
+            if FAULT.startswith("SIG"):
+                os.kill(os.getpid(), getattr(signal, FAULT))
+        return super().forward(x)
+
+
+def make(in_shape, classes, *, seed):
+    rng = stream(seed, "init")
+    hidden = nn.Linear(49, 16, rng=rng), nn.BatchNorm1d(16)
+    return Faulty(nn.MaxPool2d(4), nn.Flatten(), *hidden, nn.Linear(16, classes, rng=rng))

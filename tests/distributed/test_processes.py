@@ -1,0 +1,117 @@
+"""Real processes, started by `mpiexec`: the same training as one process, and one end for all when one fails."""
+
+import json
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from processes import start
+
+from xpcnn.data import load_dataset
+from xpcnn.training import Checkpoint, read_history
+
+HERE = Path(__file__).parent
+NET = f"{HERE / 'net.py'}:make"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Some images: batches of 64 leave a last one of 3."""
+    path = tmp_path_factory.mktemp("data") / "few.npz"
+    train, test = load_dataset("mnist-mini"), load_dataset("mnist-mini", "test")
+    parts = {"x_train": train.images[:451], "y_train": train.labels[:451]}
+    np.savez(path, **parts, x_test=test.images[:101], y_test=test.labels[:101])
+    return path
+
+
+def train(count, *options, **variables):
+    return start(count, "-m", "xpcnn", "train", "--device", "cpu", *options, **variables)
+
+
+def new_run(data, folder):
+    return (
+        "--data",
+        data,
+        "--model",
+        NET,
+        "--epochs",
+        "3",
+        "--augment",
+        "affine",
+        "--optimizer",
+        "sgd",
+        "--output",
+        folder,
+    )
+
+
+def close(run, other):
+    """Assert that two runs came to the same: float32 rounds differently where sums are parted."""
+    one, two = (Checkpoint.load(folder / "checkpoint.safetensors") for folder in (run, other))
+    assert one.info["progress"]["step"] == two.info["progress"]["step"] == 24
+    for name, array in one.model.items():
+        np.testing.assert_allclose(array, two.model[name], 0, 2e-4 * max(1e-9, abs(array).max()), err_msg=name)
+    records = read_history(run / "history.jsonl"), read_history(other / "history.jsonl")
+    for record, expected in zip(*records, strict=True):
+        for key in record.keys() - {"seconds", "images_per_second"}:
+            assert record[key] == pytest.approx(expected[key], rel=1e-3, abs=0.005), key
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_same_training_as_one_process(count):
+    done = start(count, HERE / "cases.py")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("all the same\n")
+
+
+def test_a_signal_to_one_process_saves_once_and_others_resume(data, tmp_path):
+    done = train(3, *new_run(data, tmp_path / "run"), FAULT="SIGTERM")
+    assert done.returncode in (130, 143), done.stderr
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("xpcnn: "))
+    assert re.search(r"interrupted.*step 3, 0 epochs complete.*--resume", line)
+    assert "3 processes" in done.stdout
+
+    resumed = train(2, "--resume", tmp_path / "run", "--model", NET)
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout.count("epoch  train loss") == resumed.stdout.count("saved in") == 1
+    alone = train(1, *new_run(data, tmp_path / "alone"))
+    assert alone.returncode == 0, alone.stderr
+    close(tmp_path / "run", tmp_path / "alone")
+    files = ({path.name for path in (tmp_path / name).iterdir()} for name in ("run", "alone"))
+    assert next(files) == next(files)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["local_batch_norm"] is False
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "message"),
+    [
+        ("exception", 2, "xpcnn: error: process 1 of 2: a fault of the test"),
+        ("memory", 3, "xpcnn: error: process 1 of 2: out of memory with a batch of 32: for 8 GB; try a smaller"),
+        ("SIGKILL", None, ""),
+        (
+            "version",
+            2,
+            "xpcnn: error: the processes differ in the version of xpcnn: 0.1.0 on process 0, 0.0.9 on process 1",
+        ),
+    ],
+)
+def test_where_one_process_fails_all_end(fault, code, message, data, tmp_path):
+    started = time.monotonic()
+    done = train(2, *new_run(data, tmp_path / "run"), FAULT=fault)
+    assert time.monotonic() - started < 60
+    assert done.returncode == code if code else done.returncode != 0, done.stderr
+    assert message in done.stderr
+    assert done.stderr.count("xpcnn: error") == bool(message)
+    assert (tmp_path / "run").exists() == (fault != "version")
+
+
+def test_an_uncaught_exception_in_a_script_ends_all():
+    code = (
+        "from xpcnn.distributed import join; group = join(); assert group.rank == 0, 'not the first'; group.any(True)"
+    )
+    done = start(2, "-c", code)
+    assert done.returncode == 1
+    assert "process 1 of 2:" in done.stderr
+    assert "AssertionError: not the first" in done.stderr
