@@ -1,4 +1,4 @@
-"""A network of one's own that fails in a chosen way: in process 1, at the third training step."""
+"""A network of one's own that fails in a chosen way: in process 1, most often at the third training step."""
 
 import os
 import signal
@@ -25,7 +25,8 @@ class Faulty(nn.Sequential):
                 raise MemoryError("for 8 GB")
             if FAULT.startswith("SIG"):
                 os.kill(os.getpid(), getattr(signal, FAULT))
-        return super().forward(x)
+        y = super().forward(x)
+        return y * 1.001 if FAULT == "wrong" and self.training else y
 
 
 def make(in_shape, classes, *, seed):

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if argument.startswith("--") and argument.endswith("=--"):  # argparse fails with a traceback
                 parser.error(f"argument {argument[:-3]}: expected one argument")
         args = parser.parse_args(arguments)
-        args.group, code, message = ALONE, 0, ""
+        args.group, args.arguments, code, message = ALONE, arguments, 0, ""
         try:
             args.group = _group(args)
             if (threads := getattr(args, "threads", None)) is not None:
