@@ -108,7 +108,10 @@ def batch_norm_forward(
 def _counts(x: Array, group: Group) -> tuple[int, ...]:
     """Return how many values each channel has, on each process of the group."""
     values = x.size // max(1, x.shape[1])
-    return (values,) if group.size == 1 else tuple(values // group.rows * samples for samples in group.counts)
+    if group.size == 1:
+        return (values,)
+    of_sample = values // group.rows
+    return tuple(of_sample * samples for samples in group.counts)
 
 
 def _of_group(moments: Array, counts: tuple[int, ...], group: Group) -> tuple[Array, Array, Array]:
@@ -120,7 +123,8 @@ def _of_group(moments: Array, counts: tuple[int, ...], group: Group) -> tuple[Ar
         counts: how many values each part has.
     """
     device = device_of(moments)
-    rounded, residuals, variances = group.gather(moments).swapaxes(0, 1)  # (size, C, 1) each
+    gathered = group.gather(moments)
+    rounded, residuals, variances = (gathered[:, i] for i in range(3))  # (size, C, 1) each
     weights = device.asarray(np.array(counts) / sum(counts), moments.dtype)[:, None, None]
     offsets = rounded - rounded[0] + residuals  # of the parts' means from the first rounded one
     offset = (weights * offsets).sum(axis=0)
@@ -216,7 +220,7 @@ def batch_norm_backward(
     if group.size > 1:
         totals = per_channel[:2].copy()  # what is returned is of this part, as all gradients of parameters are
         group.sum(totals)
-        _coefficients(*totals, residual, scale, _column(weight, slice(None)), -count, slope, shift, factor)
+        _coefficients(totals[0], totals[1], residual, scale, _column(weight, slice(None)), -count, slope, shift, factor)
         if not counts[group.rank]:
             dx.fill(0)  # of samples that only stand in
         else:
