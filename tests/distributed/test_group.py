@@ -38,7 +38,8 @@ def test_parts_cover_a_batch_and_the_first_has_the_most():
 
 
 def test_importing_and_training_alone_needs_no_mpi():
-    code = "import sys, xpcnn.cli; xpcnn.distributed.join(); assert not {'mpi4py', 'xpcnn.distributed.mpi'} & {*sys.modules}"
+    code = "import sys, xpcnn.cli; xpcnn.distributed.join(); assert not {'mpi4py', 'xpcnn.distributed.mpi'} & "
+    code += "{*sys.modules}"
     done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -92,7 +93,7 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch):
     for name in ("cuda", "auto"):
         assert [lookup.device_of_process(name, index) for index in (0, 1, 2)] == [gpus[0], gpus[1], gpus[0]]
     assert lookup.device_of_process("cpu", 1) is CPU
-    with pytest.raises(ValueError, match='several processes take "auto", "cpu" or "cuda".*got \'cuda:1\''):
+    with pytest.raises(ValueError, match=r"several processes take .* each a GPU of its own, got 'cuda:1'"):
         lookup.device_of_process("cuda:1", 0)
     monkeypatch.setattr(lookup, "_first_device", lambda: CPU)
     assert lookup.device_of_process("auto", 1) is CPU
@@ -124,10 +125,10 @@ class FakeArray(SimpleNamespace):
 
 
 def collectives(nccl, rank=0):
-    cuda = SimpleNamespace(nccl=nccl, get_current_stream=lambda: SimpleNamespace(ptr=77))
+    cuda = SimpleNamespace(get_current_stream=lambda: SimpleNamespace(ptr=77))
     received = np.arange(-64, 64)
     host = SimpleNamespace(rank=rank, size=2, broadcast=lambda array: np.copyto(array, received))
-    return Nccl(SimpleNamespace(cuda=cuda), host)
+    return Nccl(SimpleNamespace(cuda=cuda), nccl, host)
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -80,7 +80,9 @@ class CudaDevice(Device):
         return str(self.xp.cuda.Device(self._index).pci_bus_id)
 
     def collectives(self, host: Collectives) -> Collectives:
-        return Nccl(self.xp, host)
+        from cupy.cuda import nccl
+
+        return Nccl(self.xp, nccl, host)
 
     def use(self) -> None:
         self.xp.cuda.Device(self._index).use()

@@ -16,14 +16,15 @@ class Nccl:
 
     Args:
         xp: CuPy, whose current device is this process's GPU.
+        nccl: `cupy.cuda.nccl`.
         host: MPI, which hands NCCL's id round.
 
     Raises:
         DeviceUnavailableError: if CuPy finds no NCCL.
     """
 
-    def __init__(self, xp: Namespace, host: Collectives) -> None:
-        self._cuda, self._nccl = xp.cuda, xp.cuda.nccl
+    def __init__(self, xp: Namespace, nccl: Any, host: Collectives) -> None:
+        self._cuda, self._nccl = xp.cuda, nccl
         self.rank, self.size = host.rank, host.size
         if not self._nccl.available:
             raise DeviceUnavailableError(f"training on several GPUs needs NCCL: {_INSTALL}")
