@@ -49,10 +49,9 @@ def test_batch_norm_of_parts_is_that_of_the_whole(cuts, dtype, centre, spread, d
     for i in (1, 2):
         total = sum(to_host(result[2][i]).astype(np.float64) for result in results)
         np.testing.assert_allclose(total, gradients[i], rtol, atol * 10)
-    for _, (mean, variance, values), _ in results:
+    for _, (mean, variance), _ in results:
         assert_close(mean, statistics.mean.astype(dtype), 1e-6, 0, device=device)
         assert_close(variance, statistics.variance.astype(dtype), 1e-5, 0, device=device)
-        assert values == 6 * 4 * 5
 
 
 def test_batch_norm_needs_two_values_in_all_parts_together():

@@ -92,6 +92,10 @@ class Group:
         """How many samples the current batch has."""
         return sum(self.counts)
 
+    def whole(self, count: int) -> int:
+        """Return how many values the whole batch has, where this process computes with `count`."""
+        return count if self.size == 1 else count // self.rows * self.total
+
     @property
     def first(self) -> int:
         """The place in the current batch of this process's first sample."""

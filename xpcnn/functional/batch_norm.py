@@ -33,7 +33,6 @@ class Statistics(NamedTuple):
 
     mean: Array
     variance: Array
-    values: int  # in a channel
 
 
 class _Cache(NamedTuple):
@@ -100,7 +99,7 @@ def batch_norm_forward(
         device.map(finish, row_blocks)
     return (
         batch_first(y.reshape(x.shape)),
-        Statistics(mean[:, 0], variance[:, 0], sum(counts)),
+        Statistics(mean[:, 0], variance[:, 0]),
         _Cache(centred.reshape(x.shape), weight, residual, scale, bias is not None, counts, group),
     )
 

@@ -82,10 +82,10 @@ class BatchNorm(Normalization):
             mean, variance = self.running_mean.data, self.running_var.data
             return F.batch_norm_fixed(x, mean, variance, *self._affine(), eps=self.eps)
         group = self.group if self.training else ALONE
-        y, statistics, cache = F.batch_norm_forward(x, *self._affine(), eps=self.eps, group=group)
+        y, (mean, variance), cache = F.batch_norm_forward(x, *self._affine(), eps=self.eps, group=group)
         self.save_for_backward(cache)
         if self.track_running_stats:
-            self._track(*statistics)
+            self._track(mean, variance, group.whole(x.size // self.num_features))
         return y
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
