@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import need_mpi, run, start
+from processes import ROOT, need_mpi, run, start
 
 from xpcnn.data import load_dataset
 from xpcnn.training import Checkpoint, read_history
@@ -146,3 +146,9 @@ def test_parity_says_what_it_cannot_compare(data):
         done = run(*command, *options)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert message in done.stderr
+
+
+def test_the_script_with_a_loop_of_its_own_prints_once():
+    done = start(2, ROOT / "scripts" / "train_mnist_mpi.py", 1)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"epoch 1: training loss 0\.\d+, test accuracy 9\d\.\d+%\n", done.stdout)
