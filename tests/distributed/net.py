@@ -4,6 +4,7 @@ import os
 import signal
 
 import xpcnn.training.agreement
+import xpcnn.training.config
 from xpcnn import nn
 from xpcnn.distributed import rank_started
 from xpcnn.random import stream
@@ -11,6 +12,11 @@ from xpcnn.random import stream
 FAULT = os.environ.get("FAULT", "") if rank_started() == 1 else ""
 if FAULT == "version":
     xpcnn.training.agreement.__version__ = "0.0.9"
+if FAULT == "data":
+    load = xpcnn.training.config.load_parts
+    xpcnn.training.config.load_parts = lambda *args, **named: [
+        part.subset(slice(9, 99)) for part in load(*args, **named)
+    ]
 
 
 class Faulty(nn.Sequential):

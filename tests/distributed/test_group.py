@@ -1,5 +1,7 @@
 """What a process finds out before it trains: who started it, which MPI and which GPU it has; and the group of one."""
 
+import copy
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +11,10 @@ import numpy as np
 import pytest
 from processes import ROOT, need_mpi, run
 
+from xpcnn import nn
 from xpcnn.backend import CPU, DeviceUnavailableError, lookup
 from xpcnn.backend.nccl import Nccl
-from xpcnn.distributed import ALONE, launch, processes_started, rank_started
+from xpcnn.distributed import ALONE, launch, mpi, processes_started, rank_started
 
 TRAIN = [sys.executable, "-m", "xpcnn", "train", "--device", "cpu", "--epochs", "1"]
 
@@ -97,6 +100,29 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch):
         lookup.device_of_process("cuda:1", 0)
     monkeypatch.setattr(lookup, "_first_device", lambda: CPU)
     assert lookup.device_of_process("auto", 1) is CPU
+
+
+def test_processes_that_share_a_gpu_are_told_so(monkeypatch):
+    gpu = SimpleNamespace(on_host=False, identity="0000:01:00.0", description="a GPU")
+    monkeypatch.setattr(mpi, "device_of_process", lambda name, index: gpu)
+    texts = {"own": lambda text: ["other:0000:02:00.0", text], "shared": lambda text: [text, text]}
+    group = {
+        name: SimpleNamespace(
+            rank=1, size=2, _machine=SimpleNamespace(rank=1, size=2), same=lambda *texts: None, texts=answer
+        )
+        for name, answer in texts.items()
+    }
+    assert mpi.MPIGroup.device(group["own"], "cuda") is gpu
+    with pytest.raises(DeviceUnavailableError, match=r"2 processes on .* need a GPU each, but 2 of them have the same"):
+        mpi.MPIGroup.device(group["shared"], "cuda")
+
+
+def test_a_module_that_is_copied_stays_in_its_group_and_one_that_is_unpickled_is_alone():
+    group = type("Other", (type(ALONE),), {"size": 2})()
+    norm = nn.BatchNorm2d(3)
+    norm.group = group
+    assert copy.deepcopy(norm).group is group
+    assert pickle.loads(pickle.dumps(norm)).group is ALONE
 
 
 class FakeNccl(SimpleNamespace):

@@ -96,6 +96,7 @@ def test_a_signal_to_one_process_saves_once_and_others_resume(data, tmp_path):
             2,
             "xpcnn: error: the processes differ in the version of xpcnn: 0.1.0 on process 0, 0.0.9 on process 1",
         ),
+        ("data", 2, "xpcnn: error: the processes differ in the data set: 451 images (1, 28, 28) "),
     ],
 )
 def test_where_one_process_fails_all_end(fault, code, message, data, tmp_path):
@@ -105,7 +106,26 @@ def test_where_one_process_fails_all_end(fault, code, message, data, tmp_path):
     assert done.returncode == code if code else done.returncode != 0, done.stderr
     assert message in done.stderr
     assert done.stderr.count("xpcnn: error") == bool(message)
-    assert (tmp_path / "run").exists() == (fault != "version")
+    assert (tmp_path / "run").exists() == (fault not in ("version", "data"))
+
+
+def test_local_batch_norm_is_another_training_which_the_configuration_names(data, tmp_path):
+    for name, option in (("whole", []), ("local", ["--local-batch-norm"])):
+        done = train(2, *new_run(data, tmp_path / name), "--epochs", "1", "--batch-size", "41", *option)
+        assert done.returncode == 0, done.stderr
+        assert json.loads((tmp_path / name / "config.json").read_text())["local_batch_norm"] == bool(option)
+    files = (tmp_path / name / "checkpoint.safetensors" for name in ("whole", "local"))
+    whole, local = (Checkpoint.load(file).model for file in files)
+    assert abs(whole["3.running_mean"] - local["3.running_mean"]).max() > 1e-4
+
+
+def test_processes_divide_the_cores_of_a_machine():
+    code = "from xpcnn.backend import CPU; from xpcnn.distributed import join; before = CPU.threads; join()"
+    done = start(2, "-c", f"{code}; print(before, CPU.threads, flush=True)")
+    assert done.returncode == 0, done.stderr
+    for line in done.stdout.splitlines():
+        before, threads = map(int, line.split())
+        assert threads == max(1, before // 2)
 
 
 def test_an_uncaught_exception_in_a_script_ends_all():

@@ -31,6 +31,9 @@ class Group:
     def __deepcopy__(self, memo: object) -> Group:
         return self  # as devices: modules that are copied compute in the same group
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _alone, ()  # modules that are unpickled, perhaps elsewhere, compute alone
+
     # -- Arrays --------------------------------------------------------------------------------------------------------
 
     def sum(self, *arrays: Array) -> None:
@@ -162,3 +165,7 @@ class Group:
 
 
 ALONE = Group()
+
+
+def _alone() -> Group:
+    return ALONE

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from ..backend import Array, device_of
-from ..distributed import Group
+from ..distributed import ALONE, Group
 from .dropout import Dropout
 from .loss import Loss
 from .module import Module
@@ -22,12 +22,14 @@ def synchronize(model: AnyModule, group: Group, *, local_batch_norm: bool = Fals
     Args:
         model: on any device; on all processes the same network.
         group: the processes.
-        local_batch_norm: leave batch norm the statistics of this process's part. Then call `average_statistics` at each
-            step, so that the running averages stay the same on all processes.
+        local_batch_norm: leave batch norm the statistics of this process's part, which needs two values per channel.
+            Then call `average_statistics` at each step, so that the running averages stay the same on all processes.
     """
     for _, module in model.named_modules():
-        if isinstance(module, Dropout) or (isinstance(module, BatchNorm) and not local_batch_norm):
+        if isinstance(module, Dropout):
             module.group = group
+        elif isinstance(module, BatchNorm):
+            module.group = ALONE if local_batch_norm else group
     if group.size > 1:
         state = model.state_dict()
         for array in state.values():
