@@ -45,13 +45,17 @@ class MPIGroup(Group):
     def world(cls) -> MPIGroup:
         """Return the group of all processes, after checking that it is the one that was started."""
         mpi = _import_mpi()
-        comm = mpi.COMM_WORLD
-        if comm.size != processes_started():
-            library = mpi.Get_library_version().splitlines()[0].strip("\0 ")
+        library = " ".join(mpi.Get_library_version().split()[:3]).strip("\0, ").replace("Version: ", "")
+        # MPICH would end the process, with a message of its own, if it were started by Open MPI's mpiexec.
+        foreign = "OMPI_COMM_WORLD_SIZE" in os.environ and not library.startswith("Open MPI")
+        if not (foreign or mpi.Is_initialized()):
+            mpi.Init_thread(mpi.THREAD_FUNNELED)  # only the main thread communicates
+        if foreign or mpi.COMM_WORLD.size != processes_started():
             raise ImportError(
-                f"mpiexec started {processes_started()} processes, but mpi4py sees {comm.size}: it uses {library}, "
-                "and mpiexec belongs to another MPI; use the mpiexec of the same one"
+                f"the {processes_started()} processes were started by the mpiexec of another MPI than mpi4py uses, "
+                f"which is {library}: use that one's mpiexec"
             )
+        comm = mpi.COMM_WORLD
         group = cls(mpi, comm)
         CPU.threads = max(1, min(CPU.threads, int(group._cores)))
         sys.excepthook = group._end_after(sys.excepthook)
@@ -232,7 +236,7 @@ def _import_mpi() -> Any:
         try:
             import mpi4py
 
-            mpi4py.rc.thread_level = "funneled"  # only the main thread communicates
+            mpi4py.rc(initialize=False, finalize=True)
             from mpi4py import MPI
         except RuntimeError as error:  # it is installed, and finds no library
             raise ImportError(str(error).splitlines()[0], name="mpi4py") from error
