@@ -102,8 +102,8 @@ def _group(args: argparse.Namespace) -> Group:
 def _end(group: Group, code: int, message: str) -> None:
     """Print the message of an error, once if all processes have met one; if some have not, end them."""
     all_end = code == 0 or group.all_fail()
-    # Without a group, as where mpi4py is absent, all of them are here, too.
-    if message and not (all_end and max(group.rank, rank_started())):
+    # The rank is that of `mpiexec`, as there is no group where mpi4py is absent.
+    if message and not (all_end and rank_started()):
         where = "" if all_end else f"process {group.rank} of {group.size}: "
         print(f"xpcnn: error: {where}{_shortened(message)}", file=sys.stderr)
     if not all_end:
@@ -157,11 +157,10 @@ def _warnings_on_one_line() -> Iterator[None]:
     """Print warnings as errors are printed, without a place in the code."""
     with warnings.catch_warnings():
         warnings.filterwarnings("default", category=UserWarning, module=r"xpcnn\.")
-        # From one process if there are more.
-        warnings.showwarning = lambda message, *place: (
-            None
-            if rank_started()
-            else print(f"xpcnn: warning: {_shortened(str(message))}", file=sys.stderr, flush=True)
+        if rank_started():  # the first process shows them
+            warnings.simplefilter("ignore")
+        warnings.showwarning = lambda message, *place: print(
+            f"xpcnn: warning: {_shortened(str(message))}", file=sys.stderr, flush=True
         )
         yield
 

@@ -79,7 +79,7 @@ class MPIGroup(Group):
         padded = device.xp.zeros((max(lengths), *x.shape[1:]), x.dtype)
         padded[: len(x)] = x
         gathered = self.gather(padded)
-        return device.xp.concatenate([rows[:length] for rows, length in zip(gathered, lengths, strict=True)])
+        return device.xp.concatenate([gathered[rank, :length] for rank, length in enumerate(lengths)])
 
     def broadcast(self, *arrays: Array) -> None:
         for array in arrays:

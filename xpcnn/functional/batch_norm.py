@@ -10,8 +10,6 @@ from __future__ import annotations
 from math import ceil, prod
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ..backend import (
     ELEMENT_WORK,
     Array,
@@ -25,6 +23,14 @@ from ..backend import (
     device_of,
 )
 from ..distributed import ALONE, Group
+from .batch_statistics import (
+    centre,
+    statistics_of_group,
+    values_of_processes,
+    write_factors,
+    write_part,
+    write_statistics,
+)
 from .checks import check_arrays, check_gradient, check_input
 
 
@@ -63,7 +69,7 @@ def batch_norm_forward(
         ValueError: if shapes or dtypes do not fit, or a channel has fewer than two values.
     """
     device = _check("batch_norm_forward", x, weight=weight, bias=bias)
-    counts = _counts(x, group)
+    counts = values_of_processes(x, group)
     if sum(counts) < 2:
         raise ValueError(
             f"batch norm in training needs more than one value per channel, as the variance of one is 0; got {x.shape}"
@@ -78,13 +84,13 @@ def batch_norm_forward(
     def measure(rows: slice) -> None:
         block = centred[rows]
         sums = device.row_sums(values[rows])
-        _centre(values[rows], sums, length, block)
+        centre(values[rows], sums, length, block)
         moments = sums, device.row_sums(block), device.row_dots(block, block), length
         if group.size > 1:
-            _moments(*moments, rounded[rows], residual[rows], variance[rows])
+            write_part(*moments, rounded[rows], residual[rows], variance[rows])
             return
         numbers = eps, _column(weight, rows), _column(bias, rows)
-        _statistics(*moments, *numbers, *(per_channel[i][rows] for i in range(1, 7)))
+        write_statistics(*moments, *numbers, *(per_channel[i][rows] for i in range(1, 7)))
         finish(rows)
 
     def finish(rows: slice) -> None:
@@ -93,84 +99,15 @@ def batch_norm_forward(
     row_blocks = _row_blocks(values, device)
     device.map(measure, row_blocks)
     if group.size > 1:
-        mean, variance, residual = _of_group(per_channel[:3], counts, group)
+        mean, variance, residual = statistics_of_group(per_channel[:3], counts, group)
         whole = slice(None)
-        _factors(variance, residual, eps, _column(weight, whole), _column(bias, whole), scale, factor, shift)
+        write_factors(variance, residual, eps, _column(weight, whole), _column(bias, whole), scale, factor, shift)
         device.map(finish, row_blocks)
     return (
         batch_first(y.reshape(x.shape)),
         Statistics(mean[:, 0], variance[:, 0]),
         _Cache(centred.reshape(x.shape), weight, residual, scale, bias is not None, counts, group),
     )
-
-
-def _counts(x: Array, group: Group) -> tuple[int, ...]:
-    """Return how many values each channel has, on each process of the group."""
-    values = x.size // max(1, x.shape[1])
-    if group.size == 1:
-        return (values,)
-    of_sample = values // group.rows
-    return tuple(of_sample * samples for samples in group.counts)
-
-
-def _of_group(moments: Array, counts: tuple[int, ...], group: Group) -> tuple[Array, Array, Array]:
-    """Return mean and variance over all parts of a batch (Chan, Golub and LeVeque 1983), and this part's residual.
-
-    Args:
-        moments: `(3, C, 1)`: of this part, the rounded mean, the mean of what remained after it was subtracted, and the
-            variance.
-        counts: how many values each part has.
-    """
-    device = device_of(moments)
-    gathered = group.gather(moments)
-    rounded, residuals, variances = (gathered[:, i] for i in range(3))  # (size, C, 1) each
-    weights = device.asarray(np.array(counts) / sum(counts), moments.dtype)[:, None, None]
-    offsets = rounded - rounded[0] + residuals  # of the parts' means from the first rounded one
-    offset = (weights * offsets).sum(axis=0)
-    variance = (weights * (variances + (offsets - offset) ** 2)).sum(axis=0)
-    return rounded[0] + offset, variance, offset - (moments[0] - rounded[0])
-
-
-# If the values are far from 0, the rounding error of the mean may exceed their standard deviation. Subtracting it from
-# values near it is exact, so the error is the mean of the centred values: the residual, which is subtracted as well.
-# Where a group shares the batch, the values are centred by their own part's mean, and the residual is the rest.
-
-
-@chain
-def _centre(x: Array, sums: Array, count: int, centred: Array) -> None:
-    array_namespace(x).subtract(x, sums / count, out=centred)
-
-
-@chain
-def _statistics(sums: Array, residual_sums: Array, squares: Array, count: int, eps: float, *operands: Any) -> None:
-    weight, bias, residual, variance, mean, *others = operands
-    _write_moments(sums, residual_sums, squares, count, mean, residual, variance)
-    mean[...] = sums / count + residual
-    _write_factors(variance, residual, eps, weight, bias, *others)
-
-
-@chain
-def _moments(sums: Array, residual_sums: Array, squares: Array, count: int, *results: Array) -> None:
-    _write_moments(sums, residual_sums, squares, count, *results)
-
-
-@chain
-def _factors(variance: Array, residual: Array, eps: float, *operands: Any) -> None:
-    _write_factors(variance, residual, eps, *operands)
-
-
-def _write_moments(sums: Array, residual_sums: Array, squares: Array, count: int, *results: Array) -> None:
-    rounded, residual, variance = results
-    rounded[...] = sums / count
-    residual[...] = residual_sums / count
-    array_namespace(sums).maximum(squares / count - residual * residual, 0, out=variance)
-
-
-def _write_factors(variance: Array, residual: Array, eps: float, *operands: Any) -> None:
-    weight, bias, scale, factor, shift = operands
-    scale[...] = 1 / array_namespace(variance).sqrt(variance + eps)
-    factor[...] = scale if weight is None else scale * weight
-    shift[...] = -residual * factor if bias is None else bias - residual * factor
 
 
 @chain
