@@ -38,7 +38,9 @@ class MPIGroup(Group):
         self._machine = comm.Split_type(mpi.COMM_TYPE_SHARED)
         self._failures = comm.Dup()  # on which only processes that have failed communicate
         self._cores = self._count_cores()
-        self._host = _HostCollectives(mpi, comm, sleeps=self._machine.allreduce(self._cores < 1, mpi.LOR))
+        crowded = np.array([self._cores < 1], np.int64)
+        comm.Allreduce(mpi.IN_PLACE, crowded)  # on any machine: all processes have to wait in the same way
+        self._host = _HostCollectives(mpi, comm, sleeps=bool(crowded[0]))
         self._of_device: dict[Device, Collectives] = {}
 
     @classmethod
@@ -181,6 +183,7 @@ class MPIGroup(Group):
     def abort(self, code: int = 1) -> NoReturn:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
+        time.sleep(0.2)  # else mpiexec may end before it has passed on what was printed
         self._comm.Abort(code)
         raise SystemExit(code)  # not reached
 
