@@ -31,11 +31,9 @@ def synchronize(model: AnyModule, group: Group, *, local_batch_norm: bool = Fals
         elif isinstance(module, BatchNorm):
             module.group = ALONE if local_batch_norm else group
     if group.size > 1:
-        state = model.state_dict()
-        for array in state.values():
-            value = array.reshape(-1).copy()  # contiguous, and not 0-d
-            group.broadcast(value)
-            array[...] = value.reshape(array.shape)
+        state = {name: array.reshape(-1).copy() for name, array in model.state_dict().items()}  # contiguous, not 0-d
+        group.broadcast(*state.values())
+        model.load_state_dict({name: state[name].reshape(array.shape) for name, array in model.state_dict().items()})
     return model
 
 
@@ -71,6 +69,7 @@ class GroupLoss(Loss):
     def __init__(self, loss: Loss, group: Group) -> None:
         super().__init__()
         self._loss, self._group, self.metrics = loss, group, loss.metrics
+        self._share: Array = 1.0
 
     @classmethod
     def of(cls, loss: Loss, group: Group) -> Loss:
@@ -83,16 +82,21 @@ class GroupLoss(Loss):
     def forward(self, output: Array, target: Array) -> Array:
         loss = self._loss(output, target)
         if self._group.size > 1:
-            self._loss.share = self._share(output, target)
+            self._share = self._share_of(output, target)
             # A mean over samples that are all left out is NaN.
-            loss = device_of(output).xp.where(self._loss.share != 0, loss * self._loss.share, 0)
+            loss = device_of(output).xp.where(self._share != 0, loss * self._share, 0)
         return loss
 
     def backward(self) -> Array:
-        gradient = self._loss.backward()
-        return gradient if self._group.size == 1 else gradient * self._loss.share
+        if self._group.size == 1:
+            return self._loss.backward()
+        self._loss.share = self._share
+        try:
+            return self._loss.backward() * self._share
+        finally:
+            self._loss.share = 1.0
 
-    def _share(self, output: Array, target: Array) -> Array:
+    def _share_of(self, output: Array, target: Array) -> Array:
         """Return this process's weight in the mean over the whole batch, a 0-d array."""
         device, group = device_of(output), self._group
         weight = self._loss.total_weight(output, target)

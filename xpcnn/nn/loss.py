@@ -216,6 +216,7 @@ class L2Penalty(Loss):
 
     def backward(self) -> Array:
         """Add the penalty's gradient to the weights'; return the gradient of the last loss w.r.t. the output."""
+        self.loss.share = self.share
         gradient = self.loss.backward()
         for weight in self._weights():
             weight.add_gradient(self.strength * self.share * weight.data)
