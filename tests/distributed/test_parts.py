@@ -5,11 +5,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from helpers import assert_close
-from thread_group import in_threads
+from thread_group import ThreadGroup, in_threads
 
-from xpcnn import Trainer, nn, optim
+from xpcnn import Dataset, Loader, Trainer, nn, optim
 from xpcnn import functional as F
 from xpcnn.backend import to_host
+from xpcnn.data import make_transform
 from xpcnn.random import counter_bits
 
 CUTS = {"halves": (0, 3, 6), "uneven": (0, 1, 5, 6)}
@@ -81,6 +82,26 @@ def test_random_numbers_of_columns_are_those_of_the_whole_matrix(device):
     whole = counter_bits(np, 7 * 10, (3, 4)).reshape(7, 10)
     part = counter_bits(device.xp, 7 * 4, (3, 4), (5, 4, 10))
     assert_close(part, whole[:, 5:9].reshape(-1), 0, 0, device=device)
+
+
+@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize("transform", ["none", "flip,crop,affine,colour,cutout", "own"])
+def test_parts_of_a_loader_are_the_batches_of_one(transform, resident, device, rng, monkeypatch):
+    if not resident:
+        monkeypatch.setattr(type(device), "dataset_bytes", property(lambda self: 0))
+
+    def own(images, generator):  # needs the whole batch, on the host
+        return images[:, :, ::-1] if generator.random() < 0.5 else images[::-1].copy()
+
+    data = Dataset(rng.integers(0, 256, (10, 3, 9, 8), np.uint8), np.arange(10) % 3, classes=list("abc"))
+    changes = own if transform == "own" else make_transform(transform, data.shape)
+    options = {"shuffle": True, "transform": changes, "device": device}
+    loaders = [Loader(data, 4, **options, group=ThreadGroup(rank, 3, [], None)) for rank in range(3)]
+    for i, (images, labels) in enumerate(Loader(data, 4, **options).epoch(1, 1)):
+        parts = [list(loader.epoch(1, 1))[i] for loader in loaders]
+        assert [len(part) for _, part in parts] == [[2, 1, 1], [1, 1, 0]][i]
+        assert (np.concatenate([to_host(part) for part, _ in parts]) == to_host(images)).all()
+        assert (np.concatenate([to_host(part) for _, part in parts]) == to_host(labels)).all()
 
 
 def test_a_trainer_makes_the_steps_of_one_on_every_device(device, rng):

@@ -128,6 +128,13 @@ def test_processes_divide_the_cores_of_a_machine():
         assert threads == max(1, before // 2)
 
 
+def test_one_process_may_ask_for_mpi():
+    code = "import numpy as np, sys; from xpcnn.distributed import join; group = join(always=True); x = np.arange(3.0)"
+    code += "; group.sum(x); print(group.size, x, group.gather(x).shape, 'mpi4py' in sys.modules)"
+    need_mpi()
+    assert run(sys.executable, "-c", code).stdout == "1 [0. 1. 2.] (1, 3) True\n"
+
+
 def test_an_uncaught_exception_in_a_script_ends_all():
     code = (
         "from xpcnn.distributed import join; group = join(); assert group.rank == 0, 'not the first'; group.any(True)"

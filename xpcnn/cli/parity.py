@@ -114,7 +114,7 @@ def _run(args: argparse.Namespace) -> int:
 def _numbers(text: str) -> list[int]:
     """Return the numbers of `--processes`."""
     numbers = [number.strip() for number in text.split(",")]
-    if not all(number.isdecimal() and 0 < int(number) <= 1024 for number in numbers):
+    if not all(number.isascii() and number.isdecimal() and 0 < int(number) <= 1024 for number in numbers):
         raise ValueError(f"--processes: expected whole numbers such as 1,2, got {text}")
     return list(map(int, numbers))
 
