@@ -4,6 +4,7 @@
     python scripts/benchmark.py --quick        # few rounds, small batches: a look, not a result
     python scripts/benchmark.py --layers       # every layer at three kinds of input, forward and backward
     python scripts/benchmark.py --laptop       # both held to AVX2, which is what most laptops have
+    python scripts/benchmark.py --processes 2  # two processes against two threads
     python scripts/benchmark.py --device cuda  # both on the GPU, without TF32 unless --tf32 is given
     python scripts/benchmark.py --set tile_bytes=1e6  # with another value of one of the device's properties
 
@@ -30,11 +31,13 @@ import numpy as np
 from benchmark_layers import measure_layers
 from benchmark_machine import hold_to_avx2, kernels, peak_resident, processor
 from benchmark_onnx import available, onnx_step
+from benchmark_processes import measure_processes, start_processes
 from benchmark_torch import Step, print_table, random_images, ratio, take_turns, to_torch
 
 import xpcnn
 from xpcnn import Device, models, nn
 from xpcnn.backend import CPU
+from xpcnn.distributed import rank_started
 from xpcnn.optim import SGD
 
 
@@ -188,6 +191,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=CPU.threads)
     parser.add_argument("--quick", action="store_true", help="smallest batch of each network, one second each")
     parser.add_argument("--layers", action="store_true", help="single layers instead of networks")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="N processes against one of N threads")
     parser.add_argument("--compile", action="store_true", help="torch.compile as a further column (slow to start)")
     parser.add_argument("--laptop", action="store_true", help="hold all libraries to AVX2")
     parser.add_argument("--tf32", action="store_true", help="let both sides use TF32 in products on a GPU")
@@ -204,6 +208,8 @@ def main() -> None:
         network, batch, side = args.memory_of
         measure_memory(network, int(batch), side, args.threads)
         return
+    if args.processes > 1:
+        start_processes(args.processes)
     import torch
 
     set_threads(args.threads)
@@ -241,9 +247,12 @@ def report(args: argparse.Namespace) -> None:
         "torch": torch.__version__,
         "xpcnn": xpcnn.__version__,
     }
-    print(" | ".join(f"{name} {value}" for name, value in machine.items()))
+    if rank_started() == 0:
+        print(" | ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
     results: dict[str, Any] = {"machine": machine}
-    if args.layers:
+    if args.processes > 1:
+        results |= measure_processes(args, NETWORKS, make_batch, torch_step)
+    elif args.layers:
         results |= measure_layers(xpcnn.device(args.device), args.only, args.seconds)
     else:
         chosen = {name: entry for name, entry in NETWORKS.items() if args.only in name}
@@ -260,7 +269,7 @@ def report(args: argparse.Namespace) -> None:
                 compare(name, batch, args, train=False) for name, entry in chosen.items() for batch in entry.inference
             ]
             print_table("Inference", results["inference"])
-    if args.json:
+    if args.json and rank_started() == 0:
         with open(args.json, "w", encoding="utf-8") as file:  # noqa: PTH123
             json.dump(results, file, indent=1)
 

@@ -4,10 +4,11 @@
     python scripts/gpu_check.py --output rehearsal --rehearse   # the same script in small, on the CPU: proves nothing
 
 It runs 20 steps of LeNet-5 and of ResNet-20 recorded on the CPU and checked on the GPU (in float32, in float64, and
-LeNet-5 in TF32), LeNet-5 to its accuracy on the embedded data set on both devices, the speed of dropout's masks,
-`scripts/benchmark.py --device cuda`, that again with other tile sizes and ways to convolve, and the whole test suite
-with the GPU required. Into the folder go `report.json`, `report.md`, and the output of every part. Exit codes: 0 all is
-well, 1 something is not, 2 there is no GPU.
+LeNet-5 in TF32), NCCL's sums (between two processes where there are two GPUs and mpi4py), LeNet-5 to its accuracy on
+the embedded data set on both devices, the speed of dropout's masks, `scripts/benchmark.py --device cuda`, that again
+with other tile sizes and ways to convolve, and the whole test suite with the GPU required. Into the folder go
+`report.json`, `report.md`, and the output of every part. Exit codes: 0 all is well, 1 something is not, 2 there is no
+GPU.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import xpcnn  # noqa: E402
-from xpcnn import Device, DeviceUnavailableError, __version__  # noqa: E402
+from xpcnn import Device, DeviceUnavailableError, __version__, available_devices  # noqa: E402
 from xpcnn.data import load_dataset  # noqa: E402
 from xpcnn.parity import TraceConfig, run  # noqa: E402
 from xpcnn.training import evaluate  # noqa: E402
@@ -54,6 +55,30 @@ def parity(gpu: Device, folder: Path, rehearse: bool, model: str, dtype: str = "
     closest = max(report.comparisons, key=lambda comparison: comparison.severity)
     worst = f"; nearest to its tolerance: {closest.layer} {closest.direction}, {closest.severity:.2f} of it"
     return report.agrees, report.verdict + worst, report.to_dict()
+
+
+def processes(gpu: Device, folder: Path, rehearse: bool) -> Result:
+    """Compare ResNet-20 in two processes, a GPU each, with one process; with one GPU, call NCCL in a group of one."""
+    gpus = [device for device in available_devices()[0] if not device.on_host]
+    if rehearse or len(gpus) > 1:
+        options = ["--batch-size", "4", "--steps", "2"] if rehearse else ["--model", "resnet20"]
+        command = ["-m", "xpcnn", "parity", "run", "--devices", "cpu" if rehearse else "cuda", "--processes", "1,2"]
+    else:
+        command, options = ["-c", ALONE_ON_A_GPU], []
+    code, output = call([sys.executable, *command, *options], folder / "processes.txt")
+    return code == 0, last_line(output), {"exit_code": code, "gpus": len(gpus)}
+
+
+ALONE_ON_A_GPU = """
+import cupy
+from xpcnn import distributed
+group = distributed.join(always=True)
+x = cupy.arange(1000, dtype=cupy.float32)
+group.sum(x)
+group.broadcast(x)
+assert (group.gather(x)[0] == cupy.arange(1000)).all()
+print("NCCL sums, gathers and broadcasts in a group of", group.size)
+"""
 
 
 def accuracy(gpu: Device, folder: Path, rehearse: bool) -> Result:
@@ -139,6 +164,7 @@ PARTS: dict[str, Callable[[Device, Path, bool], Result]] = {
     "parity, LeNet-5, TF32": lambda *a: parity(*a, "lenet5", tf32=True),
     "parity, ResNet-20, float32": lambda *a: parity(*a, "resnet20"),
     "parity, ResNet-20, float64": lambda *a: parity(*a, "resnet20", "float64"),
+    "processes": processes,
     "accuracy": accuracy,
     "dropout": dropout,
     "speed": speed,
@@ -188,7 +214,7 @@ def installed() -> dict[str, str]:
     """Return the versions of what is measured with, as far as it is there."""
     from importlib import metadata
 
-    names = ["numpy", "torch", "cupy", "cupy-cuda12x", "cupy-cuda13x", "safetensors", "pytest"]
+    names = ["numpy", "torch", "cupy", "cupy-cuda12x", "cupy-cuda13x", "mpi4py", "safetensors", "pytest"]
     found = {}
     for name in names:
         try:

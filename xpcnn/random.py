@@ -50,7 +50,7 @@ def default_generator() -> np.random.Generator:
     return _default
 
 
-def counter_bits(xp: Namespace, count: int, key: tuple[int, int]) -> Array:
+def counter_bits(xp: Namespace, count: int, key: tuple[int, int], part: tuple[int, int, int] | None = None) -> Array:
     """Return `count` random 32-bit integers, each a function of its index and the key alone.
 
     A counter-based generator (Salmon et al. 2011) has no state, so every device computes the same numbers in parallel.
@@ -62,11 +62,16 @@ def counter_bits(xp: Namespace, count: int, key: tuple[int, int]) -> Array:
         xp: the array module to compute with.
         count: how many integers to return.
         key: two 32-bit integers.
+        part: `(first, length, total)` for the columns from `first` on, `length` of them, of a matrix with `total`
+            columns whose elements are numbered row by row; None for all.
 
     Returns:
         `(count,)`, uint32.
     """
     bits = xp.arange(count, dtype=xp.uint32)
+    if part is not None:
+        first, length, total = (xp.uint32(number) for number in part)
+        bits += bits // length * (total - length) + first
     words = [xp.uint32(key[0]), xp.uint32(key[1] ^ _lowbias32(key[0] ^ 0xFFFFFFFF))]
     device_of(bits).map_elements(_mix, bits, *words, in_pieces=True)
     return bits

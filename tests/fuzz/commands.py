@@ -48,7 +48,18 @@ _PATHS = [
 _NUMERIC = ["--epochs", "--batch-size", "--size", "--lr", "--weight-decay", "--seed", "--steps", "--limit"]
 _NAMED = ["--model", "--data", "--optimizer", "--device", "--devices", "--dtype"]
 _FILES = ["--output", "--resume", "--data-dir", "--data", "--picture", "--csv", "--report"]
-_FLAGS = ["--skip-bad", "--class-weights", "--progress", "--json", "--tf32", "--help", "--version", "--unknown"]
+_PROCESSES = ["", "0", "1", "1,1", "1,x", "-1", "٣", "1e3", "9" * 400]  # 2 would start processes outside the playground
+_FLAGS = [
+    "--local-batch-norm",
+    "--skip-bad",
+    "--class-weights",
+    "--progress",
+    "--json",
+    "--tf32",
+    "--help",
+    "--version",
+    "--unknown",
+]
 _COMMANDS = [["train"], ["evaluate"], ["predict"], ["devices"], ["parity", "record"], ["parity", "check"]]
 _COMMANDS += [["parity", "run"], ["parity"], ["compare"], [], ["unknown"]]
 
@@ -66,6 +77,7 @@ COMMAND_LINES = st.tuples(
             _option(_NUMERIC, _NUMBERS),
             _option(_NAMED, _NAMES),
             _option(_FILES, _PATHS),
+            _option(["--processes"], _PROCESSES),
             st.sampled_from(_FLAGS).map(lambda flag: [flag]),
         ),
         max_size=5,

@@ -4,6 +4,7 @@ from .cpu import CPU
 from .device import (
     ELEMENT_WORK,
     Array,
+    Collectives,
     Device,
     DeviceUnavailableError,
     HostArray,
@@ -24,6 +25,7 @@ __all__ = [
     "CPU",
     "ELEMENT_WORK",
     "Array",
+    "Collectives",
     "Device",
     "DeviceUnavailableError",
     "HostArray",

@@ -11,6 +11,7 @@ import numpy as np
 
 from .device import (
     Array,
+    Collectives,
     Device,
     DeviceUnavailableError,
     Function,
@@ -21,6 +22,7 @@ from .device import (
     register,
 )
 from .layout import batch_first, batch_last
+from .nccl import Nccl
 
 _TF32 = 7  # CuPy's COMPUTE_TYPE_TF32
 
@@ -72,6 +74,15 @@ class CudaDevice(Device):
     def description(self) -> str:
         properties = self.xp.cuda.runtime.getDeviceProperties(self._index)
         return f"{properties['name'].decode()}, CuPy {self.xp.__version__}"
+
+    @property
+    def identity(self) -> str:
+        return str(self.xp.cuda.Device(self._index).pci_bus_id)
+
+    def collectives(self, host: Collectives) -> Collectives:
+        from cupy.cuda import nccl
+
+        return Nccl(self.xp, nccl, host)
 
     def use(self) -> None:
         self.xp.cuda.Device(self._index).use()

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import inf, isqrt
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,25 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 class DeviceUnavailableError(RuntimeError):
     """A device that was named does not answer; the message says why, and what to install."""
+
+
+class Collectives(Protocol):
+    """What a group of processes does with the contiguous arrays of a device; each process calls the same in turn."""
+
+    rank: int
+    size: int
+
+    def sum(self, x: Array) -> None:
+        """Replace an array by its sum over the processes."""
+        ...
+
+    def gather(self, x: Array, gathered: Array) -> None:
+        """Write the arrays of all processes to `gathered (size, *x.shape)`."""
+        ...
+
+    def broadcast(self, x: Array) -> None:
+        """Replace an array by that of process 0."""
+        ...
 
 
 class Device:
@@ -94,6 +113,15 @@ class Device:
     def on_host(self) -> bool:
         """Whether its arrays are in the host's memory, where reading a value does not wait for a device."""
         return False
+
+    @property
+    def identity(self) -> str:
+        """What tells this GPU from all others of the machine; empty for a device that processes share."""
+        return ""
+
+    def collectives(self, host: Collectives) -> Collectives:
+        """Return the operations of a group on arrays of this device, from those on the host's arrays."""
+        return host
 
     @property
     def dataset_bytes(self) -> float:

@@ -27,6 +27,26 @@ def device(name: str | Device = "auto") -> Device:
     return found
 
 
+def device_of_process(name: str, index: int) -> Device:
+    """Return the device of one of several processes on a machine: a GPU of its own, else the CPU.
+
+    Args:
+        name: `"auto"`, `"cpu"` or `"cuda"`.
+        index: the process's number on this machine. Where a batch system shows each process fewer GPUs than there are
+            processes, it counts modulo their number.
+
+    Raises:
+        DeviceUnavailableError: if the GPU does not answer.
+        ValueError: if the name is none of these.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f'several processes take "auto", "cpu" or "cuda", each a GPU of its own, got {name!r}')
+    if name == "cpu" or (name == "auto" and device("auto").on_host):
+        return CPU
+    cuda_device(0)  # raises where there is none
+    return device(f"cuda:{index % device_count()}")
+
+
 def available_devices() -> tuple[list[Device], str]:
     """Return the devices that answer, the CPU first, and the reason if a GPU does not, or an empty string."""
     devices: list[Device] = [CPU]

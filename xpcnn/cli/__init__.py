@@ -8,7 +8,8 @@ Exit codes, for all commands:
 - 3: everything else: out of memory, disk full, a bug
 - 130, 143, 129: stopped by Ctrl-C, SIGTERM, SIGHUP
 
-Every error is one line. With XPCNN_TRACEBACK=1 in the environment, Python's traceback is printed before it.
+Where several processes were started by `mpiexec` and one of them fails, it ends the others with its code. Every error
+is one line. With XPCNN_TRACEBACK=1 in the environment, Python's traceback is printed before it.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ from typing import NoReturn
 from .. import __version__
 from ..backend import CPU, DeviceUnavailableError
 from ..data.errors import one_line
+from ..distributed import ALONE, Group, join, processes_started, rank_started
 from ..training import SaveError, TrainingDivergedError
 from ..training.streams import TolerantStream
 from . import compare, devices, parity, predict, train
 
-DIVERGED, BAD_INPUT, FAILED = 1, 2, 3
+DIVERGED, BAD_INPUT, FAILED, INTERRUPTED = 1, 2, 3, 130
 
 _EXIT_CODES = """\
 exit codes: 0 done, or the devices agree; 1 training diverged, or the devices differ; 2 bad input, or nothing
@@ -58,24 +60,54 @@ def main(argv: Sequence[str] | None = None) -> int:
             if argument.startswith("--") and argument.endswith("=--"):  # argparse fails with a traceback
                 parser.error(f"argument {argument[:-3]}: expected one argument")
         args = parser.parse_args(arguments)
+        args.group, args.arguments, code, message = ALONE, arguments, 0, ""
         try:
+            args.group = _group(args)
             if (threads := getattr(args, "threads", None)) is not None:
                 CPU.threads = threads
             with _warnings_on_one_line():
-                code: int = args.function(args)
+                code = args.function(args)
+        except KeyboardInterrupt:
+            if args.group.size > 1:
+                args.group.abort(INTERRUPTED)
+            raise
         except Exception as error:
             if os.environ.get("XPCNN_TRACEBACK"):
                 traceback.print_exc()
             code, message = _judge(error)
             if isinstance(error, MemoryError) and "batch_size" in args:
                 message += "; try a smaller --batch-size or network"
-            print(f"xpcnn: error: {_shortened(message)}", file=sys.stderr)
+        _end(args.group, code, message)
         stdout.flush()
         if isinstance(stdout.error, OSError) and not isinstance(stdout.error, BrokenPipeError):
             print(f"xpcnn: warning: stdout cannot be written: {stdout.error.strerror}", file=sys.stderr)
             if code == 0 and args.command != "train":  # whose result is in files
                 code = FAILED
         return code
+
+
+def _group(args: argparse.Namespace) -> Group:
+    """Return the group of processes that the command runs in.
+
+    Raises:
+        ValueError: if there are several, and the command runs in one only.
+    """
+    if "takes_group" in args:
+        return join()
+    if processes_started() > 1:
+        raise ValueError(f"xpcnn {args.command} runs in one process: start it without mpiexec")
+    return ALONE
+
+
+def _end(group: Group, code: int, message: str) -> None:
+    """Print the message of an error, once if all processes have met one; if some have not, end them."""
+    all_end = code == 0 or group.all_fail()
+    # The rank is that of `mpiexec`, as there is no group where mpi4py is absent.
+    if message and not (all_end and rank_started()):
+        where = "" if all_end else f"process {group.rank} of {group.size}: "
+        print(f"xpcnn: error: {where}{_shortened(message)}", file=sys.stderr)
+    if not all_end:
+        group.abort(code)
 
 
 def _judge(error: Exception) -> tuple[int, str]:
@@ -125,6 +157,8 @@ def _warnings_on_one_line() -> Iterator[None]:
     """Print warnings as errors are printed, without a place in the code."""
     with warnings.catch_warnings():
         warnings.filterwarnings("default", category=UserWarning, module=r"xpcnn\.")
+        if rank_started():  # the first process shows them
+            warnings.simplefilter("ignore")
         warnings.showwarning = lambda message, *place: print(
             f"xpcnn: warning: {_shortened(str(message))}", file=sys.stderr, flush=True
         )
@@ -133,8 +167,8 @@ def _warnings_on_one_line() -> Iterator[None]:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        # One line, as for all bad input, without argparse's usage text before it.
-        self.exit(BAD_INPUT, f"{self.prog}: error: {_shortened(message)}\n")
+        # One line, as for all bad input, without argparse's usage text before it; from one process if there are more.
+        self.exit(BAD_INPUT, None if rank_started() else f"{self.prog}: error: {_shortened(message)}\n")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from ..distributed import mpiexec
 from ..extras import needed_for
 from ..parity import Report, TraceConfig, check, record, run
 from ..report import parity_report, write_page
@@ -50,7 +52,10 @@ def add_commands(commands: Any) -> None:
 
     both = add_command(actions, "run", _run, "record a run on the first device and check it on the others")
     _run_options(both)
+    both.set_defaults(takes_group=True)
     both.add_argument("--devices", default="cpu,cuda", metavar="A,B", help="devices to compare (cpu,cuda)")
+    text = "numbers of processes to compare, such as 1,2; needs mpi4py and MPI (1)"
+    both.add_argument("--processes", default="1", metavar="A,B", help=text)
     _report_options(both)
 
     for parser in (recording, checking, both):
@@ -96,8 +101,23 @@ def _check(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace) -> int:
     _check_files(args)
     devices = [name.strip() for name in args.devices.split(",") if name.strip()]
-    config = config_from(args, TraceConfig)
-    return _show(run(config, devices, data_dir=args.data_dir, limit=_limit(args), tf32=args.tf32), args)
+    processes = _numbers(args.processes)
+    config, limit = config_from(args, TraceConfig), _limit(args)
+    if max(processes) > args.group.size == 1:  # again, in as many processes
+        command = [mpiexec(), "-n", str(max(processes)), sys.executable, "-m", "xpcnn", *args.arguments]
+        return subprocess.run(command, check=False).returncode
+    options: dict[str, Any] = {"data_dir": args.data_dir, "limit": limit, "tf32": args.tf32}
+    reports = run(config, devices, **options, processes=processes, group=args.group)
+    code = _show(reports, args) if not args.group.rank else 0
+    return args.group.share(bytes([code]))[0]  # type: ignore[no-any-return]
+
+
+def _numbers(text: str) -> list[int]:
+    """Return the numbers of `--processes`."""
+    numbers = [number.strip() for number in text.split(",")]
+    if not all(number.isascii() and number.isdecimal() and 0 < int(number) <= 1024 for number in numbers):
+        raise ValueError(f"--processes: expected whole numbers such as 1,2, got {text}")
+    return list(map(int, numbers))
 
 
 def _limit(args: argparse.Namespace) -> int:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import io
 import itertools
+import json
 import re
 import shlex
 import signal
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ def add_commands(commands: Any) -> None:
     """Add `train` to the sub-parsers of a command line."""
     usual = RunConfig()
     parser = add_command(commands, "train", _train, "train a network and keep the run in a folder")
+    parser.set_defaults(takes_group=True)
     add_training_options(parser, usual)
     parser.add_argument("--epochs", type=int, metavar="N", help=f"passes over the training images ({usual.epochs})")
     text = f"random changes of training images: none, or some of {','.join(AUGMENTATIONS)} (what suits the data set)"
@@ -49,6 +52,8 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("--validation", type=float, metavar="PART", help=text)
     text = "stop after N epochs without a better one, with 0.1 held out if --validation is not given (train all epochs)"
     parser.add_argument("--patience", type=int, metavar="N", help=text)
+    text = "with several processes: batch norm by each one's part of a batch, which is faster, not by all of it"
+    parser.add_argument("--local-batch-norm", action="store_true", default=None, help=text)
     parser.add_argument("--output", metavar="DIR", help="folder for the run, a new one (runs/MODEL-DATA-NUMBER)")
     parser.add_argument("--resume", metavar="RUN", help="continue an interrupted run")
     parser.add_argument(
@@ -64,7 +69,8 @@ def add_commands(commands: Any) -> None:
 
 def _train(args: argparse.Namespace) -> int:
     path, config = _resumed(args) if args.resume is not None else _new(args)
-    bars = [ProgressBar()] if sys.stderr.isatty() or args.progress else []
+    first = args.group.rank == 0  # the others compute, and show and save nothing
+    bars = [ProgressBar()] if first and (sys.stderr.isatty() or args.progress) else []
     started = time.perf_counter()
     with SignalsStop() as signals:
         try:
@@ -73,23 +79,27 @@ def _train(args: argparse.Namespace) -> int:
                 config,
                 data_dir=args.data_dir,
                 device=args.device,
-                callbacks=[Table(), *bars],
+                callbacks=[Table(), *bars] if first else [],
                 resume=args.resume is not None,
                 progress=bool(bars),
                 checkpoint_minutes=args.checkpoint_minutes,
                 on_save_error=args.on_save_error,
+                group=args.group,
             )
             with run:
-                _introduce(run)
+                if first:
+                    _introduce(run)
                 run.fit()
         except TrainingDivergedError as error:
             raise TrainingDivergedError(
                 f"{error}; {run.last_checkpoint}, in {run.path}; a lower --lr may help"
             ) from error
         except KeyboardInterrupt:
-            return _stopped(signals)
+            return _stopped(signals, first)
     if not run.trainer.complete:
-        return _stopped(signals)
+        return _stopped(signals, first)
+    if not first:
+        return 0
     print(f"{_figures(run)}, {time.perf_counter() - started:.1f} s in all")
     _draw(run)
     _report(run)
@@ -99,11 +109,12 @@ def _train(args: argparse.Namespace) -> int:
 
 def _introduce(run: Run) -> None:
     model, config = run.trainer.model, run.config
+    processes = "" if run.group.size == 1 else f", {run.group.size} processes"
     held_out = "" if run.validation is None else f", {len(run.validation.dataset):,} validation"
     print(
         f"{config.model} ({model.count_parameters():,} parameters) on {config.data} "
         f"({len(run.loader.dataset):,} training{held_out} and {len(run.test.dataset):,} test images), "
-        f"device {model.device.name} ({model.device.description}), in {run.path}",
+        f"device {model.device.name} ({model.device.description}){processes}, in {run.path}",
         flush=True,
     )
 
@@ -118,13 +129,14 @@ def _figures(run: Run) -> str:
     return f"{best}test accuracy {run.tested['accuracy']:.2%}"
 
 
-def _stopped(signals: SignalsStop) -> int:
-    """Print how to continue after a signal, and return the exit code."""
+def _stopped(signals: SignalsStop, first: bool) -> int:
+    """Print how to continue after a signal, on the first process, and return the exit code."""
     by = "" if signals.received in (None, signal.SIGINT) else f" by {signals.received.name}"
     then = "before training began"
     if (run := signals.run) is not None:
         then = f"{run.last_checkpoint}; continue with: xpcnn train --resume {shlex.quote(str(run.path))}"
-    print(f"xpcnn: interrupted{by}; {then}", file=sys.stderr)
+    if first:
+        print(f"xpcnn: interrupted{by}; {then}", file=sys.stderr)
     return signals.exit_code
 
 
@@ -136,7 +148,9 @@ def _resumed(args: argparse.Namespace) -> tuple[Path, RunConfig]:
         names = ", ".join("--" + name.replace("_", "-") for name in options)
         raise ValueError(f"--resume takes the run's own options; leave out {names}")
     path = Path(args.resume)
-    config = read_config(path)
+    # Only the first process needs to have the folder.
+    found = b"" if args.group.rank else json.dumps(asdict(read_config(path))).encode()
+    config = RunConfig.from_dict(json.loads(args.group.share(found)))
     try:
         return path, config.using(network)
     except ValueError as error:

@@ -12,12 +12,13 @@ from numpy.typing import DTypeLike, NDArray
 
 from .. import backend
 from ..backend import CPU, Array, Device, blocks
+from ..distributed import ALONE, Group
 from ..random import stream
 from .dataset import Dataset
 from .normalize import Normalize
 from .rows import Rows
 from .spec import DataSpec, pixels_of
-from .transforms import Transform, on_any_device
+from .transforms import Part, Transform, on_any_device, on_any_part
 
 Batch = tuple[Array, Array]  # images and labels
 Images = NDArray[Any] | Rows
@@ -49,6 +50,8 @@ class Loader:
         device: where training runs, and where batches are made. A GPU keeps all images as they are stored, one byte a
             pixel, if they fit into a part of its memory (`Device.dataset_bytes`); then only an epoch's order moves.
             Otherwise a background thread reads each batch on the host, and its stored pixels are copied.
+        group: the processes that share each batch. The batches are those of one process; this process is given its
+            part of each, which may have no samples.
 
     Attributes:
         device: where batches are made, and lie.
@@ -71,6 +74,7 @@ class Loader:
         std: Sequence[float] | None = None,
         dtype: DTypeLike = np.float32,
         device: Device | str = CPU,
+        group: Group = ALONE,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"Loader: expected batch_size of 1 or more, got {batch_size}")
@@ -88,6 +92,9 @@ class Loader:
         self.drop_last = drop_last
         self.seed = seed
         self.transform = transform
+        self.group = group
+        # Whether a transform has to see the whole of a batch that processes share.
+        self._whole = transform is not None and not on_any_part(transform)
         mean, std = (tuple(dataset.mean if mean is None else mean), tuple(dataset.std if std is None else std))
         pixels: Any = pixels_of(dataset.images.dtype)
         self.spec = DataSpec(dataset.shape, dataset.classes, mean, std, pixels, dataset.drawing)
@@ -140,7 +147,9 @@ class Loader:
             tasks = self._tasks(epoch, start)
             # On a GPU a task only queues its work, which then runs beside the host's anyway.
             return _prepared(tasks) if self.device.on_host else (task() for task in tasks)
-        read = _prepared(partial(self._images.__getitem__, rows) for rows in self._rows(self._order(epoch), start))
+        read = _prepared(
+            partial(self._images.__getitem__, self._read(rows)) for rows in self._rows(self._order(epoch), start)
+        )
         return (task(self.device.asarray(images)) for task, images in zip(self._tasks(epoch, start), read, strict=True))
 
     def _rows(self, order: Array, start: int) -> Iterator[Array]:
@@ -152,17 +161,25 @@ class Loader:
         for i, rows in enumerate(self._rows(self.device.asarray(self._order(epoch)), start), start):
             yield partial(self._batch, rows, epoch, i)
 
+    def _read(self, rows: Array) -> Array:
+        """Return which of a batch's rows this process reads."""
+        return rows if self._whole else rows[self.group.part(len(rows))]
+
     def _batch(self, rows: Array, epoch: int, index: int, images: Array | None = None) -> Batch:
         """Return a batch of the data set's rows, whose images are given if not all of them are on the device."""
-        images = self._images[rows] if images is None else images
-        if self.transform is not None:
-            changed = self.transform(images, stream(self.seed, "augment", epoch, index))
-            if changed.ndim != 4 or changed.shape[:2] != images.shape[:2]:
-                raise ValueError(
-                    f"Loader: expected the transform to keep N and C of {images.shape}, got {changed.shape}"
-                )
-            images = changed
-        return self._normalize(images), self._labels[rows]
+        images = self._images[self._read(rows)] if images is None else images
+        part = self.group.part(len(rows))
+        if self.transform is not None and len(images):
+            images = self._transformed(images, stream(self.seed, "augment", epoch, index), Part(part, len(rows)))
+        return self._normalize(images[part] if self._whole else images), self._labels[rows[part]]
+
+    def _transformed(self, images: Array, generator: np.random.Generator, part: Part) -> Array:
+        transform: Any = self.transform
+        alone = self._whole or self.group.size == 1
+        changed = transform(images, generator) if alone else transform(images, generator, part)
+        if changed.ndim != 4 or changed.shape[:2] != images.shape[:2]:
+            raise ValueError(f"Loader: expected the transform to keep N and C of {images.shape}, got {changed.shape}")
+        return changed
 
 
 def _copied(images: Images, device: Device) -> Array:

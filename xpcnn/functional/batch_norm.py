@@ -1,7 +1,8 @@
 """Batch normalisation: each channel to mean 0 and variance 1 over the batch and all positions.
 
 In the batch-last layout channels are rows of contiguous memory. They are processed a few at a time, which stay in cache
-for all passes over them.
+for all passes over them. Where a batch is shared by a group of processes, each measures its part, and the statistics
+are of all parts together.
 """
 
 from __future__ import annotations
@@ -21,7 +22,16 @@ from ..backend import (
     chain,
     device_of,
 )
+from ..distributed import ALONE, Group
 from .activation import clip_gradient
+from .batch_statistics import (
+    centre,
+    statistics_of_group,
+    values_of_processes,
+    write_factors,
+    write_part,
+    write_statistics,
+)
 from .checks import check_arrays, check_gradient, check_input
 from .windows import Limits
 
@@ -39,6 +49,8 @@ class _Cache(NamedTuple):
     residual: Array  # (C, 1): rounding error of the mean, the mean of `centred`
     scale: Array  # (C, 1): 1 / standard deviation
     has_bias: bool
+    counts: tuple[int, ...]  # of values in a channel, on each process of the group
+    group: Group
     clipped: tuple[Array, Limits] | None  # the output (C, ..., N) and the limits it was clipped to
 
 
@@ -49,6 +61,7 @@ def batch_norm_forward(
     *,
     eps: float = 1e-5,
     limits: Limits | None = None,
+    group: Group = ALONE,
 ) -> tuple[Array, Statistics, Any]:
     """Return `(x - mean) / √(variance + eps) · weight + bias`, per channel (Ioffe and Szegedy 2015).
 
@@ -58,6 +71,7 @@ def batch_norm_forward(
         eps: added to the variance, so that a constant channel is not divided by 0.
         limits: what the output is clipped to, such as `(0, inf)` for the ReLU after it, while it is in cache; None for
             nothing.
+        group: the processes that share the batch, of which `x` is this process's part.
 
     Returns:
         `y` in the shape of `x`, the batch's statistics, and what `batch_norm_backward` needs.
@@ -66,52 +80,45 @@ def batch_norm_forward(
         ValueError: if shapes or dtypes do not fit, or a channel has fewer than two values.
     """
     device = _check("batch_norm_forward", x, weight=weight, bias=bias)
-    if x.size < 2 * max(1, x.shape[1]):
+    counts = values_of_processes(x, group)
+    if sum(counts) < 2:
         raise ValueError(
             f"batch norm in training needs more than one value per channel, as the variance of one is 0; got {x.shape}"
         )
     x = batch_last(x)
     values = x.reshape(x.shape[0], -1)
-    count = values.shape[1]
+    length = values.shape[1]
     centred, y = (device.empty(values.shape, x.dtype) for _ in range(2))
-    per_channel = device.empty((6, x.shape[0], 1), x.dtype)
-    mean, residual, variance, scale, factor, shift = (per_channel[i] for i in range(6))
+    per_channel = device.empty((7, x.shape[0], 1), x.dtype)
+    rounded, residual, variance, mean, scale, factor, shift = (per_channel[i] for i in range(7))
     low, high = limits or (None, None)
 
-    def normalize(rows: slice) -> None:
+    def measure(rows: slice) -> None:
         block = centred[rows]
         sums = device.row_sums(values[rows])
-        _centre(values[rows], sums, count, block)
-        moments = sums, device.row_sums(block), device.row_dots(block, block), count, eps
-        _statistics(*moments, _column(weight, rows), _column(bias, rows), *(per_channel[i][rows] for i in range(6)))
-        _scale_and_shift(block, factor[rows], shift[rows], low, high, y[rows])
+        centre(values[rows], sums, length, block)
+        moments = sums, device.row_sums(block), device.row_dots(block, block), length
+        if group.size > 1:
+            write_part(*moments, rounded[rows], residual[rows], variance[rows])
+            return
+        numbers = eps, _column(weight, rows), _column(bias, rows)
+        write_statistics(*moments, *numbers, *(per_channel[i][rows] for i in range(1, 7)))
+        finish(rows)
 
-    device.map(normalize, _row_blocks(values, device))
+    def finish(rows: slice) -> None:
+        _scale_and_shift(centred[rows], factor[rows], shift[rows], low, high, y[rows])
+
+    row_blocks = _row_blocks(values, device)
+    device.map(measure, row_blocks)
+    if group.size > 1:
+        mean, variance, residual = statistics_of_group(per_channel[:3], counts, group)
+        whole = slice(None)
+        write_factors(variance, residual, eps, _column(weight, whole), _column(bias, whole), scale, factor, shift)
+        device.map(finish, row_blocks)
     y = y.reshape(x.shape)
     clipped = None if limits is None else (y, limits)
-    cache = _Cache(centred.reshape(x.shape), weight, residual, scale, bias is not None, clipped)
+    cache = _Cache(centred.reshape(x.shape), weight, residual, scale, bias is not None, counts, group, clipped)
     return batch_first(y), Statistics(mean[:, 0], variance[:, 0]), cache
-
-
-# If the values are far from 0, the rounding error of the mean may exceed their standard deviation. Subtracting it from
-# values near it is exact, so the error is the mean of the centred values: the residual, which is subtracted as well.
-
-
-@chain
-def _centre(x: Array, sums: Array, count: int, centred: Array) -> None:
-    array_namespace(x).subtract(x, sums / count, out=centred)
-
-
-@chain
-def _statistics(sums: Array, residual_sums: Array, squares: Array, count: int, eps: float, *operands: Any) -> None:
-    weight, bias, mean, residual, variance, scale, factor, shift = operands
-    xp = array_namespace(sums)
-    residual[...] = residual_sums / count
-    mean[...] = sums / count + residual
-    xp.maximum(squares / count - residual * residual, 0, out=variance)
-    scale[...] = 1 / xp.sqrt(variance + eps)
-    factor[...] = scale if weight is None else scale * weight
-    shift[...] = -residual * factor if bias is None else bias - residual * factor
 
 
 @chain
@@ -136,28 +143,46 @@ def batch_norm_backward(
     Returns:
         `dx`, `dweight (C,)` and `dbias (C,)`, each None if it was not asked for or there was no such argument.
     """
-    centred, weight, residual, scale, has_bias, clipped = cache
+    centred, weight, residual, scale, has_bias, counts, group, clipped = cache
     dy = check_gradient("batch_norm_backward", dy, centred.shape, centred.dtype)
     device = device_of(dy)
     values, gradients = centred.reshape(len(centred), -1), dy.reshape(len(centred), -1)
-    M = values.shape[1]
+    count = sum(counts)
     dx = device.empty(values.shape, dy.dtype)
     per_channel = device.empty((5, *residual.shape), dy.dtype)
     dweight, dbias, slope, shift, factor = (per_channel[i] for i in range(5))
 
-    def differentiate(rows: slice) -> None:
-        block = gradients[rows]
-        if clipped is not None:
-            output, (low, high) = clipped
-            block = device.scratch(block.shape, block.dtype, "unclipped")
-            clip_gradient(gradients[rows], output.reshape(values.shape)[rows], low, high, block)
-        sums = device.row_sums(block), device.row_dots(block, values[rows])
-        scales = residual[rows], scale[rows], _column(weight, rows)
-        _backward_coefficients(*sums, *scales, -M, *(per_channel[i][rows] for i in range(5)))
+    def unclipped(rows: slice) -> Array:
+        if clipped is None:
+            return gradients[rows]
+        output, (low, high) = clipped
+        block = device.scratch(gradients[rows].shape, dy.dtype, "unclipped")
+        clip_gradient(gradients[rows], output.reshape(values.shape)[rows], low, high, block)
+        return block
+
+    def sum_up(rows: slice) -> None:
+        block = unclipped(rows)
+        sums = device.row_sums(block), device.row_dots(block, values[rows]), residual[rows], scale[rows]
+        if group.size > 1:
+            _parameter_gradients(*sums, dweight[rows], dbias[rows])
+            return
+        _backward_coefficients(*sums, _column(weight, rows), -count, *(per_channel[i][rows] for i in range(5)))
+        write(rows, block)
+
+    def write(rows: slice, block: Array) -> None:
         if input_gradient:
             _write_dx(block, values[rows], slope[rows], shift[rows], factor[rows], dx[rows])
 
-    device.map(differentiate, _row_blocks(values, device))
+    row_blocks = _row_blocks(values, device)
+    device.map(sum_up, row_blocks)
+    if group.size > 1:
+        totals = per_channel[:2].copy()  # what is returned is of this part, as all gradients of parameters are
+        group.sum(totals)
+        _coefficients(totals[0], totals[1], residual, scale, _column(weight, slice(None)), -count, slope, shift, factor)
+        if not counts[group.rank]:
+            dx.fill(0)  # of samples that only stand in
+        else:
+            device.map(lambda rows: write(rows, unclipped(rows)), row_blocks)
     dx = batch_first(dx.reshape(dy.shape)) if input_gradient else None
     return dx, None if weight is None else dweight[:, 0], dbias[:, 0] if has_bias else None
 
@@ -167,11 +192,31 @@ def batch_norm_backward(
 
 @chain
 def _backward_coefficients(sums: Array, dots: Array, residual: Array, scale: Array, *operands: Any) -> None:
-    weight, minus_count, dweight, dbias, slope, shift, factor = operands
+    weight, minus_count, dweight, dbias, *coefficients = operands
+    _write_parameter_gradients(sums, dots, residual, scale, dweight, dbias)
+    _write_coefficients(dweight, dbias, residual, scale, weight, minus_count, *coefficients)
+
+
+@chain
+def _parameter_gradients(sums: Array, dots: Array, residual: Array, scale: Array, *results: Array) -> None:
+    _write_parameter_gradients(sums, dots, residual, scale, *results)
+
+
+@chain
+def _coefficients(dweight: Array, dbias: Array, residual: Array, scale: Array, *operands: Any) -> None:
+    _write_coefficients(dweight, dbias, residual, scale, *operands)
+
+
+def _write_parameter_gradients(sums: Array, dots: Array, residual: Array, scale: Array, *results: Array) -> None:
+    dweight, dbias = results
     dbias[...] = sums
     dweight[...] = (dots - residual * sums) * scale
+
+
+def _write_coefficients(dweight: Array, dbias: Array, residual: Array, scale: Array, *operands: Any) -> None:
+    weight, minus_count, slope, shift, factor = operands
     slope[...] = scale * dweight / minus_count
-    shift[...] = sums / minus_count - slope * residual
+    shift[...] = dbias / minus_count - slope * residual
     factor[...] = scale if weight is None else scale * weight
 
 

@@ -39,6 +39,7 @@ from .activation import ELU, GELU, Activation, Identity, LeakyReLU, ReLU, ReLU6,
 from .blocks import conv_relu, conv_relu_pool
 from .containers import Residual, ResidualSequential, Sequential
 from .convolution import Conv2d, ConvTranspose2d
+from .distributed import GroupLoss, average_statistics, synchronize
 from .dropout import Dropout
 from .linear import Flatten, Linear
 from .loss import BCEWithLogitsLoss, CrossEntropyLoss, HingeLoss, L2Penalty, Loss, MSELoss
@@ -64,6 +65,7 @@ __all__ = [
     "Dropout",
     "Flatten",
     "GlobalAvgPool2d",
+    "GroupLoss",
     "GroupNorm",
     "HingeLoss",
     "Identity",
@@ -89,7 +91,9 @@ __all__ = [
     "Softmax",
     "Summary",
     "Tanh",
+    "average_statistics",
     "conv_relu",
     "conv_relu_pool",
     "init",
+    "synchronize",
 ]

@@ -6,6 +6,7 @@ import numpy as np
 
 from .. import functional as F
 from ..backend import Array
+from ..distributed import ALONE, Group
 from ..random import default_generator
 from .module import Module
 
@@ -22,12 +23,14 @@ class Dropout(Module):
     Attributes:
         calls: how many training batches the layer has seen. The next mask depends on this number and the key alone, so
             setting it repeats or resumes a sequence of masks.
+        group: the processes that share a training batch, each of which has its part of the mask; see `synchronize`.
 
     Raises:
         ValueError: if `p` is out of range.
     """
 
     arithmetic = "elementwise"
+    group: Group = ALONE
 
     def __init__(self, p: float = 0.5, *, rng: np.random.Generator | None = None) -> None:
         super().__init__()
@@ -43,7 +46,7 @@ class Dropout(Module):
     def forward(self, x: Array) -> Array:
         if not self.training:
             return x
-        y, cache = F.dropout_forward(x, self.p, (self._key, self.calls % 2**32))
+        y, cache = F.dropout_forward(x, self.p, (self._key, self.calls % 2**32), group=self.group)
         self.calls += 1
         self.save_for_backward(cache)
         return y

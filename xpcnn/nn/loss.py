@@ -22,9 +22,12 @@ class Loss(Cached):
     Attributes:
         metrics: what a trainer reports beside the loss, by name: functions of output and target that return the sum
             over the batch of a number per sample, as a 0-d array.
+        share: where a group of processes shares the batch, by what the gradient of this process's part is multiplied,
+            which `GroupLoss` does. A loss that adds to the gradients of parameters multiplies those itself.
     """
 
     metrics: Mapping[str, Metric] = {}
+    share: Array | float = 1.0
     _source = "a call of the loss"
 
     def __call__(self, output: Array, target: Array) -> Array:
@@ -45,6 +48,10 @@ class Loss(Cached):
     def forward(self, output: Array, target: Array) -> Array:
         """Return the loss as a 0-d array on the output's device; both arguments are on that device."""
         raise NotImplementedError
+
+    def total_weight(self, output: Array, target: Array) -> Array | None:
+        """Return the sum of the weights by which the mean divides, 0-d; None if each sample has the same weight."""
+        return None
 
     def backward(self) -> Array:
         """Return the gradient of the last loss w.r.t. the network's output, in its shape.
@@ -112,6 +119,13 @@ class CrossEntropyLoss(_LabelLoss):
         loss, cache = F.cross_entropy_forward(output, target, self.weight, **options)
         self.save_for_backward(cache)
         return loss
+
+    def total_weight(self, output: Array, target: Array) -> Array | None:
+        if self.weight is None:
+            return (target != self.ignore_index).sum()
+        kept = target != self.ignore_index
+        weight = device_of(output).asarray(self.weight, output.dtype)
+        return (weight[target * kept] * kept).sum()
 
     def backward(self) -> Array:
         return F.cross_entropy_backward(self.saved())
@@ -191,6 +205,9 @@ class L2Penalty(Loss):
     def place(self, output: Array, target: Array) -> Array:
         return self.loss.place(output, target)
 
+    def total_weight(self, output: Array, target: Array) -> Array | None:
+        return self.loss.total_weight(output, target)
+
     def forward(self, output: Array, target: Array) -> Array:
         value = self.loss(output, target)
         for weight in self._weights():
@@ -199,9 +216,10 @@ class L2Penalty(Loss):
 
     def backward(self) -> Array:
         """Add the penalty's gradient to the weights'; return the gradient of the last loss w.r.t. the output."""
+        self.loss.share = self.share
         gradient = self.loss.backward()
         for weight in self._weights():
-            weight.add_gradient(self.strength * weight.data)
+            weight.add_gradient(self.strength * self.share * weight.data)
         return gradient
 
     def _weights(self) -> list[Parameter]:

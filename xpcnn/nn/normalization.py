@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import functional as F
 from ..backend import Array, Shape, chain
+from ..distributed import ALONE, Group
 from ..functional.checks import check_arrays
 from ..functional.windows import Limits
 from .module import Arithmetic, Buffer, Module, Parameter, host_parameter
@@ -39,8 +40,15 @@ class Normalization(Module):
                 parameter.add_gradient(gradient)
 
 
-class _BatchNorm(Normalization):
+class BatchNorm(Normalization):
+    """Base class of batch normalisation.
+
+    Attributes:
+        group: the processes that share a training batch, whose statistics are of the whole batch; see `synchronize`.
+    """
+
     axes: tuple[int, ...]
+    group: Group = ALONE
 
     def __init__(
         self,
@@ -79,10 +87,12 @@ class _BatchNorm(Normalization):
 
     def _normalize(self, x: Array, limits: Limits | None = None) -> Array:
         self._check(x)
-        y, (mean, variance), cache = F.batch_norm_forward(x, *self._affine(), eps=self.eps, limits=limits)
+        group = self.group if self.training else ALONE
+        weight, bias = self._affine()
+        y, (mean, variance), cache = F.batch_norm_forward(x, weight, bias, eps=self.eps, limits=limits, group=group)
         self.save_for_backward(cache, None if limits is None else y)
         if self.track_running_stats:
-            self._track(mean, variance, x.size // self.num_features)
+            self._track(mean, variance, group.whole(x.size // self.num_features))
         return y
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
@@ -112,7 +122,7 @@ def _update_running_averages(running_mean: Array, running_variance: Array, *oper
     running_variance += variance * unbiased_momentum
 
 
-class BatchNorm1d(_BatchNorm):
+class BatchNorm1d(BatchNorm):
     """Batch normalisation of `(N, C)` or `(N, C, L)`, each channel over the batch and all positions.
 
     In training the batch's own mean and variance are used, in evaluation their running averages (Ioffe and Szegedy
@@ -137,7 +147,7 @@ class BatchNorm1d(_BatchNorm):
     axes = (2, 3)
 
 
-class BatchNorm2d(_BatchNorm):
+class BatchNorm2d(BatchNorm):
     """Batch normalisation of `(N, C, H, W)`; otherwise as `BatchNorm1d`."""
 
     axes = (4,)

@@ -7,6 +7,7 @@ the recorder measured. This shows what lies between the layers.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -20,6 +21,7 @@ from .. import backend
 from ..backend import CPU, Device, HostArray
 from ..data import Dataset, DataSpec
 from ..data.sources import resolve_data
+from ..distributed import ALONE, Group
 from ..models import OwnNetwork
 from ..nn import Module
 from .bounds import Bound, largest, rms
@@ -47,6 +49,7 @@ def check(
     data_dir: str | None = None,
     tf32: bool = False,
     network: OwnNetwork | None = None,
+    group: Group = ALONE,
 ) -> Report:
     """Repeat a recorded run on a device and compare it with the recording.
 
@@ -57,36 +60,43 @@ def check(
         data_dir: the folder of the data sets; see `xpcnn.data.load_parts`.
         network: the own network that was recorded; None for one of the package.
         tf32: allow the device the TF32 format in products, and use its tolerances.
+        group: the processes that repeat the run together, each on its part of every batch. All of them call this.
 
     Returns:
-        the report; its `agrees` is the verdict.
+        the report, on each process; its `agrees` is the verdict.
 
     Raises:
         TraceError: if the trace is damaged, of another version or model, or nothing could be compared.
         DeviceUnavailableError: if the device does not answer.
-        ValueError: if TF32 was asked for and the device does not have it.
+        ValueError: if TF32 was asked for and the device does not have it, a batch is too small for the processes, or
+            several are to compare inference.
     """
-    trace, device = Trace.load(path), backend.device(device)
+    trace, device = Trace.load(path), group.device(device)
+    if (smallest := min(map(len, trace.batches))) < group.size:
+        raise ValueError(f"{group.size} processes cannot share a batch of {smallest}: choose a larger --batch-size")
+    if group.size > 1 and trace.config.mode == "eval":
+        raise ValueError("--mode eval compares one process: in evaluation each image is computed by itself")
     try:
         trace.config = trace.config.using(network)
     except ValueError as error:
         raise TraceError(f"{path}: {error}") from error
     # NaN and values beyond the range are reported as differences.
     with device.allow_tf32() if tf32 else nullcontext(), np.errstate(over="ignore", invalid="ignore"):
-        return _report(trace, device, resolve_data(data or trace.config.data), data_dir)
+        return _report(trace, device, resolve_data(data or trace.config.data), data_dir, group)
 
 
-def _report(trace: Trace, device: Device, data: str, data_dir: str | None) -> Report:
+def _report(trace: Trace, device: Device, data: str, data_dir: str | None, group: Group) -> Report:
     config = trace.config
     training, _ = replace(config, data=data).load_data(data_dir)
     dataset = _as_recorded(training, trace)
     _verify_data(trace, dataset)
-    layers = list(_check_layers(trace, _model(trace, dataset, device), device, dataset))
-    sizes, losses = _check_training(trace, _model(trace, dataset, device), dataset, device)
+    layers = list(_check_layers(trace, _model(trace, dataset, device), device, dataset, group))
+    sizes, losses = _check_training(trace, _model(trace, dataset, device), dataset, device, group)
     if not sizes or not losses:
         raise TraceError(f"{trace.path}: nothing was compared")
     recorded = trace.info["recorded"]
-    here = {"device": device.name, "description": device.description, "versions": versions()}
+    name = device.name if group.size == 1 else f"{device.name} in {group.size} processes"
+    here = {"device": name, "description": device.description, "versions": versions()}
     return Report(config, _precision(trace, device), recorded, here, [*layers, *sizes], losses)
 
 
@@ -97,29 +107,45 @@ def run(
     data_dir: str | None = None,
     limit: int = 256 * MEGABYTE,
     tf32: bool = False,
+    processes: Sequence[int] = (1,),
+    group: Group = ALONE,
 ) -> list[Report]:
     """Record a run on the first device and check it on all others, by way of a temporary folder.
 
     Args:
         config: what to train.
-        devices: at least two.
+        devices: at least two, or one with several numbers of processes.
         data_dir, limit, tf32: as in `record` and `check`.
+        processes: by how many processes to train on each device; the first is 1, which records.
+        group: at least so many, on one machine; all of them call this.
 
     Returns:
-        a report for each device after the first.
+        a report for each device and number of processes after the first; on process 0 all of them.
 
     Raises:
-        ValueError: if there are fewer than two devices.
+        ValueError: if there is only one device and number of processes, or the numbers do not begin with 1.
         TraceError, DeviceUnavailableError: as `record` and `check` do.
     """
-    if len(devices) < 2:
+    if len(devices) * len(processes) < 2:
         raise ValueError(f"comparing takes at least two devices, got {', '.join(map(str, devices)) or 'none'}")
-    first, *others = (backend.device(device) for device in devices)
+    if processes[0] != 1 or not all(1 <= count <= group.size for count in processes):
+        numbers = ", ".join(map(str, processes))
+        raise ValueError(f"expected numbers of processes from 1 to {group.size}, the first of them 1, got {numbers}")
+    if group.size == 1:
+        devices = [backend.device(device) for device in devices]  # before any work
+    first, *others = ((device, count) for count in processes for device in devices)
+    options: dict[str, Any] = {"data_dir": data_dir, "tf32": tf32, "network": config.network}
+    reports = []
     with tempfile.TemporaryDirectory(prefix="xpcnn-parity-") as folder:
-        path = Path(folder) / "trace"
-        record(path, config, first, data_dir=data_dir, limit=limit)
-        options: dict[str, Any] = {"data_dir": data_dir, "tf32": tf32, "network": config.network}
-        return [check(path, device, **options) for device in others]
+        path = Path(os.fsdecode(group.share(os.fsencode(folder)))) / "trace"
+        if not group.rank:
+            record(path, config, first[0], data_dir=data_dir, limit=limit)
+        for device, count in others:
+            group.any(False)  # all wait here for those that are busy
+            if (part := group.subgroup(count)) is not None:
+                reports.append(check(path, device, **options, group=part))
+        group.any(False)
+    return reports
 
 
 def _precision(trace: Trace, device: Device) -> Precision:
@@ -167,11 +193,11 @@ def _model(trace: Trace, dataset: Dataset, device: Device) -> Module:
     return model.to(device).train()
 
 
-def _check_layers(trace: Trace, model: Module, device: Device, dataset: Dataset) -> Iterator[Comparison]:
+def _check_layers(trace: Trace, model: Module, device: Device, dataset: Dataset, group: Group) -> Iterator[Comparison]:
     """Compare all recorded arrays: each layer on its recorded input; each update, or the network in evaluation mode."""
     folder = Folder(trace.path)
     expected: dict[int, Any] = {}  # by the size of the batch
-    trainer = trace.config.make_trainer(model, trace.config.steps)
+    trainer = trace.config.make_trainer(model, trace.config.steps, group=group)
     modules, before = dict(model.named_modules()), trace.initial
     for step, entry in enumerate(trace.steps(), 1):
         if entry["file"] is None:
@@ -196,8 +222,8 @@ def _check_layers(trace: Trace, model: Module, device: Device, dataset: Dataset)
             yield from replay_loss(recorded.loss, trainer.loss, device, step)
             continue
         model.load_state_dict(before)
-        yield from replay(model, recorded.calls, step, device)
-        yield from replay_loss(recorded.loss, trainer.loss, device, step)
+        yield from replay(model, recorded.calls, step, device, group)
+        yield from replay_loss(recorded.loss, trainer.loss, device, step, group)
         for call in recorded.calls:
             parameters = modules[call.name].own_parameters()
             for name, gradient in call.gradients.items():
@@ -229,13 +255,13 @@ def _updates(recorded: StepResult, state: dict[str, HostArray]) -> Iterator[Comp
 
 
 def _check_training(
-    trace: Trace, model: Module, dataset: Dataset, device: Device
+    trace: Trace, model: Module, dataset: Dataset, device: Device, group: Group
 ) -> tuple[list[Comparison], list[LossStep]]:
     """Train from the recorded weights. Compare array sizes up to `STEPS_WITH_SIZES`, loss and accuracy in all steps."""
     comparisons: list[Comparison] = []
     losses: list[LossStep] = []
     precision = _precision(trace, device)
-    results = train_steps(trace.config, model, dataset, trace.batches)
+    results = train_steps(trace.config, model, dataset, trace.batches, group)
     for entry, result in zip(trace.steps(), results, strict=True):
         drift = entry["drift"][precision]
         allowed = {name: perturbation(precision) + _MARGIN * drift[name] for name in ("forward", "backward")}

@@ -13,10 +13,11 @@ from typing import Any
 
 from .. import backend
 from ..backend import Array, Device
+from ..distributed import ALONE, Group
 from ..nn import CrossEntropyLoss, Module
 from .bounds import Bound, largest, layer_bounds
 from .comparison import Comparison, compare
-from .observe import LayerCall, LossCall, ObservedLoss, host_copy, observe
+from .observe import LayerCall, LossCall, ObservedLoss, host_copy, observe, summed
 from .tolerances import Precision, precision_of, tolerance
 
 
@@ -73,7 +74,9 @@ def _observed_step(model: Module, batch: tuple[Array, Array], loss: Any) -> tupl
     return calls, observed.call
 
 
-def replay(model: Module, calls: Sequence[LayerCall], step: int, device: Device) -> list[Comparison]:
+def replay(
+    model: Module, calls: Sequence[LayerCall], step: int, device: Device, group: Group = ALONE
+) -> list[Comparison]:
     """Give each layer the inputs of its recorded calls, and compare what it computes from them.
 
     Args:
@@ -81,13 +84,14 @@ def replay(model: Module, calls: Sequence[LayerCall], step: int, device: Device)
         calls: of the layers, in one step.
         step: its number, from 1.
         device: where the model is.
+        group: the processes of which each computes its part of every batch.
 
     Raises:
         KeyError: if a call belongs to no layer of the model.
     """
     modules = dict(model.named_modules())
     comparisons = []
-    for call in calls:
+    for x, call in group.steps((call.x[group.part(len(call.x))], call) for call in calls):
         module = modules[call.name]
         parameters = module.own_parameters()
         precision: Precision = precision_of(call.y.dtype, device.tf32)
@@ -95,29 +99,31 @@ def replay(model: Module, calls: Sequence[LayerCall], step: int, device: Device)
         bounds = layer_bounds(call, values, precision)
         for parameter in parameters.values():
             parameter.grad = None
-        found = {"y": host_copy(module(device.asarray(call.x)))}
+        found = {"y": group.concatenate(host_copy(module(device.asarray(x))))}
         comparisons.append(compare(call.name, call.kind, "forward", step, found, {"y": call.y}, bounds))
         if call.dy is None:
             module.forget()
             continue
-        dx = module.backward(device.asarray(call.dy), input_gradient=call.dx is not None)
-        found = {} if call.dx is None or dx is None else {"dx": host_copy(dx)}
-        found |= {name: host_copy(p.grad) for name, p in parameters.items() if p.grad is not None}
+        dy = device.asarray(call.dy[group.part(len(call.dy))])
+        dx = module.backward(dy, input_gradient=call.dx is not None)
+        found = {} if call.dx is None or dx is None else {"dx": group.concatenate(host_copy(dx))}
+        found |= {name: summed(host_copy(p.grad), group) for name, p in parameters.items() if p.grad is not None}
         expected = {name: array for name, array in call.outputs() if name != "y"}
         if expected:
             comparisons.append(compare(call.name, call.kind, "backward", step, found, expected, bounds))
     return comparisons
 
 
-def replay_loss(call: LossCall, loss: Any, device: Device, step: int) -> list[Comparison]:
-    """Give a loss the recorded output and target, and compare its value and its gradient."""
+def replay_loss(call: LossCall, loss: Any, device: Device, step: int, group: Group = ALONE) -> list[Comparison]:
+    """Give a loss the recorded output and target, and compare its value and its gradient; after `replay`."""
     precision = precision_of(call.output.dtype)
     bounds = {
         "y": Bound(tolerance("loss", call.output.size, precision), max(1.0, largest(call.value))),
         "dx": Bound(tolerance("loss", call.output.shape[-1], precision), largest(call.gradient)),
     }
-    value = host_copy(loss(device.asarray(call.output), device.asarray(call.target)))
-    gradient = host_copy(loss.backward())
+    part = group.part(len(call.output))
+    value = summed(host_copy(loss(device.asarray(call.output[part]), device.asarray(call.target[part]))), group)
+    gradient = group.concatenate(host_copy(loss.backward()))
     return [
         compare("loss", call.kind, "forward", step, {"y": value}, {"y": call.value}, bounds),
         compare("loss", call.kind, "backward", step, {"dx": gradient}, {"dx": call.gradient}, bounds),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from ..backend import Array, HostArray, to_host
+from ..distributed import Group
 from ..nn.loss import Loss
 from ..nn.module import Arithmetic, Module
 
@@ -42,6 +44,12 @@ class LayerCall:
             yield "dx", self.dx
         yield from self.gradients.items()
 
+    def of_group(self, group: Group) -> LayerCall:
+        """Return what the layer did with the whole batch, of which this is one process's part."""
+        arrays = {name: array for name in ("x", "y", "dy", "dx") if (array := getattr(self, name)) is not None}
+        whole: dict[str, Any] = {name: group.concatenate(array) for name, array in arrays.items()}
+        return replace(self, **whole, gradients={name: summed(array, group) for name, array in self.gradients.items()})
+
 
 @dataclass
 class LossCall:
@@ -65,6 +73,20 @@ class LossCall:
         """Yield the arrays that the loss computed, under a layer's names for output and input gradient."""
         yield "y", self.value
         yield "dx", self.gradient
+
+    def of_group(self, group: Group) -> LossCall:
+        """Return what the loss did with the whole batch, of which this is one process's part."""
+        whole: dict[str, Any] = {
+            name: group.concatenate(getattr(self, name)) for name in ("output", "target", "gradient")
+        }
+        return replace(self, **whole, value=summed(self.value, group))
+
+
+def summed(array: HostArray, group: Group) -> HostArray:
+    """Return the sum of an array over the processes of a group."""
+    total = np.array(array).reshape(-1)
+    group.sum(total)
+    return total.reshape(array.shape)
 
 
 class ObservedLoss(Loss):

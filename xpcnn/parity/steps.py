@@ -11,6 +11,7 @@ import numpy as np
 
 from ..backend import HostArray
 from ..data import Dataset
+from ..distributed import ALONE, Group
 from ..nn import Module
 from .bounds import rms
 from .config import TraceConfig
@@ -69,7 +70,7 @@ def _shape_and_dtype(array: HostArray | None) -> Any:
 
 
 def train_steps(
-    config: TraceConfig, model: Module, dataset: Dataset, batches: Sequence[HostArray]
+    config: TraceConfig, model: Module, dataset: Dataset, batches: Sequence[HostArray], group: Group = ALONE
 ) -> Iterator[StepResult]:
     """Train a model on its device and yield what each step computed, or the model in evaluation mode after it.
 
@@ -78,22 +79,26 @@ def train_steps(
         model: with its initial weights.
         dataset: of the configuration.
         batches: the indices of the samples of each step.
+        group: the processes that train together; each is given what all of them computed.
     """
-    trainer = config.make_trainer(model, config.steps)
+    trainer = config.make_trainer(model, config.steps, group=group)
     trainer.loss = loss = ObservedLoss(trainer.loss)
     model.train()
     for step, indices in enumerate(batches, 1):
         images, labels = config.batch(dataset, indices)
+        part = group.part(len(images))
         rewritten = None
         with np.errstate(over="ignore", invalid="ignore"):
             if config.mode == "train":
                 with observe(model) as calls:
-                    trainer.train_step(images, labels)
+                    trainer.train_step(images[part], labels[part])
+                calls, of_loss = [call.of_group(group) for call in calls], loss.call.of_group(group)
             else:
                 trainer.train_step(images, labels)
                 calls, rewritten = evaluated(model, loss, (images, labels))
-        correct = int((loss.call.output.argmax(axis=1) == labels).sum())
-        yield StepResult(step, correct, calls, loss.call, host_state(model), rewritten)
+                of_loss = loss.call
+        correct = int((of_loss.output.argmax(axis=1) == labels).sum())
+        yield StepResult(step, correct, calls, of_loss, host_state(model), rewritten)
 
 
 def host_state(model: Module) -> dict[str, HostArray]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..backend import Array, device_of
 from ..data import Loader
+from ..distributed import Group
 
 Batch: TypeAlias = tuple[Array, Array]
 
@@ -27,9 +28,18 @@ class Epochs(Protocol):
 Batches: TypeAlias = Epochs | Iterable[Batch]
 
 
-def epoch_of(batches: Batches, epoch: int, start: int) -> Iterator[Batch]:
-    """Return the batches of epoch `epoch` (0 is the first), from batch `start` on."""
-    return batches.epoch(epoch, start) if isinstance(batches, Epochs) else islice(iter(batches), start, None)
+def epoch_of(batches: Batches, epoch: int, start: int, group: Group) -> Iterator[Batch]:
+    """Return the batches of epoch `epoch` (0 is the first), from batch `start` on; of a group, this process's parts."""
+    found = batches.epoch(epoch, start) if isinstance(batches, Epochs) else islice(iter(batches), start, None)
+    if group.size == 1 or (isinstance(batches, Loader) and batches.group is group):
+        return found
+    return _parts(found, group)
+
+
+def _parts(batches: Iterable[Batch], group: Group) -> Iterator[Batch]:
+    for inputs, targets in batches:
+        part = group.part(len(targets))
+        yield inputs[part], targets[part]
 
 
 def check_same_data(batches: Batches, other: Batches, part: str) -> None:

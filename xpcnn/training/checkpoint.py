@@ -62,6 +62,14 @@ class Checkpoint:
             OSError: if it cannot be written.
             TypeError: if JSON cannot represent `info`.
         """
+        write_atomically(path, self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """Return the content of the file.
+
+        Raises:
+            TypeError: if JSON cannot represent `info`.
+        """
         from safetensors.numpy import save
 
         parts = {"model": self.model, "optimizer": self.optimizer, "best": self.best}
@@ -72,7 +80,7 @@ class Checkpoint:
         digests = {name: _digest(name, array) for name, array in host.items()}
         digests[_INFO] = sha256(info.encode()).hexdigest()
         header = {"format": _FORMAT, "version": str(_VERSION), "info": info, "sha256": json.dumps(digests)}
-        write_atomically(path, save(host, header))
+        return save(host, header)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Checkpoint:
@@ -84,9 +92,12 @@ class Checkpoint:
         Raises:
             CheckpointError: if there is no such file, or it is damaged, foreign, or of a newer version.
         """
-        if not Path(path).is_file():
-            raise CheckpointError(f"no checkpoint at {path}")
-        header, arrays = _read(path)
+        return cls.from_bytes(read_checkpoint(path), path)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, path: str | os.PathLike[str]) -> Checkpoint:
+        """Return the checkpoint whose file has this content; `path` names it in the message of an error."""
+        header, arrays = _parse(data, path)
         if header.get("format") != _FORMAT:
             raise CheckpointError(f"{path} is a safetensors file, but not an xpcnn checkpoint")
         if header.get("version") not in _READABLE:
@@ -111,6 +122,21 @@ class Checkpoint:
         return cls(parts["model"], parts["optimizer"], info, parts["best"])
 
 
+def read_checkpoint(path: str | os.PathLike[str]) -> bytes:
+    """Return the content of a checkpoint's file.
+
+    Raises:
+        CheckpointError: if it is absent or cannot be read.
+    """
+    if not Path(path).is_file():
+        raise CheckpointError(f"no checkpoint at {path}")
+    try:
+        # Into memory, not mapped: if a mapped file were truncated meanwhile, the process would be killed.
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+
+
 def on_host(state: Mapping[str, Array]) -> dict[str, HostArray]:
     """Return copies of arrays on the host, which further training does not change."""
     return {name: np.array(to_host(array)) for name, array in state.items()}
@@ -125,18 +151,14 @@ def non_finite(state: Mapping[str, HostArray]) -> str:
     return ""
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, HostArray]]:
+def _parse(data: bytes, path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, HostArray]]:
     """Return the header's text entries and the arrays of a safetensors file."""
     from safetensors import SafetensorError, deserialize
 
     try:
-        # Read into memory, not mapped: if a mapped file were truncated meanwhile, the process would be killed.
-        data = Path(path).read_bytes()
         found = deserialize(data)  # type: ignore[no-untyped-call]
         length = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     except (SafetensorError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged or not a checkpoint: {error}") from error
     arrays = {}

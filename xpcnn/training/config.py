@@ -23,6 +23,7 @@ from ..data import (
 )
 from ..data.catalog import dataset_info
 from ..data.transforms import chosen_augmentations
+from ..distributed import ALONE, Group
 from ..models import MODELS, OwnNetwork, build_model
 from ..models.own import is_own
 from ..nn import CrossEntropyLoss, Loss, Module
@@ -166,7 +167,13 @@ class TrainingConfig:
         return CrossEntropyLoss()
 
     def make_loader(
-        self, dataset: Dataset, *, train: bool, device: Device = CPU, spec: DataSpec | None = None
+        self,
+        dataset: Dataset,
+        *,
+        train: bool,
+        device: Device = CPU,
+        spec: DataSpec | None = None,
+        group: Group = ALONE,
     ) -> Loader:
         """Return the loader of a split.
 
@@ -175,6 +182,7 @@ class TrainingConfig:
             train: whether it is shuffled and transformed for training, or in order for evaluation.
             device: where training runs.
             spec: of the training images, whose mean and std are used; None for those of the split.
+            group: the processes that share each batch.
         """
         return Loader(
             dataset,
@@ -185,19 +193,27 @@ class TrainingConfig:
             mean=None if spec is None else spec.mean,
             std=None if spec is None else spec.std,
             device=device,
+            group=group,
         )
 
     def make_trainer(
-        self, model: Module, steps: int, callbacks: Sequence[Callback] = (), loss: Loss | None = None
+        self,
+        model: Module,
+        steps: int,
+        callbacks: Sequence[Callback] = (),
+        loss: Loss | None = None,
+        group: Group = ALONE,
+        local_batch_norm: bool = False,
     ) -> Trainer:
         """Return the trainer that trains a model for `steps` steps.
 
         Args:
             loss: what `make_loss` returned; None for cross-entropy.
+            group, local_batch_norm: see `Trainer`.
         """
         parameters, options = model.named_parameters(), {"weight_decay": self.weight_decay}
         optimizer = build_cosine_optimizer(self.optimizer, parameters, self.lr, steps, **options)
-        return Trainer(model, optimizer, loss, callbacks=callbacks)
+        return Trainer(model, optimizer, loss, callbacks, group=group, local_batch_norm=local_batch_norm)
 
 
 def _hints(config: type[TrainingConfig]) -> dict[str, Any]:
@@ -234,6 +250,7 @@ _ADDED: dict[str, Any] = {
     "validation": 0.0,
     "patience": None,
     "mode": "train",
+    "local_batch_norm": False,
 }
 
 _WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
@@ -254,6 +271,8 @@ class RunConfig(TrainingConfig):
             used once, at the end.
         patience: how many epochs may pass without a better one; then training stops. None to train all epochs. With
             patience, a validation of 0 is changed to 0.1.
+        local_batch_norm: whether several processes normalise their parts of a batch by statistics of their own. The
+            result then depends on how many processes there are.
 
     For the other attributes see `TrainingConfig`.
     """
@@ -263,6 +282,7 @@ class RunConfig(TrainingConfig):
     class_weights: bool = False
     validation: float = 0.0
     patience: int | None = None
+    local_batch_norm: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

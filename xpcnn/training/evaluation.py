@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..nn import CrossEntropyLoss, Loss, Module
+from ..distributed import ALONE, Group
+from ..nn import CrossEntropyLoss, GroupLoss, Loss, Module
 from ..nn.loss import Metric
 from .batches import Batches, checked, epoch_of
 from .callbacks import Record
@@ -13,20 +14,25 @@ from .out_of_memory import naming_the_layer
 
 
 def evaluate(
-    model: Module, batches: Batches, loss: Loss | None = None, metrics: Mapping[str, Metric] | None = None
+    model: Module,
+    batches: Batches,
+    loss: Loss | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    group: Group = ALONE,
 ) -> Metrics:
     """Return the loss and metrics of a model, computed in evaluation mode; its mode is restored afterwards.
 
     Args:
         model, loss, metrics: see `Trainer`.
         batches: see `Trainer.fit`; of a `Loader`, its first epoch.
+        group: the processes that share the batches; all of them have to call this.
     """
-    loss = CrossEntropyLoss() if loss is None else loss
+    loss = GroupLoss.of(CrossEntropyLoss() if loss is None else loss, group)
     training = model.training
-    found = Metrics(loss.metrics if metrics is None else metrics)
+    found = Metrics(loss.metrics if metrics is None else metrics, group)
     model.eval()
     try:
-        for inputs, targets in model.device.prefetch(checked(epoch_of(batches, 0, 0))):
+        for inputs, targets in group.steps(model.device.prefetch(checked(epoch_of(batches, 0, 0, group)))):
             with naming_the_layer(model, len(inputs)):
                 outputs = model(inputs)
                 targets = loss.place(outputs, targets)

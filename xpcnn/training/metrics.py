@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, array_namespace, to_host
+from ..backend import Array, array_namespace, device_of, to_host
+from ..distributed import ALONE, Group
 from ..nn.loss import Metric, correct
 
 
@@ -30,6 +31,7 @@ class Metrics:
     Args:
         functions: by name, functions of outputs and targets that return a sum over the batch as a 0-d array, such as
             `Loss.metrics`. None for the accuracy of a classifier.
+        group: the processes that share each batch. Each process has the values of whole batches.
 
     Attributes:
         losses: mean loss of each batch read so far.
@@ -37,7 +39,8 @@ class Metrics:
         sums: of each function, over the samples read so far.
     """
 
-    def __init__(self, functions: Mapping[str, Metric] | None = None) -> None:
+    def __init__(self, functions: Mapping[str, Metric] | None = None, group: Group = ALONE) -> None:
+        self._group = group
         self.functions = {"accuracy": correct} if functions is None else dict(functions)
         self.losses: list[float] = []
         self.sizes: list[int] = []
@@ -48,12 +51,25 @@ class Metrics:
         """Add one batch, without waiting for the device.
 
         Args:
-            loss: 0-d, the mean over the batch.
+            loss: 0-d, the mean over the batch; of a group, what `GroupLoss` returned.
             outputs: `(N, ...)`, such as logits.
             targets: `(N, ...)`, such as labels, on the same device.
         """
-        self._pending.append((loss, *(function(outputs, targets) for function in self.functions.values())))
-        self.sizes.append(len(targets))
+        values = loss, *(function(outputs, targets) for function in self.functions.values())
+        if self._group.size > 1:
+            values, size = self._summed(values), self._group.total
+        else:
+            size = len(targets)
+        self._pending.append(values)
+        self.sizes.append(size)
+
+    def _summed(self, values: tuple[Array, ...]) -> tuple[Array, ...]:
+        """Return the sums of 0-d arrays over the processes, without samples that only stand in."""
+        device = device_of(values[0])
+        total = device.xp.stack([device.asarray(value, np.float64) for value in values])
+        total *= self._group.samples > 0
+        self._group.sum(total)
+        return tuple(total[i] for i in range(len(values)))
 
     def read(self) -> None:
         """Copy values that are still on the device to the host.

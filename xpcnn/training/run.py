@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
-from .. import backend
 from ..backend import Device
+from ..distributed import ALONE, Group
+from .agreement import check_same_images, check_same_run
 from .callbacks import Callback, Checkpointer, OnSaveError, Record, checked_record, write_history
-from .checkpoint import Checkpoint, CheckpointError
+from .checkpoint import Checkpoint, CheckpointError, read_checkpoint
 from .config import RunConfig
 from .files import remove_parts, write_atomically
 from .folder import BEST, CHECKPOINT, CONFIG, HISTORY, FolderLock, check_new, claim_new, claim_next, is_unused
@@ -34,6 +36,8 @@ class Run:
     loss on it; its weights are in `best.safetensors`, and after `fit` in the network. The test images are used once, by
     the best weights. Without it, the test images are used after each epoch, and nothing is selected by them.
 
+    Of a group of processes, process 0 alone has the folder; the others train with it, and `path` is where it is.
+
     Args:
         path: the folder: a new one, or with `resume` that of an earlier run. Of an endless iterator of paths, the first
             that does not exist yet.
@@ -45,6 +49,7 @@ class Run:
         checkpoint_minutes: time between checkpoints within an epoch; see `Checkpointer`.
         progress: show a progress bar on stderr while a folder of pictures is read for the first time.
         on_save_error: what to do if a checkpoint cannot be written; see `Checkpointer`.
+        group: the processes that train together; all of them create and `fit` the run with the same arguments.
 
     Attributes:
         path: the folder, with `config.json`, `history.jsonl`, `checkpoint.safetensors`, with validation
@@ -60,8 +65,8 @@ class Run:
     `close`, or the end of a `with` block, unlocks the folder.
 
     Raises:
-        ValueError: if the folder exists already, cannot be made or is locked, the images do not fit the network, or the
-            configuration differs from the checkpoint's.
+        ValueError: if the folder exists already, cannot be made or is locked, the images do not fit the network, the
+            configuration differs from the checkpoint's, or the processes differ in version, configuration or data.
         CheckpointError: if there is no usable checkpoint to resume.
         SaveError: if the configuration cannot be written.
         DataError: if the data set cannot be read.
@@ -80,42 +85,50 @@ class Run:
         progress: bool = False,
         checkpoint_minutes: float = 5.0,
         on_save_error: OnSaveError = "stop",
+        group: Group = ALONE,
     ) -> None:
+        self.group = group
         self.config, self.saving, self.last_checkpoint = config, False, "there is no checkpoint yet"
         self._tested: Record | None = None
         self._last: Checkpoint | None = None  # that of the last epoch, once the network has the best weights
         self._best_info: dict[str, Any] = {}  # what `best.safetensors` says of its weights
         self._checkpointer = Checkpointer(self.save, checkpoint_minutes, on_save_error)
         lock = None
-        if isinstance(path, Path):
+        if isinstance(path, Path) and not group.rank:
             if resume:
                 lock = FolderLock(path)
             else:
                 check_new(path)  # before any work
         try:
-            device = backend.device(device)
-            train, test = config.load_data(data_dir, progress)
+            check_same_run(group, config)
+            device = group.device(device)
+            with group.one_at_a_time():
+                train, test = config.load_data(data_dir, progress)
+            check_same_images(group, train, test)
+            options: dict[str, Any] = {"device": device, "group": group}
             self.validation = None
             if config.validation:
                 train, held_out = train.split(1 - config.validation, config.seed)
                 held_out.part = "validation"
-                self.validation = config.make_loader(held_out, train=False, device=device)
-            self.loader = config.make_loader(train, train=True, device=device)
+                self.validation = config.make_loader(held_out, train=False, **options)
+            self.loader = config.make_loader(train, train=True, **options)
             # By the mean and std of the images trained on, as those held out.
-            self.test = config.make_loader(test, train=False, device=device, spec=self.loader.spec)
+            self.test = config.make_loader(test, train=False, spec=self.loader.spec, **options)
             model = config.make_model(train)
             # The checkpoint comes before what the other callbacks print about it.
+            callbacks = [*([] if group.rank else [self._checkpointer]), *callbacks]
             steps = config.epochs * len(self.loader)
             loss = config.make_loss(train)
-            self.trainer = config.make_trainer(model, steps, [self._checkpointer, *callbacks], loss)
+            self.trainer = config.make_trainer(model, steps, callbacks, loss, group, config.local_batch_norm)
             if isinstance(path, Path):
                 self.path = path
             if resume:
                 self._resume()
             model.to(device)
-            if lock is None:  # last, so that bad input leaves no folder behind
+            if lock is None and not group.rank:  # last, so that bad input leaves no folder behind
                 self.path, lock = (path, claim_new(path)) if isinstance(path, Path) else claim_next(path)
                 self._begin()
+            self.path = Path(os.fsdecode(group.share(b"" if group.rank else os.fsencode(self.path))))
         except BaseException:
             if lock is not None:
                 lock.release()
@@ -130,7 +143,8 @@ class Run:
 
     def close(self) -> None:
         """Unlock the folder."""
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
     @property
     def records(self) -> list[Record]:
@@ -176,7 +190,8 @@ class Run:
             assert best is not None
             self._tested = {"epoch": best["epoch"], **self.trainer.evaluate(self.test)}
             self._last.info["test"] = self._tested
-            self._checkpointer.save()
+            if not self.group.rank:
+                self._checkpointer.save()
 
     def save(self) -> None:
         """Write the checkpoint, then the best weights and the history, which are copies of what is in it.
@@ -222,12 +237,12 @@ class Run:
             raise SaveError(f"{self.path / name} cannot be written: {reason}; {self.last_checkpoint}") from error
 
     def _resume(self) -> None:
-        """Load the checkpoint, and write the best weights and the history again from it."""
-        remove_parts(self.path)
+        """Load the checkpoint on all processes, and write the best weights and the history again from it."""
         file = self.path / CHECKPOINT
-        if not file.exists() and not (self.path / HISTORY).exists():
+        found = self.group.share(b"" if self.group.rank else self._found(file))
+        if not found:
             return  # killed before the first checkpoint
-        checkpoint = Checkpoint.load(file)
+        checkpoint = Checkpoint.from_bytes(found, file)
         saved = config_of(file, checkpoint)
         if differences := self.config.differences(saved):
             raise ValueError(f"{self.path / CONFIG} differs from the copy in {CHECKPOINT}: {differences}")
@@ -237,10 +252,17 @@ class Run:
                 self._tested = checked_record(checkpoint.info["test"])
         except ValueError as error:
             raise CheckpointError(f"{file}: {error}") from error
+        if self.group.rank:
+            return
         self.last_checkpoint = _described(checkpoint, file.stat().st_mtime)
         if "records" not in checkpoint.info:  # before version 3 they were in the history only
             self.trainer.records = _older_records(self.path / HISTORY, self.trainer.epoch)
         self._write_copies()
+
+    def _found(self, file: Path) -> bytes:
+        """Return the content of the checkpoint's file; none if the run was killed before the first one."""
+        remove_parts(self.path)
+        return read_checkpoint(file) if file.exists() or (self.path / HISTORY).exists() else b""
 
 
 def read_config(path: Path) -> RunConfig:

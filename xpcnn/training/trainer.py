@@ -11,7 +11,8 @@ import numpy as np
 from ..backend import Array, HostArray
 from ..data import DataSpec, Loader
 from ..data.rows import Rows
-from ..nn import CrossEntropyLoss, Dropout, Loss, Module
+from ..distributed import ALONE, Group
+from ..nn import CrossEntropyLoss, Dropout, GroupLoss, Loss, Module, average_statistics, synchronize
 from ..nn.loss import Metric
 from ..optim import Optimizer
 from .batches import Batch, Batches, check_batch, check_same_data, checked, epoch_of
@@ -37,9 +38,12 @@ class Trainer:
         loss: of outputs and targets; None for cross-entropy.
         callbacks: called in this order at each step and epoch.
         metrics: what to measure besides the loss, as in `Metrics`; None for the metrics of the loss.
-        before_step: called with the optimizer between the backward pass and the step: the place to clip gradients, to
-            sum them over processes or to undo loss scaling. If it returns False, the step is skipped and the next
-            batch adds to the gradients.
+        before_step: called with the optimizer between the backward pass and the step: the place to clip gradients or to
+            undo loss scaling. If it returns False, the step is skipped and the next batch adds to the gradients.
+        group: the processes that train together, each with a trainer of its own. They make the steps of one process:
+            each takes its part of every batch, and gradients are summed over all of them before `before_step`. All
+            methods are collective but `checkpoint`, `predict` and `stop`.
+        local_batch_norm: with several processes, normalise each one's part of a batch by its own statistics.
 
     Attributes:
         epoch: how many epochs are complete.
@@ -72,6 +76,8 @@ class Trainer:
         *,
         metrics: Mapping[str, Metric] | None = None,
         before_step: Callable[[Optimizer], bool | None] | None = None,
+        group: Group = ALONE,
+        local_batch_norm: bool = False,
     ) -> None:
         own = {id(parameter) for parameter in model.parameters()}
         other = next((name for name, parameter in optimizer.parameters.items() if id(parameter) not in own), None)
@@ -79,15 +85,16 @@ class Trainer:
             raise ValueError(
                 f"the optimizer belongs to another model: its parameter {other!r} is not one of this model's"
             )
-        self.model, self.optimizer, self.before_step = model, optimizer, before_step
-        self.loss = CrossEntropyLoss() if loss is None else loss
+        self.model = synchronize(model, group, local_batch_norm=local_batch_norm)
+        self.optimizer, self.before_step, self.group = optimizer, before_step, group
+        self.loss = GroupLoss.of(CrossEntropyLoss() if loss is None else loss, group)
         self.callbacks = list(callbacks)
         self.epoch = self.batch = 0
         self.records: list[Record] = []
         self.best_weights: dict[str, HostArray] = {}
         self.spec: DataSpec | None = None
         self._functions = self.loss.metrics if metrics is None else metrics
-        self.metrics = Metrics(self._functions)
+        self.metrics = Metrics(self._functions, group)
         self._steps: list[int] = []  # the step of each batch of the metrics
         self._seconds = 0.0  # spent on the current epoch before `_started`
         self._started: float | None = None
@@ -115,7 +122,8 @@ class Trainer:
 
         Args:
             batches: a `Loader`, or anything to iterate over once for each epoch, such as a list of pairs of inputs and
-                targets; they may lie on the host.
+                targets; they may lie on the host. Each process of a group takes its part of them, unless a loader of
+                the same group yields only that.
             epochs: in total, including those before the run was resumed.
             test: batches to evaluate on after each epoch.
             validation: batches to evaluate on after each epoch, by whose loss the best one is chosen.
@@ -143,13 +151,13 @@ class Trainer:
         records = []
         length = len(batches) if isinstance(batches, Sized) else None
         try:
-            while not (self._is_complete(epochs, patience) or self._stop_requested):
+            while not (self._is_complete(epochs, patience) or self._stops()):
                 if not self.batch:  # else a resumed epoch, whose metrics continue
-                    self.metrics, self._steps, self._seconds = Metrics(self._functions), [], 0.0
+                    self.metrics, self._steps, self._seconds = Metrics(self._functions, self.group), [], 0.0
                 self._started = time.perf_counter()
                 self._tell("on_epoch_start", self.epoch + 1, epochs, length)
                 self.model.train()
-                complete = self._train_epoch(epoch_of(batches, self.epoch, self.batch), length)
+                complete = self._train_epoch(epoch_of(batches, self.epoch, self.batch, self.group), length)
                 self.metrics.read()
                 self._seconds, self._started = self._elapsed(), None
                 if complete:
@@ -159,7 +167,7 @@ class Trainer:
                     if self.best is records[-1]:
                         self.best_weights = on_host(self.model.state_dict())
                     self._tell("on_epoch_end", records[-1])
-            if self._stop_requested:
+            if self._stops():
                 self._tell("on_interrupt")
         except NonFiniteLossError as error:
             raise self._diverged(error) from error
@@ -170,6 +178,11 @@ class Trainer:
             self._tell("on_stop")
         return records
 
+    def _stops(self) -> bool:
+        """Return whether `stop` was called, on whichever process."""
+        self._stop_requested = self.group.any(self._stop_requested)
+        return self._stop_requested
+
     def _is_complete(self, epochs: int, patience: int | None) -> bool:
         """Return whether all epochs are trained, or `patience` of them since the best one."""
         since_best = 0 if self.best is None else self.epoch - self.best["epoch"]
@@ -177,24 +190,26 @@ class Trainer:
 
     def _train_epoch(self, batches: Iterator[Batch], length: int | None) -> bool:
         """Train on the batches of an epoch; return False if it was stopped before its end."""
-        for inputs, targets in self.model.device.prefetch(checked(batches)):
+        on_device = self.model.device.prefetch(checked(batches))
+        for inputs, targets in self.group.steps(on_device, lambda: self._stop_requested):
             self._train_step(inputs, targets)
             self.batch += 1
             self._tell("on_step", self.metrics)
-            if self._stop_requested:
-                return self.batch == length
+        if self._stops():
+            return self.batch == length
         if not self.batch:
             raise ValueError("there are no batches: an iterator yields them only once; pass a list or a Loader")
         return True
 
     def train_step(self, inputs: Array, targets: Array) -> None:
-        """Train on one batch, which may be on the host.
+        """Train on one batch, which may be on the host; of a group, on this process's part of it.
 
         Raises:
             ValueError: if the batch does not fit the model, or holds values that are not finite.
         """
         check_batch(inputs, targets)
-        self._train_step(self.model.device.asarray(inputs), targets)
+        for batch in self.group.steps([(self.model.device.asarray(inputs), targets)]):
+            self._train_step(*batch)
 
     def _train_step(self, inputs: Array, targets: Array) -> None:
         with naming_the_layer(self.model, len(inputs)):
@@ -204,11 +219,21 @@ class Trainer:
             if not self._keep_gradients:
                 self.optimizer.zero_grad()
             self.model.backward(self.loss.backward(), input_gradient=False)
+            self._sum_over_group()
             self._steps.append(self.optimizer.steps + 1)
             self._keep_gradients = self.before_step is not None and self.before_step(self.optimizer) is False
             if not self._keep_gradients:
                 self.optimizer.step()
+            elif self.group.rank:  # the sum so far is added to the next one by process 0 alone
+                for gradients in self.optimizer.gather():
+                    gradients.fill(0)
             self.metrics.update(loss, outputs, targets)
+
+    def _sum_over_group(self) -> None:
+        """Replace the gradients by their sums over all processes, and local running averages by their means."""
+        if self.group.size > 1:
+            self.group.sum(*self.optimizer.gather())
+            average_statistics(self.model, self.group)
 
     def predict(self, images: Array | Rows, batch_size: int = 256) -> HostArray:
         """Return the probability of each class for each image, `(N, classes)`.
@@ -236,7 +261,7 @@ class Trainer:
             TrainingDivergedError: if the loss is infinite or not a number.
         """
         try:
-            return evaluate(self.model, batches, self.loss, self._functions).averages()
+            return evaluate(self.model, batches, self.loss, self._functions, self.group).averages()
         except NonFiniteLossError as error:
             raise TrainingDivergedError(f"the {part} loss became {error.value} {self._place()}") from error
 
@@ -290,7 +315,7 @@ class Trainer:
         progress = Progress.from_info(checkpoint.info)
         if (best_record(progress.records) is None) != (not checkpoint.best):
             raise CheckpointError("the checkpoint has no training progress to resume: best weights without a record")
-        metrics, steps = Metrics(self._functions), []
+        metrics, steps = Metrics(self._functions, self.group), []
         if progress.batch and (state := checkpoint.info.get("metrics")) is not None:
             try:
                 metrics.load_state(state)

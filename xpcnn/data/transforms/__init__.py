@@ -9,7 +9,7 @@ with integers. So the bits are the same on every device; those of float images a
 """
 
 from .affine import RandomAffine
-from .base import Compose, Transform, on_any_device
+from .base import Compose, Part, Transform, on_any_device, on_any_part
 from .colour import ColorJitter
 from .crop import Cutout, RandomHorizontalFlip, RandomShift
 from .names import AUGMENTATIONS, chosen_augmentations, make_transform
@@ -19,6 +19,7 @@ __all__ = [
     "ColorJitter",
     "Compose",
     "Cutout",
+    "Part",
     "RandomAffine",
     "RandomHorizontalFlip",
     "RandomShift",
@@ -26,4 +27,5 @@ __all__ = [
     "chosen_augmentations",
     "make_transform",
     "on_any_device",
+    "on_any_part",
 ]

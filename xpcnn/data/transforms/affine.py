@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...backend import Array, array_namespace, chain, device_of
+from .base import Part, part_of
 
 _FAR = 2.0**21  # pixels
 _INT32_MAX = 2**31 - 1
@@ -36,6 +37,7 @@ class RandomAffine:
     shear: float = 0.0
     translate: tuple[float, float] = (0.0, 0.0)
     any_device: ClassVar[bool] = True
+    any_part: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.degrees >= 0:
@@ -47,11 +49,12 @@ class RandomAffine:
         if not all(0 <= part <= 1 for part in self.translate):
             raise ValueError(f"RandomAffine: expected translate (right, down) from 0 to 1, got {self.translate}")
 
-    def __call__(self, images: Array, generator: np.random.Generator) -> Array:
-        N, _, H, W = images.shape
-        angle, shear, right, down = generator.uniform(-1, 1, (4, N, 1))
+    def __call__(self, images: Array, generator: np.random.Generator, part: Part | None = None) -> Array:
+        _, _, H, W = images.shape
+        rows, total = part_of(images, part)
+        angle, shear, right, down = generator.uniform(-1, 1, (4, total, 1))[:, rows]
         angle, slope = np.radians(angle * self.degrees), np.tan(np.radians(shear * self.shear))
-        factor = generator.uniform(*self.scale, (N, 1))
+        factor = generator.uniform(*self.scale, (total, 1))[rows]
         # Where does each output pixel come from? Undo the translation, the rotation and scale, then the shear.
         y = np.arange(H) - (H - 1) / 2 - down * self.translate[1] * H  # (N, H)
         x = np.arange(W) - (W - 1) / 2 - right * self.translate[0] * W  # (N, W)

@@ -2,11 +2,28 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from ...backend import Array
+
+
+class Part(NamedTuple):
+    """Which images of a batch a transform is given.
+
+    Attributes:
+        rows: the images' places in the batch.
+        total: how many images the batch has.
+    """
+
+    rows: slice
+    total: int
+
+
+def part_of(images: Array, part: Part | None) -> Part:
+    """Return the part that images are: the whole batch if it is None."""
+    return Part(slice(None), len(images)) if part is None else part
 
 
 class Transform(Protocol):
@@ -14,6 +31,11 @@ class Transform(Protocol):
 
     A transform that works on arrays of any device says so with an attribute `any_device = True`; the loader then calls
     it on the device where training runs. Without the attribute it is given NumPy arrays.
+
+    Where processes share a batch, a transform is given the whole batch on each of them, unless it has an attribute
+    `any_part = True`. Then it is called with the images of one process, at least one, and a third argument, the `Part`
+    that they are. It draws what it would draw for the whole batch, uses the part's rows of it, and keeps the images'
+    shape.
     """
 
     def __call__(self, images: Array, generator: np.random.Generator, /) -> Array:
@@ -26,9 +48,14 @@ def on_any_device(transform: Transform) -> bool:
     return bool(getattr(transform, "any_device", False))
 
 
+def on_any_part(transform: Transform) -> bool:
+    """Return whether a transform can be given a part of a batch, as its attribute `any_part` says."""
+    return bool(getattr(transform, "any_part", False))
+
+
 @dataclass(frozen=True)
 class Compose:
-    """Apply the transforms one after the other; on any device if all of them do.
+    """Apply the transforms one after the other; on any device, or to any part of a batch, if all of them can.
 
     Args:
         transforms: the first is applied first; all draw from the same generator.
@@ -41,7 +68,12 @@ class Compose:
         """Whether all transforms work on arrays of any device."""
         return all(map(on_any_device, self.transforms))
 
-    def __call__(self, images: Array, generator: np.random.Generator) -> Array:
+    @property
+    def any_part(self) -> bool:
+        """Whether all transforms can be given a part of a batch."""
+        return all(map(on_any_part, self.transforms))
+
+    def __call__(self, images: Array, generator: np.random.Generator, *part: Part) -> Array:
         for transform in self.transforms:
-            images = transform(images, generator)
+            images = transform(images, generator, *part)
         return images

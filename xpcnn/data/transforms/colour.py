@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...backend import Array, HostArray, array_namespace, chain, device_of
+from .base import Part, part_of
 
 # Bits of fractions, for uint8 images: of a factor, of a grey, and of their product. With factors up to 8 (of the pixel)
 # and 4 (of grey), 18 bits leave room for the sum in 32 bits.
@@ -35,16 +36,18 @@ class ColorJitter:
     contrast: float = 0.0
     saturation: float = 0.0
     any_device: ClassVar[bool] = True
+    any_part: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for field in fields(self):
             if not 0 <= getattr(self, field.name) <= 1:
                 raise ValueError(f"ColorJitter: expected {field.name} from 0 to 1, got {getattr(self, field.name)}")
 
-    def __call__(self, images: Array, generator: np.random.Generator) -> Array:
-        N, C = images.shape[:2]
+    def __call__(self, images: Array, generator: np.random.Generator, part: Part | None = None) -> Array:
+        C = images.shape[1]
+        rows, total = part_of(images, part)
         strengths = np.array([[self.brightness], [self.contrast], [self.saturation]])
-        brightness, contrast, saturation = 1 + strengths * generator.uniform(-1, 1, (3, N))
+        brightness, contrast, saturation = 1 + strengths * generator.uniform(-1, 1, (3, total))[:, rows]
         # The three together are one linear map: own·pixel + grey·its grey + mean·the image's mean grey.
         own, grey = brightness * contrast * saturation, brightness * contrast * (1 - saturation)
         mean = brightness * (1 - contrast)

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from ...backend import Array, device_of
+from .base import Part, part_of
 
 
 @dataclass(frozen=True)
@@ -21,16 +22,17 @@ class RandomHorizontalFlip:
 
     p: float = 0.5
     any_device: ClassVar[bool] = True
+    any_part: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.p <= 1:
             raise ValueError(f"RandomHorizontalFlip: expected p from 0 to 1, got {self.p}")
 
-    def __call__(self, images: Array, generator: np.random.Generator) -> Array:
-        flipped = np.flatnonzero(generator.random(len(images)) < self.p)
-        rows = device_of(images).asarray(flipped)
+    def __call__(self, images: Array, generator: np.random.Generator, part: Part | None = None) -> Array:
+        rows, total = part_of(images, part)
+        flipped = device_of(images).asarray(np.flatnonzero(generator.random(total)[rows] < self.p))
         images = images.copy()
-        images[rows] = images[rows][..., ::-1]
+        images[flipped] = images[flipped][..., ::-1]
         return images
 
 
@@ -49,14 +51,16 @@ class RandomShift:
 
     pixels: int
     any_device: ClassVar[bool] = True
+    any_part: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.pixels < 0:
             raise ValueError(f"RandomShift: expected pixels of 0 or more, got {self.pixels}")
 
-    def __call__(self, images: Array, generator: np.random.Generator) -> Array:
+    def __call__(self, images: Array, generator: np.random.Generator, part: Part | None = None) -> Array:
         N, C, H, W = images.shape
-        top, left = generator.integers(0, 2 * self.pixels + 1, (2, N))
+        rows, total = part_of(images, part)
+        top, left = generator.integers(0, 2 * self.pixels + 1, (2, total))[:, rows]
         device, margin = device_of(images), self.pixels
         xp = device.xp
         height, width = H + 2 * margin, W + 2 * margin
@@ -87,6 +91,7 @@ class Cutout:
     size: int
     fill: float | Literal["mean"] = 0
     any_device: ClassVar[bool] = True
+    any_part: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -94,11 +99,12 @@ class Cutout:
         if isinstance(self.fill, str) and self.fill != "mean":
             raise ValueError(f'Cutout: expected fill to be a number or "mean", got {self.fill!r}')
 
-    def __call__(self, images: Array, generator: np.random.Generator) -> Array:
-        N, _, H, W = images.shape
+    def __call__(self, images: Array, generator: np.random.Generator, part: Part | None = None) -> Array:
+        _, _, H, W = images.shape
         device = device_of(images)
         xp = device.xp
-        start = generator.integers(0, [[H], [W]], (2, N)) - self.size // 2
+        covered, total = part_of(images, part)
+        start = generator.integers(0, [[H], [W]], (2, total))[:, covered] - self.size // 2
         first = device.asarray(start)[:, :, None, None, None]
         y, x = xp.arange(H)[:, None], xp.arange(W)
         rows, columns = (
