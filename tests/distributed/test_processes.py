@@ -121,11 +121,12 @@ def test_local_batch_norm_is_another_training_which_the_configuration_names(data
 
 def test_processes_divide_the_cores_of_a_machine():
     code = "from xpcnn.backend import CPU; from xpcnn.distributed import join; before = CPU.threads; join()"
-    done = start(2, "-c", f"{code}; print(before, CPU.threads, flush=True)")
+    # In one write each, as two processes write to one pipe.
+    done = start(2, "-c", f"{code}; import os; os.write(1, b'%d %d;' % (before, CPU.threads))")
     assert done.returncode == 0, done.stderr
-    for line in done.stdout.splitlines():
-        before, threads = map(int, line.split())
-        assert threads == max(1, before // 2)
+    shares = [tuple(map(int, share.split())) for share in done.stdout.strip(";").split(";")]
+    assert [(before, max(1, before // 2)) for before, _ in shares] == shares
+    assert len(shares) == 2
 
 
 def test_one_process_may_ask_for_mpi():
