@@ -16,7 +16,7 @@ ADDED = {"model_sha256", "size", "skip_bad", "class_weights", "validation", "pat
 
 
 @pytest.mark.parametrize(
-    ("kind", "own"), [(TrainingConfig, set()), (RunConfig, OF_RUNS), (TraceConfig, {"steps", "dtype"})]
+    ("kind", "own"), [(TrainingConfig, set()), (RunConfig, OF_RUNS), (TraceConfig, {"steps", "dtype", "mode"})]
 )
 def test_the_keys_in_files_stay_and_come_back(kind, own):
     values = asdict(kind(seed=3, lr=0.5))
