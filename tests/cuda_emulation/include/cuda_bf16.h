@@ -1,0 +1,12 @@
+// bfloat16: the upper half of a float32, rounded to nearest.
+#pragma once
+
+struct __nv_bfloat16 {
+    unsigned short bits;
+    __nv_bfloat16() = default;
+    __nv_bfloat16(float x) {
+        unsigned wide = __float_as_uint(x);
+        bits = (unsigned short)(std::isnan(x) ? wide >> 16 | 64 : (wide + 0x7FFF + (wide >> 16 & 1)) >> 16);
+    }
+    operator float() const { return __uint_as_float(unsigned(bits) << 16); }
+};
