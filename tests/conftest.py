@@ -1,5 +1,8 @@
 """The fixtures every test may use: `device` and `xp` over every kind of device, and a seeded `rng`."""
 
+import os
+
+import cuda_emulation
 import numpy as np
 import pytest
 import strict_xp
@@ -11,6 +14,12 @@ pytest_plugins = ["xpcnn.testing.fixtures"]  # `xp`, and the two real devices
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=0, help="seed of the rng fixture (default: 0)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With XPCNN_CUDA=emulated in the environment the GPU is an emulated one; see cuda_emulation/README.md."""
+    if os.environ.get("XPCNN_CUDA") == "emulated":
+        cuda_emulation.install(config.getoption("--seed"))
 
 
 @pytest.fixture(params=["cpu", "strict", "cuda"])

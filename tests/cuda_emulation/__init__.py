@@ -144,7 +144,7 @@ def _build() -> Path:
         _run([*FLAGS, "-o", str(part / name), "-x", "c++", *(paths or [os.devnull]), *linking])
     # Compiled once, not for each kernel. GCC takes it only for the same options.
     header = str(part / "include" / "device.h")
-    _run(["-std=c++17", "-O1", "-w", "-fPIC", "-fno-strict-aliasing", "-x", "c++-header", header, "-o", header + ".gch"])
+    _run(["-std=c++17", "-O1", "-w", "-fPIC", "-fno-strict-aliasing", "-fvisibility=hidden", "-fno-gnu-unique", "-x", "c++-header", header, "-o", header + ".gch"])
     part.rename(folder)
     return folder
 

@@ -57,9 +57,20 @@ void multiply(const Matrices &size, Sum alpha, const In *a, const In *b, Sum bet
     }
 }
 
+// Gives the matrices of a batch: each at a step from the one before, or by an array of pointers on the device.
+template <class T>
+struct Batch {
+    T *first;
+    int64_t step;
+    T *const *pointers = nullptr;
+
+    T *operator[](int i) const { return pointers ? pointers[i] : first + i * step; }
+    const void *memory() const { return pointers ? static_cast<const void *>(pointers) : first; }
+};
+
 template <class In, class Out, class Sum>
-int gemm(Handle *handle, Matrices size, const Sum *alpha, const In *a, int64_t step_a, const In *b, int64_t step_b,
-         const Sum *beta, Out *c, int64_t step_c, int count) {
+int gemm(Handle *handle, Matrices size, const Sum *alpha, Batch<const In> a, Batch<const In> b, const Sum *beta,
+         Batch<Out> c, int count) {
     Held held(lock);
     if (error() != OK) return EXECUTION_FAILED;
     if (size.m < 0 || size.n < 0 || size.k < 0 || count < 0) return INVALID;
@@ -71,16 +82,16 @@ int gemm(Handle *handle, Matrices size, const Sum *alpha, const In *a, int64_t s
     bool on_host = handle->pointer_mode == 0;
     Sum alpha_now = on_host ? *alpha : Sum(0), beta_now = on_host ? *beta : Sum(0);
     Stream *stream = stream_of(handle->stream);
-    for (const void *pointer : {static_cast<const void *>(a), static_cast<const void *>(b), static_cast<const void *>(c)})
+    for (const void *pointer : {a.memory(), b.memory(), c.memory()})
         if (Block *block = block_of(pointer); !block || block->device != stream->device)
-            if (size.k || pointer == c) fail(ILLEGAL_ADDRESS, "a matrix product was given memory that is not its device's");
+            if (size.k || pointer == c.memory()) fail(ILLEGAL_ADDRESS, "a matrix product was given memory that is not its device's");
     give(stream, [=] {
         const void *address = nullptr;
         bool well = guarded(
             [&] {
                 Sum alpha_then = on_host ? alpha_now : *alpha, beta_then = on_host ? beta_now : *beta;
                 for (int i = 0; i < count; i++)
-                    multiply(size, alpha_then, a + i * step_a, b + i * step_b, beta_then, c + i * step_c);
+                    multiply(size, alpha_then, a[i], b[i], beta_then, c[i]);
             },
             &address);
         if (!well) fail(ILLEGAL_ADDRESS, "a matrix product touched what is nobody's memory");
@@ -97,8 +108,9 @@ int gemm_of(Handle *handle, int ta, int tb, int m, int n, int k, const void *alp
         using In = decltype(in);
         using Out = decltype(out);
         using Sum = decltype(sum);
-        return gemm(handle, size, static_cast<const Sum *>(alpha), static_cast<const In *>(a), step_a,
-                    static_cast<const In *>(b), step_b, static_cast<const Sum *>(beta), static_cast<Out *>(c), step_c, count);
+        return gemm(handle, size, static_cast<const Sum *>(alpha), Batch<const In>{static_cast<const In *>(a), step_a},
+                    Batch<const In>{static_cast<const In *>(b), step_b}, static_cast<const Sum *>(beta),
+                    Batch<Out>{static_cast<Out *>(c), step_c}, count);
     };
     if (type_a != type_b) return INVALID;
     if (type_a == F64 && type_c == F64) return call(double(), double(), double());
@@ -131,6 +143,13 @@ EXPORT int cublasGetMathMode(Handle *handle, int *mode) { *mode = handle->math_m
         const type *b, int ldb, long long sb, const type *beta, type *c, int ldc, long long sc, int count) {          \
         return gemm_of(h, ta, tb, m, n, k, alpha, a, number, lda, sa, b, number, ldb, sb, beta, c, number, ldc, sc,    \
                        count, 0);                                                                                      \
+    }                                                                                                                  \
+    EXPORT int cublas##letter##gemmBatched(                                                                            \
+        Handle *h, int ta, int tb, int m, int n, int k, const type *alpha, const type *const *a, int lda,             \
+        const type *const *b, int ldb, const type *beta, type *const *c, int ldc, int count) {                         \
+        Matrices size{ta, tb, m, n, k, lda, ldb, ldc, number == F32 && h->math_mode == TF32_MATH};                     \
+        return gemm(h, size, alpha, Batch<const type>{nullptr, 0, a}, Batch<const type>{nullptr, 0, b}, beta,          \
+                    Batch<type>{nullptr, 0, c}, count);                                                                \
     }                                                                                                                  \
     EXPORT int cublas##letter##gemv_v2(Handle *h, int t, int m, int n, const type *alpha, const type *a, int lda,     \
                                        const type *x, int incx, const type *beta, type *y, int incy) {                 \

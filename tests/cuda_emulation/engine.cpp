@@ -35,6 +35,7 @@ struct Arena {
 Arena arenas[DEVICES + 1];  // the last is the host's pinned memory
 
 std::map<char *, Block> blocks;  // by the address of their first page
+std::map<char *, Block> freed;   // the same of those that are gone, for messages
 Stream default_streams[DEVICES];
 std::set<Stream *> streams;
 
@@ -215,6 +216,7 @@ Status allocate(size_t size, int device, char **data) {
     memset(pages, CANARY, bytes);
     memset(block.data, 0xFF, size);  // NaN in every floating-point type, -1 in integers
     blocks[pages] = block;
+    freed.erase(pages);
     arena.cursor = pages + bytes;
     arena.used += size;
     *data = block.data;
@@ -238,6 +240,7 @@ Status release(char *data) {
     char *pages = block->pages;
     madvise(pages, block->page_bytes, MADV_DONTNEED);
     mprotect(pages, block->page_bytes, PROT_NONE);
+    freed[pages] = *block;
     blocks.erase(pages);
     return OK;
 }
@@ -253,6 +256,21 @@ Block *block_of(const void *pointer) {
 bool inside(const void *pointer, size_t size) {
     Block *block = block_of(pointer);
     return block && static_cast<const char *>(pointer) + size <= block->data + block->size;
+}
+
+std::string described(const void *pointer) {
+    char *address = static_cast<char *>(const_cast<void *>(pointer));
+    for (auto *all : {&blocks, &freed}) {
+        auto next = all->upper_bound(address + page);
+        if (next == all->begin()) continue;
+        const Block &block = std::prev(next)->second;
+        if (address < block.pages + block.page_bytes + page)
+            return "byte " + std::to_string(address - block.data) + " of a block of " + std::to_string(block.size) +
+                   " bytes" + (all == &freed ? ", freed before" : "");
+    }
+    char text[64];
+    snprintf(text, sizeof text, "the address %p, which was never allocated", pointer);
+    return text;
 }
 
 size_t free_bytes(int device) { return limit - arena_of(device).used; }
@@ -311,9 +329,7 @@ Status launch(const std::string &name, const Kernel &kernel, const unsigned *gri
         for (auto &value : values) pointers.push_back(value.data());
         const void *address = nullptr;
         if (!guarded([&] { kernel.launch(&sizes[0], &sizes[3], shared_bytes, pointers.data(), order); }, &address)) {
-            char text[32];
-            snprintf(text, sizeof text, "%p", address);
-            fail(ILLEGAL_ADDRESS, name + " touched " + text + ", which is nobody's memory");
+            fail(ILLEGAL_ADDRESS, name + " touched " + described(address));
         }
     });
     return error();

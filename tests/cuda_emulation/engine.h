@@ -93,6 +93,7 @@ Status allocate_in_order(size_t size, Stream *stream, char **data);
 Status release(char *data);
 Block *block_of(const void *pointer);  // the live block that holds it, or null
 bool inside(const void *pointer, size_t size);  // whether all of it is in one live block
+std::string described(const void *pointer);  // for a message
 size_t free_bytes(int device);
 size_t total_bytes();
 

@@ -115,7 +115,8 @@ EXPORT int nvrtcCompileProgram(Program *program, int count, const char *const *o
         std::ofstream(path) << content;
     }
     std::vector<std::string> command{getenv("XPCNN_CUDA_COMPILER"), "-std=c++17", "-O1", "-w", "-fPIC", "-shared",
-                                     "-fno-strict-aliasing", "-include", home + "/device.h", "-I", home, "-I", folder};
+                                     "-fno-strict-aliasing",
+                                     "-fvisibility=hidden", "-fno-gnu-unique", "-include", home + "/device.h", "-I", home, "-I", folder};
     for (int i = 0; i < count; i++) {
         std::string option = options[i];
         if (option.rfind("-I", 0) == 0 || option.rfind("-D", 0) == 0) command.push_back(option);

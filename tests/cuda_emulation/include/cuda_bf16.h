@@ -10,3 +10,9 @@ struct __nv_bfloat16 {
     }
     operator float() const { return __uint_as_float(unsigned(bits) << 16); }
 };
+inline unsigned short __bfloat16_as_ushort(__nv_bfloat16 x) { return x.bits; }
+inline __nv_bfloat16 __ushort_as_bfloat16(unsigned short x) {
+    __nv_bfloat16 result;
+    result.bits = x;
+    return result;
+}

@@ -21,3 +21,5 @@ using half = __half;
 inline float __half2float(__half x) { return x; }
 inline __half __float2half(float x) { return x; }
 inline __half __float2half_rn(float x) { return x; }
+inline unsigned short __half_as_ushort(__half x) { return emu_bits<unsigned short>(x.value); }
+inline __half __ushort_as_half(unsigned short x) { return __half_raw{x}; }

@@ -18,7 +18,7 @@
 #define __CUDA_ARCH__ 900
 #define __CUDACC_VER_MAJOR__ 12
 #define __CUDACC_VER_MINOR__ 9
-#define __global__ inline
+#define __global__
 #define __device__
 #define __host__
 #define __constant__
