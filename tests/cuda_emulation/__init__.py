@@ -123,7 +123,7 @@ def _compiler() -> str:
 
 def _build() -> Path:
     """Return the folder of the libraries, built from these sources if they are not there yet."""
-    sources = sorted(path for path in HERE.rglob("*") if path.suffix in (".cpp", ".h", ".py"))
+    sources = sorted(path for path in HERE.rglob("*") if path.suffix in (".cpp", ".cuh", ".h", ".py"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources) + _version().encode()).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "xpcnn" / "cuda_emulation" / digest
