@@ -1,10 +1,14 @@
 """Convolutional networks written once for NumPy and CuPy."""
 
-from . import data, functional, models, nn, optim, training
-from .backend import Device, DeviceUnavailableError, available_devices, device
-from .data import Dataset, Loader
-from .random import manual_seed
-from .training import Trainer
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import data, functional, models, nn, optim, training
+    from .backend import Device, DeviceUnavailableError, available_devices, device
+    from .data import Dataset, Loader
+    from .random import manual_seed
+    from .training import Trainer
 
 __version__ = "0.1.0"
 
@@ -24,3 +28,27 @@ __all__ = [
     "optim",
     "training",
 ]
+
+_MODULES = {
+    "Dataset": "data",
+    "Device": "backend",
+    "DeviceUnavailableError": "backend",
+    "Loader": "data",
+    "Trainer": "training",
+    "available_devices": "backend",
+    "device": "backend",
+    "manual_seed": "random",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Imported at first use, so that the command line can handle Ctrl-C while NumPy and all else are being imported.
+    if name in _MODULES:
+        return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    if name in (*__all__, *_MODULES.values()):
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,5 +1,6 @@
 """The command line, used as its user does."""
 
+import errno
 import json
 import os
 import re
@@ -13,7 +14,7 @@ import pytest
 
 from xpcnn.cli import main
 from xpcnn.data import load_dataset
-from xpcnn.training import Checkpoint, read_history
+from xpcnn.training import Checkpoint, SaveError, TrainingDivergedError, read_history
 from xpcnn.training import run as run_module
 
 
@@ -55,6 +56,7 @@ def test_train_keeps_everything_about_the_run(tmp_path, few_images, capsys):
     assert [row[0] for row in rows] == ["1", "2"]
     assert "images/s" in captured.err
     assert sorted(path.name for path in folder.iterdir()) == [
+        ".lock",
         "checkpoint.safetensors",
         "config.json",
         "curves.png",
@@ -174,8 +176,9 @@ def test_a_diverging_run_says_where_and_keeps_the_last_good_checkpoint(tmp_path,
     error = capsys.readouterr().err
     assert "at step" in error
     assert "learning rate" in error
-    assert "no epoch was complete before" in error
-    assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
+    assert "the last good checkpoint is of" in error
+    assert "(step 0, 0 epochs complete)" in error
+    assert all(np.isfinite(weight).all() for weight in saved(tmp_path / "run").values())
 
 
 def test_evaluate_takes_another_data_set_of_the_same_shape_only(tmp_path, few_images, monkeypatch, capsys):
@@ -255,9 +258,85 @@ def test_ctrl_c_leaves_a_checkpoint_that_resumes(tmp_path):
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "go on with: xpcnn train --resume" in error
+    assert "continue with: xpcnn train --resume" in error
     assert "Traceback" not in error
     progress = Checkpoint.load(folder / "checkpoint.safetensors").info["progress"]
     assert 0 < progress["step"] < 50 * 157
     # Going on for 50 epochs is not for a test; the resumed run itself is, at the library's level.
     assert main(["evaluate", str(folder), "--device", "cpu"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (TrainingDivergedError("the loss became nan"), 1, "the loss became nan"),
+        (ValueError("bad\ninput"), 2, r"bad\ninput"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "x"), 2, "No such file: 'x'"),
+        (ImportError("no Pillow"), 2, "no Pillow"),
+        (MemoryError(), 3, "error: out of memory\n"),
+        (MemoryError("Unable to allocate 9 GiB"), 3, "error: out of memory: Unable to allocate 9 GiB\n"),
+        (MemoryError("out of memory in layer fc1"), 3, "error: out of memory in layer fc1\n"),
+        (SaveError("the file cannot be written"), 3, "the file cannot be written"),
+        (OSError(errno.ENOSPC, "No space left on device", "x"), 3, "No space left on device: 'x'"),
+        (ZeroDivisionError("x"), 3, "a bug: ZeroDivisionError: x; please run it again with XPCNN_TRACEBACK=1"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_every_error_is_one_line_with_its_exit_code(monkeypatch, capsys, error, code, message):
+    def fail():
+        raise error
+
+    monkeypatch.setattr("xpcnn.cli.devices.available_devices", fail)
+    assert main(["devices"]) == code
+    captured = capsys.readouterr()
+    assert captured.err.startswith("xpcnn: error: ")
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    monkeypatch.setenv("XPCNN_TRACEBACK", "1")
+    assert main(["devices"]) == code
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_full_disk_behind_another_error_is_no_bad_input(tmp_path, monkeypatch, capsys):
+    def fail(*args, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.mkdir", fail)
+    assert main(["train", "--device", "cpu", "--output", str(tmp_path / "run")]) == 3
+    assert "run cannot be made: No space left on device" in capsys.readouterr().err
+
+
+def test_help_names_the_exit_codes(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "exit codes: 0 done" in capsys.readouterr().out
+
+
+def test_the_package_imports_nothing_before_it_is_used():
+    code = """
+import sys, xpcnn
+assert "numpy" not in sys.modules
+assert all(getattr(xpcnn, name) for name in dir(xpcnn))
+assert xpcnn.Trainer is xpcnn.training.Trainer and xpcnn.device is xpcnn.backend.device
+try:
+    xpcnn.nothing
+except AttributeError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "module 'xpcnn' has no attribute 'nothing'\n"
+
+
+def test_out_of_memory_names_layer_batch_and_bytes_and_what_to_try(tmp_path, few_images, monkeypatch, capsys):
+    from xpcnn.nn import Conv2d
+
+    monkeypatch.setattr(Conv2d, "forward", lambda layer, x: np.empty((1 << 30, 1 << 30), "f"))
+    assert train(tmp_path / "run") == 3
+    assert re.fullmatch(
+        r"xpcnn: error: out of memory in layer conv1 \(Conv2d\) with a batch of 64: Unable to allocate 4.00 EiB .*"
+        r"; try a smaller --batch-size or network\n",
+        capsys.readouterr().err,
+    )
+    assert main(["parity", "record", "--output", str(tmp_path / "trace")]) == 3
+    assert "in layer conv1 (Conv2d) with a batch of 32: Unable" in capsys.readouterr().err
+    assert not (tmp_path / "trace").exists()

@@ -111,11 +111,20 @@ def test_run_differs_with_exit_code_1(strict_by_name, monkeypatch, capsys):
         (["record", "--output", "TRACE"], "exists already"),
         (["record"], "--output"),
         (["run", "--steps", "x"], "invalid int value"),
+        (["record", "--output", "NEW", "--limit", "-1"], "--limit must be at least 0, got -1"),
+        (["record", "--output", "NEW", "--lr", "nan"], "lr must be a finite number, got nan"),
+        (["record", "--output", "NEW", "--weight-decay", "-1"], "weight_decay must be at least 0, got -1"),
+        (["record", "--output", "NEW", "--steps", "2", "--lr", "1e30"], "the loss became"),
+        (["check", "TRACE", "--picture", "missing/x.png"], "--picture missing/x.png: there is no folder missing"),
+        (["check", "TRACE", "--picture", "x.xyz"], "--picture x.xyz: expected a name that ends in .eps"),
+        (["check", "TRACE", "--picture", "."], "--picture .: it is a folder"),
+        (["run", *FEW, "--devices", "cpu,cpu", "--picture", "missing/x.png"], "there is no folder missing"),
     ],
     ids=str,
 )
-def test_what_could_not_run_is_said_in_one_line(trace, arguments, message, capsys):
-    arguments = [str(trace) if argument == "TRACE" else argument for argument in arguments]
+def test_what_could_not_run_is_said_in_one_line(trace, arguments, message, tmp_path, capsys):
+    names = {"TRACE": str(trace), "NEW": str(tmp_path / "new" / "trace")}
+    arguments = [names.get(argument, argument) for argument in arguments]
     try:
         code = main(["parity", *arguments])
     except SystemExit as exit:  # argparse's way out
@@ -125,6 +134,7 @@ def test_what_could_not_run_is_said_in_one_line(trace, arguments, message, capsy
     assert message in captured.err
     assert captured.err.count("\n") == 1
     assert captured.out == ""
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import os
 import sys
 from dataclasses import replace
 from importlib.resources import files
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from xpcnn.data import DATASETS, DataError, Dataset, DatasetInfo, data_folder, load_dataset, write_idx
-from xpcnn.data.formats.format import Format
+from xpcnn.data.formats.format import Format, Published
 
 
 def a_dataset(**changes):
@@ -25,12 +26,13 @@ def publish(monkeypatch):
     """Make the files of a folder the published ones of a data set."""
 
     def published(name, folder):
-        def content_sum(file):
+        def known(file):
             content = (folder / file).read_bytes()
-            return hashlib.sha256(gzip.decompress(content) if file.endswith(".gz") else content).hexdigest()
+            content = gzip.decompress(content) if file.endswith(".gz") else content
+            return Published(hashlib.sha256(content).hexdigest(), len(content))
 
         info = DATASETS[name]
-        sums = {split: {file: content_sum(file) for file in names} for split, names in info.files.items()}
+        sums = {split: {file: known(file) for file in names} for split, names in info.files.items()}
         monkeypatch.setitem(DATASETS, name, replace(info, files=sums, mirrors=("file:///nowhere/",)))
 
     return published
@@ -53,11 +55,11 @@ def small_mnist(tmp_path, publish):
 def test_the_embedded_data_set_is_the_documented_one():
     readme = (files("xpcnn.data") / "mnist_mini" / "README.md").read_text()
     for split, sums in DATASETS["mnist-mini"].files.items():
-        for name, sha256 in sums.items():
+        for name, published in sums.items():
             content = gzip.decompress((files("xpcnn.data") / "mnist_mini" / name).read_bytes())
-            assert hashlib.sha256(content).hexdigest() == sha256
-            assert f"{sha256}  {name.removesuffix('.gz')}\n" in readme
-            assert (sha256 == DATASETS["mnist"].files[split][name]) == (split == "test")
+            assert published == (hashlib.sha256(content).hexdigest(), len(content))
+            assert f"{published.sha256}  {name.removesuffix('.gz')}\n" in readme
+            assert (published == DATASETS["mnist"].files[split][name]) == (split == "test")
 
 
 def test_the_embedded_data_set_is_read(monkeypatch):
@@ -90,12 +92,16 @@ def test_the_sum_is_that_of_the_decompressed_content(small_mnist):
     np.testing.assert_array_equal(load_dataset("mnist", "train", folder).images[:, 0], images[:2])
 
 
-@pytest.mark.parametrize("damage", [lambda images: images[:1], lambda images: images ^ 1])
+@pytest.mark.parametrize(
+    "damage", [lambda images: images[:1], lambda images: np.repeat(images, 2, 0), lambda images: images ^ 1]
+)
 def test_another_file_than_the_published_one_is_refused(small_mnist, damage):
     folder, images, _ = small_mnist
     path = folder / "mnist" / "t10k-images-idx3-ubyte.gz"
     write_idx(path, damage(images[2:]))
-    with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte.gz: not the published file .*; remove the file to"):
+    with pytest.raises(
+        DataError, match=r"t10k-images-idx3-ubyte.gz: (not the published file|shape) .*; remove the file to"
+    ):
         load_dataset("mnist", "test", folder)
     path.write_bytes(b"<html>")
     with pytest.raises(DataError, match=r"not an IDX file .*; remove the file to"):
@@ -138,10 +144,11 @@ def test_the_catalogue_is_complete():
     for info in DATASETS.values():
         assert (len(info.classes), len(info.mean), len(info.std)) == (10, info.shape[0], info.shape[0])
         assert [*info.files] == ["train", "test"]
-        sums = [sha256 for split in info.files.values() for sha256 in split.values()]
+        sums = [published.sha256 for split in info.files.values() for published in split.values()]
         assert len({*sums}) == len(sums)
         assert all(len(bytes.fromhex(sha256)) == 32 for sha256 in sums)
         assert info.embedded == (not info.mirrors)
+        assert [*info.mirrors] == sorted(info.mirrors, key=lambda mirror: not mirror.startswith("https://"))
 
 
 def test_a_data_set_in_a_format_of_its_own_is_one_entry(tmp_path, monkeypatch):
@@ -151,10 +158,10 @@ def test_a_data_set_in_a_format_of_its_own_is_one_entry(tmp_path, monkeypatch):
         (records,) = arrays
         return records[:, 1:].reshape(-1, 1, 1, 2), records[:, 0].astype(np.int64)
 
-    pairs = Format(lambda path: np.fromfile(path, np.uint8).reshape(-1, 3), lambda array: b"", join)
+    pairs = Format(lambda path, limit: np.fromfile(path, np.uint8).reshape(-1, 3), lambda array: b"", join)
     (tmp_path / "pairs").mkdir()
     (tmp_path / "pairs" / "all").write_bytes(content)
-    files = {split: {"all": hashlib.sha256(content).hexdigest()} for split in ("train", "test")}
+    files = {split: {"all": Published(hashlib.sha256(content).hexdigest(), 6)} for split in ("train", "test")}
     entry = DatasetInfo("pairs", pairs, files, ("a", "b"), (0.1,), (0.2,), (1, 1, 2), drawing=False)
     monkeypatch.setitem(DATASETS, "pairs", entry)
     dataset = load_dataset("pairs", "train", tmp_path)
@@ -179,6 +186,28 @@ def test_the_folder_is_the_argument_then_the_variable_then_the_cache(tmp_path, m
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setenv("LOCALAPPDATA", "/local")
     assert data_folder() == Path("/local/xpcnn")
+
+
+@pytest.mark.parametrize("folder", ["~nosuchuser/x", "~nosuchuser"])
+def test_a_home_that_nobody_has_is_one_line(folder, monkeypatch):
+    with pytest.raises(DataError, match=f"no folder for data sets in {folder}: "):
+        load_dataset("mnist", "test", folder)
+    monkeypatch.setenv("XPCNN_DATA", folder)
+    with pytest.raises(DataError, match="no folder for data sets"):
+        data_folder()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no FIFOs in its file system")
+def test_what_is_no_file_is_neither_waited_for_nor_replaced(small_mnist):
+    path = small_mnist[0] / "mnist" / "t10k-images-idx3-ubyte.gz"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(DataError, match=r"it is a FIFO, not a file\); remove the file"):
+        load_dataset("mnist", "test", small_mnist[0])
+    path.unlink()
+    path.symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"no such file; remove the file"):
+        load_dataset("mnist", "test", small_mnist[0])
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,11 @@
 """Downloads from a server on this computer: mirrors, sums, archives, and nothing left behind by a failure."""
 
+import contextlib
 import hashlib
 import io
+import os
+import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -13,8 +17,9 @@ import numpy as np
 import pytest
 
 from xpcnn.data import DATASETS, DataError, load_dataset, write_idx
-from xpcnn.data import download as module
+from xpcnn.data import fetch as module
 from xpcnn.data.download import download_files
+from xpcnn.data.formats.format import Published
 from xpcnn.data.formats.idx import idx_header
 
 LABELS, IMAGES = "t10k-labels-idx1-ubyte.gz", "t10k-images-idx3-ubyte.gz"
@@ -23,7 +28,7 @@ LABELS, IMAGES = "t10k-labels-idx1-ubyte.gz", "t10k-images-idx3-ubyte.gz"
 class Server:
     """Serves `pages` by path and notes what was asked for.
 
-    A page is a body, a body and the length it claims, or one of two ways to break the protocol.
+    A page is a body, a body and the length it claims, an address to be redirected to, or a way to break the protocol.
     """
 
     def __init__(self):
@@ -37,6 +42,16 @@ class Server:
                 if page == "silence":
                     server.finished.wait(20)
                     return
+                if page == "trickle":
+                    with contextlib.suppress(ConnectionError):
+                        while not server.finished.wait(0.05):
+                            self.wfile.write(b"H")
+                    return
+                if isinstance(page, str) and ":" in page:
+                    self.send_response(302)
+                    self.send_header("Location", page)
+                    self.end_headers()
+                    return
                 if page == "nonsense":
                     self.wfile.write(b"nonsense\r\n")
                     return
@@ -45,9 +60,11 @@ class Server:
                     return
                 body, length = page if isinstance(page, tuple) else (page, len(page))
                 self.send_response(200)
-                self.send_header("Content-Length", str(length))
+                if length is not None:
+                    self.send_header("Content-Length", str(length))
                 self.end_headers()
-                self.wfile.write(body)
+                with contextlib.suppress(ConnectionError):  # it need not be read to the end
+                    self.wfile.write(body)
 
             def log_message(self, *_):
                 pass
@@ -71,8 +88,10 @@ def server(monkeypatch):
 def published(tmp_path, server, monkeypatch):
     """Three test images in MNIST's files, published at `/b/` of the server; `/a/` is the first mirror, and empty."""
     arrays = {IMAGES: np.arange(3 * 4, dtype=np.uint8).reshape(3, 2, 2), LABELS: np.array([1, 0, 2], np.uint8)}
-    sums = {name: hashlib.sha256(idx_header(array) + array.tobytes()).hexdigest() for name, array in arrays.items()}
+    sums = {}
     for name, array in arrays.items():
+        content = idx_header(array) + array.tobytes()
+        sums[name] = Published(hashlib.sha256(content).hexdigest(), len(content))
         write_idx(tmp_path / name, array)
         server.pages[f"/b/{name}"] = (tmp_path / name).read_bytes()
     mirrors = f"{server.address}/a/", f"{server.address}/b/"
@@ -127,7 +146,7 @@ def test_an_interrupted_download_leaves_no_file(tmp_path, published):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        download_files([f"{published.address}/b/"], tmp_path / "new", [LABELS], interrupt)
+        download_files([f"{published.address}/b/"], tmp_path / "new", {LABELS: 11}, interrupt)
     assert not list((tmp_path / "new").iterdir())
 
 
@@ -136,6 +155,89 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, published):
     with pytest.raises(DataError, match=r"file/mnist: lacks .*, and cannot be written \("):
         load_dataset("mnist", "test", tmp_path / "file")
     assert published.asked == []
+
+
+@pytest.mark.parametrize("claimed", [True, False], ids=["said", "unsaid"])
+def test_a_file_beyond_its_size_is_not_fetched_to_the_end(tmp_path, server, claimed):
+    content = bytes(40 << 20)
+    server.pages["/one"] = (content, len(content) if claimed else None)
+    fault = "has 41943040 bytes, expected at most" if claimed else "has more than the 1048590 bytes"
+    with pytest.raises(DataError, match=fault):
+        download_files([f"{server.address}/"], tmp_path, {"one": 14}, check_content)
+    assert not list(tmp_path.iterdir())
+
+
+def test_content_that_unpacks_to_more_than_was_published_takes_no_memory(tmp_path, published):
+    """2 GB of zeros make 2 MB of gzip, with a header of its own that promises as much."""
+    import gzip
+    import struct
+    import tracemalloc
+
+    member = gzip.compress(bytes(64 << 20))
+    published.pages[f"/a/{IMAGES}"] = gzip.compress(struct.pack(">BBBBI", 0, 0, 8, 1, 2 << 30)) + member * 32
+    tracemalloc.start()
+    try:
+        assert len(load_dataset("mnist", "test", tmp_path)) == 3  # from the other mirror
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 20 << 20
+    assert published.asked[:2] == [f"/a/{IMAGES}", f"/b/{IMAGES}"]
+
+
+def test_a_trickle_of_bytes_ends_too(tmp_path, published, monkeypatch):
+    """No single read takes long, but the headers never end."""
+    monkeypatch.setattr(module, "GRACE", 0.5)
+    monkeypatch.setattr(module, "SLOWEST", 1 << 30)
+    published.pages[f"/a/{IMAGES}"] = "trickle"
+    started = time.monotonic()
+    assert len(load_dataset("mnist", "test", tmp_path)) == 3
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize(
+    ("target", "fault"),
+    [
+        ("{server}/one", "HTTP Error 302: .* infinite loop"),
+        ("file:///etc/passwd", "HTTP Error 302: .* not allowed"),
+        ("http:", "no host given|HTTP Error 302"),
+    ],
+)
+def test_redirections_lead_neither_in_circles_nor_to_local_files(tmp_path, server, target, fault):
+    server.pages["/one"] = target.format(server=server.address)
+    with pytest.raises(DataError, match=f"/one: .*({fault})") as caught:
+        download_files([f"{server.address}/"], tmp_path, {"one": 14}, check_content)
+    assert "\n" not in str(caught.value)
+    server.pages |= {"/one": f"{server.address}/there", "/there": b"content of one"}
+    download_files([f"{server.address}/"], tmp_path, {"one": 14}, check_content)
+
+
+def test_the_leavings_of_a_killed_download_are_removed_by_the_next(tmp_path, server):
+    fetching = """if True:
+        import sys
+        from pathlib import Path
+        from xpcnn.data.download import download_files
+        download_files([sys.argv[1]], Path(sys.argv[2]), {"slow": 14}, print)
+    """
+    server.pages |= {"/slow": "silence", "/one": b"content of one"}
+    command = [sys.executable, "-c", fetching, f"{server.address}/", str(tmp_path)]
+    with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}) as process:
+        for _ in range(1000):
+            if server.asked:
+                break
+            time.sleep(0.02)
+        (left,) = tmp_path.glob(".download-*")
+        new, old, link = (tmp_path / f".download-{name}" for name in ("new", "old", "link"))
+        new.mkdir()  # without a lock: another process may be about to lock it
+        old.mkdir()
+        os.utime(old, (0, 0))
+        link.symlink_to(tmp_path)
+        download_files([f"{server.address}/"], tmp_path, {"one": 14}, check_content)
+        assert {*tmp_path.iterdir()} == {tmp_path / "one", left, new, link}  # its owner lives
+        process.kill()
+    (tmp_path / "one").unlink()
+    download_files([f"{server.address}/"], tmp_path, {"one": 14}, check_content)
+    assert {*tmp_path.iterdir()} == {tmp_path / "one", new, link}
 
 
 def archive(*members):
@@ -170,7 +272,8 @@ def test_only_the_wanted_files_leave_an_archive_and_only_into_the_folder(tmp_pat
     folder = tmp_path / "outer" / "inner"
     folder.mkdir(parents=True)
     (folder / "three").write_bytes(b"mine")
-    download_files([f"{server.address}/"], folder, ["one", "two"], check_content, archive="all.tar.gz")
+    sizes = {"one": 14, "two": 14}
+    download_files([f"{server.address}/"], folder, sizes, check_content, archive=("all.tar.gz", 28))
     found = {path.relative_to(tmp_path).as_posix(): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert found == {
         "outer/inner/one": b"content of one",
@@ -188,10 +291,13 @@ def test_only_the_wanted_files_leave_an_archive_and_only_into_the_folder(tmp_pat
         (b"no archive", "corrupt archive"),
         (archive(("one", b"content of one" * 5000))[:-30], "corrupt archive"),
         (archive(("two", b"content of two")), "the archive lacks one"),
+        (archive(("one", b"content of another size")), "the archive lacks one"),
+        (archive(("zeros", bytes(3 << 20)), ("one", b"content of one")), "holds more than was published"),
+        (archive(("x" * (3 << 20), b"")), "holds more than was published"),
     ],
 )
 def test_a_damaged_archive_is_refused(tmp_path, server, page, fault):
     server.pages["/all.tar.gz"] = page
     with pytest.raises(DataError, match=rf"/all.tar.gz: .*{fault}.* put one into {tmp_path} by hand"):
-        download_files([f"{server.address}/"], tmp_path, ["one"], check_content, archive="all.tar.gz")
+        download_files([f"{server.address}/"], tmp_path, {"one": 14}, check_content, archive=("all.tar.gz", 28))
     assert not list(tmp_path.iterdir())

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import reference
-from helpers import assert_close
+from helpers import assert_close, to_device
 from inputs import MEMORY, choose, in_memory, noted, refused
 from pytorch import single_threaded_torch
+from strict_xp import DEVICE
 
-from xpcnn.functional import cross_entropy_backward, cross_entropy_forward
+from xpcnn.functional import cross_entropy_backward, cross_entropy_forward, hinge_forward
+from xpcnn.nn import CrossEntropyLoss
 
 
 def test_equals_the_loops_and_numeric_gradients(device, rng):
@@ -70,3 +72,62 @@ def test_labels_of_every_integer_dtype(dtype, device, rng):
 def test_errors_say_what_was_expected_and_what_came(logits, labels, words, device):
     with refused(*words):
         cross_entropy_forward(device.asarray(np.zeros(logits, np.float32)), device.asarray(labels))
+
+
+@pytest.mark.parametrize("ignore_index", [-100, 2, 255])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("ignored", ["some", "none", "all"])
+def test_ignored_samples_as_in_pytorch(ignore_index, label_smoothing, weighted, ignored, device, rng):
+    torch = single_threaded_torch()
+    logits = (3 * rng.normal(size=(9, 5))).astype(np.float32)
+    labels = rng.integers(0, 5, 9)
+    if ignored == "some":
+        labels[[0, 3, 8]] = ignore_index
+    elif ignored == "all":
+        labels[:] = ignore_index
+    weight = rng.uniform(0.1, 3, 5) if weighted else None
+    tensor = torch.tensor(logits, requires_grad=True)
+    expected = torch.nn.functional.cross_entropy(
+        tensor,
+        torch.tensor(labels),
+        None if weight is None else torch.tensor(weight.astype(np.float32)),
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+    )
+    expected.backward()
+    options = {"ignore_index": ignore_index, "label_smoothing": label_smoothing}
+    arrays = to_device(device, logits, labels, weight)  # the weight in float64
+    with np.errstate(invalid="ignore"):  # the mean over no sample
+        loss, cache = cross_entropy_forward(*arrays, **options)
+        by_layer = CrossEntropyLoss(weight, **options)(arrays[0], labels)
+    gradient = cross_entropy_backward(cache)
+    if np.isfinite(expected.item()):
+        assert_close(gradient, tensor.grad.numpy(), 1e-5, 1e-7, device=device)
+    else:
+        assert not device.to_host(gradient).any()
+    for found in (loss, by_layer):
+        assert_close(found, expected.detach().numpy(), 2e-6, 1e-6, device=device)
+
+
+def test_other_labels_out_of_range_stay_refused_on_the_host(rng):
+    logits, labels = rng.normal(size=(4, 3)), np.array([0, -100, 2, 3])
+    with refused("from 0 to 2", "0 to 3"):
+        cross_entropy_forward(logits, labels)
+    with refused("from 0 to 2", "-100 to 2"):
+        cross_entropy_forward(logits, np.array([0, -100, 2, -1]), ignore_index=-1)
+    with refused("from 0 to 2", "-100"):
+        hinge_forward(logits, np.array([0, -100, 2, 1]))
+
+
+def test_a_label_out_of_range_makes_the_loss_nan_on_a_gpu():
+    logits = DEVICE.asarray(np.ones((3, 4), np.float32))
+    for labels, finite in (([0, 1, 4], False), ([0, 1, -1], False), ([0, 1, -100], True)):
+        loss, _ = cross_entropy_forward(logits, DEVICE.asarray(np.array(labels)))
+        assert np.isfinite(DEVICE.to_host(loss)) == finite
+
+
+@pytest.mark.parametrize("margin", [1.0, np.float64(1)])
+def test_a_margin_of_float64_keeps_the_loss_float32(margin, device):
+    arrays = to_device(device, np.ones((3, 4), np.float32), np.array([0, 1, 2]))
+    assert hinge_forward(*arrays, margin=margin)[0].dtype == np.float32

@@ -45,6 +45,21 @@ def test_a_maximum_late_in_a_large_window_is_found(device):
     assert_close(max_pool2d_backward(y, cache), x, 0, 0, device=device)
 
 
+@pytest.mark.parametrize(("kernel", "options"), [(2, {}), (3, {"stride": 2, "padding": 1}), (4, {"stride": 1})])
+def test_the_gradient_of_nan_goes_where_pytorchs_goes(kernel, options, device, rng):
+    torch = single_threaded_torch()
+    x = rng.integers(0, 3, (2, 3, 9, 8)).astype(np.float32)
+    x[rng.random(x.shape) < 0.3] = np.nan
+    x[rng.random(x.shape) < 0.1] = -np.inf
+    tensor = torch.tensor(x, requires_grad=True)
+    expected = torch.nn.functional.max_pool2d(tensor, kernel, **options)
+    dy = rng.normal(size=expected.shape).astype(np.float32)
+    expected.backward(torch.tensor(dy))
+    y, cache = max_pool2d_forward(device.asarray(x), kernel, **options)
+    assert_close(y, expected.detach().numpy(), 0, 0, device=device)
+    assert_close(max_pool2d_backward(device.asarray(dy), cache), tensor.grad.numpy(), 1e-6, 1e-6, device=device)
+
+
 @pytest.mark.parametrize("case", ["overlapping", "four sides", "dilation"])
 def test_equals_numeric_gradients(case, device, rng):
     shape, kernel, options = CASES[case]

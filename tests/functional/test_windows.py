@@ -150,3 +150,17 @@ def test_im2col_copies_no_image_where_no_padding_is_met(device, monkeypatch):
         slots.clear()
         im2col(x, window, Tile(rows, slice(0, 4), slice(0, 2)), device)
         assert slots == expected
+
+
+@pytest.mark.parametrize("value", [1.0, np.float32(1), (1.0, 1), None, np.ones(2)])
+@pytest.mark.parametrize("name", ["kernel", "stride", "dilation", "padding"])
+def test_an_option_that_is_no_integer_is_refused_whatever_came_before(name, value):
+    """Windows are cached, under keys to which 1.0 is the same as 1."""
+    make_window(**{"kernel": 1, name: 1})
+    make_window(**{"kernel": 1, name: (1, 1)})
+    with refused("kernel_size" if name == "kernel" else name, "given in integers"):
+        make_window(**{"kernel": 1, name: value})
+
+
+def test_integers_of_any_type_are_taken():
+    assert make_window(np.int64(3), [np.int32(1), 2], np.uint8(1)) == make_window(3, (1, 2), 1)

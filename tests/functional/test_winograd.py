@@ -1,5 +1,7 @@
 """Winograd's convolution against the direct one: the same sums in another order."""
 
+import math
+
 import numpy as np
 import pytest
 from helpers import assert_close
@@ -121,3 +123,17 @@ def test_the_same_bits_on_any_number_of_threads(rng):
     for others in results[1:]:
         for got, expected in zip(others, results[0], strict=True):
             np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("channels", [16, math.inf])
+def test_a_pixel_of_nan_or_a_million_spreads_unless_it_is_turned_off(channels, rng, monkeypatch):
+    monkeypatch.setattr(CPU, "winograd_channels", channels)
+    x, weight = rng.normal(size=(8, 16, 24, 24)).astype(np.float32), rng.normal(size=(16, 16, 3, 3)).astype(np.float32)
+    x[0, 0, 10, 10] = np.nan
+    touched = np.isnan(conv2d_forward(x, weight, padding=1)[0]).sum()
+    assert touched == 16 * 9 if channels == math.inf else touched > 16 * 9
+    x[0, 0, 10, 10] = 1e6
+    exact, _ = conv2d_forward(x.astype(np.float64), weight.astype(np.float64), padding=1)
+    error = abs(conv2d_forward(x, weight, padding=1)[0] - exact)
+    error[0, :, 9:12, 9:12] = 0  # the windows that cover the pixel
+    assert error.max() < 1e-4 if channels == math.inf else error.max() > 1e-3

@@ -1,13 +1,16 @@
 """Traces: a run recorded on one device and repeated on another; what differs is named, what is no trace refused."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
+from hashlib import sha256
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from other_order import other_order
+from safetensors.numpy import load, save
 from strict_xp import DEVICE
 
 from xpcnn import nn, parity
@@ -167,6 +170,45 @@ def edit(change):
     return damage
 
 
+def edit_arrays(name, change):
+    """Change the arrays of a file, and its digest as well."""
+
+    def damage(folder):
+        arrays = load((folder / name).read_bytes())
+        change(arrays)
+        (folder / name).write_bytes(save(arrays))
+        sign(name)(folder)
+
+    return damage
+
+
+def sign(name):
+    return lambda folder: edit(
+        lambda info: info["sha256"].update({name: sha256((folder / name).read_bytes()).hexdigest()})
+    )(folder)
+
+
+def of_type(name, dtype):
+    """Write a file with an array of a data type of two bytes that NumPy may not have."""
+
+    def damage(folder):
+        header = json.dumps({"0": {"dtype": dtype, "shape": [1], "data_offsets": [0, 2]}}).encode()
+        (folder / name).write_bytes(len(header).to_bytes(8, "little") + header + bytes(2))
+        sign(name)(folder)
+
+    return damage
+
+
+def outside(folder):
+    (folder.parent / "step-0001.safetensors").write_bytes((folder / "step-0001.safetensors").read_bytes())
+    edit(lambda info: info["steps"][0].update(file="../step-0001.safetensors"))(folder)
+
+
+def fifo(folder):
+    (folder / "step-0002.safetensors").unlink()
+    os.mkfifo(folder / "step-0002.safetensors")
+
+
 def cut(name):
     return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-9])
 
@@ -180,7 +222,60 @@ DAMAGE = {
     ),
     "step not described": (
         edit(lambda info: info["steps"][1].pop("loss_call")),
+        r"trace.json: steps\[1\]: loss_call is absent",
+    ),
+    "arrays not described": (
+        edit(lambda info: info["steps"][1]["loss_call"].update(output="no such")),
         "step 2 does not describe its arrays",
+    ),
+    "nested deeply": (
+        lambda folder: (folder / "trace.json").write_text("[" * 100_000),
+        "trace.json is not JSON",
+    ),
+    "a file outside": (outside, r"steps\[0\].file: expected step-0001.safetensors or null, got '../step-0001"),
+    "a file of another step": (
+        edit(lambda info: info["steps"][1].update(file="step-0001.safetensors")),
+        r"steps\[1\].file: expected step-0002.safetensors",
+    ),
+    "no file": (edit(lambda info: info["steps"][1].pop("file")), r"steps\[1\]: file is absent"),
+    "a wrong type": (
+        edit(lambda info: info["steps"][2].update(loss="2.3")),
+        r"trace.json: steps\[2\].loss: expected a number, got '2.3'",
+    ),
+    "no list": (edit(lambda info: info.update(steps=3)), "steps: expected a list, got 3"),
+    "no object": (edit(lambda info: info["steps"].insert(0, 3)), r"steps\[0\]: expected an object, got 3"),
+    "controls of a terminal": (
+        edit(lambda info: info["recorded"].update(device="\x1b[2J")),
+        r"recorded.device: expected a text, got '\\x1b",
+    ),
+    "no drift": (edit(lambda info: info["steps"][0]["drift"].pop("tf32")), "no drift for float32 and tf32"),
+    "a FIFO": (fifo, "step-0002.safetensors cannot be read .it is a FIFO"),
+    "bfloat16": (
+        of_type("step-0001.safetensors", "BF16"),
+        "step-0001.safetensors has arrays that cannot be read .'BF16'",
+    ),
+    "a type of two lines": (of_type("step-0001.safetensors", "a\nb"), "step-0001.safetensors has arrays that cannot be"),
+    "bfloat16 weights": (of_type("initial.safetensors", "BF16"), "initial.safetensors has arrays that cannot be read"),
+    "float16 weights": (
+        edit_arrays("initial.safetensors", lambda a: a.update({"state.fc3.bias": np.zeros(10, np.float16)})),
+        "its weights are of another data type",
+    ),
+    "no batch": (edit_arrays("initial.safetensors", lambda a: a.pop("batch.3")), "batch.3 is absent"),
+    "an empty batch": (
+        edit_arrays("initial.safetensors", lambda a: a.update({"batch.3": a["batch.3"][:0]})),
+        "no indices of samples",
+    ),
+    "a batch beyond the data": (
+        edit_arrays("initial.safetensors", lambda a: a.update({"batch.3": a["batch.3"] + 10**6})),
+        "the images of step 3 are not those of mnist-mini",
+    ),
+    "a gradient of another shape": (
+        edit_arrays("step-0002.safetensors", lambda a: a.update({key: a[key][:1] for key in a if a[key].ndim == 4})),
+        "the arrays of step 2 are not those of lenet5",
+    ),
+    "other labels": (
+        edit_arrays("step-0001.safetensors", lambda a: [array.fill(9) for array in a.values() if array.dtype == int]),
+        "the labels of step 1 are not those of mnist-mini",
     ),
     "foreign": (edit(lambda info: info.update(format="x")), "is no trace"),
     "not JSON": (cut("trace.json"), "is not JSON"),
@@ -190,7 +285,7 @@ DAMAGE = {
         ),
         "trace.json is not as it was recorded",
     ),
-    "no configuration": (edit(lambda info: info.pop("config")), "does not describe a run"),
+    "no configuration": (edit(lambda info: info.pop("config")), "trace.json: config is absent"),
     "unknown option": (edit(lambda info: info["config"].update(speed=3)), "does not describe a run"),
     "steps missing": (edit(lambda info: info["steps"].pop()), "has 3 of 4 steps"),
     "weights cut": (cut("initial.safetensors"), "initial.safetensors is not as it was recorded"),
@@ -201,7 +296,7 @@ DAMAGE = {
     ),
     "unknown model": (
         edit(lambda info: info["config"].update(model="alexnet")),
-        "another model: unknown model 'alexnet'",
+        "does not describe a run .unknown model 'alexnet'",
     ),
     "another model": (edit(lambda info: info["config"].update(model="numpy_cnn")), "another model: state does not fit"),
     "another network of that name": (edit(lambda info: info["layers"].pop()), "another lenet5: its layers differ"),
@@ -222,10 +317,15 @@ def test_what_cannot_be_repeated_is_refused_in_one_line(trace, damage, message):
 
 
 def test_recording_refuses_what_makes_no_trace(tmp_path, recorded):
-    with pytest.raises(TraceError, match="exists already"):
+    with pytest.raises(ValueError, match="exists already"):
         record(recorded, TraceConfig(**QUICK))
+    assert (recorded / "trace.json").exists()
+    (tmp_path / "other").mkdir()
     with pytest.raises(TraceError, match=r"the loss became .* at step .* a lower lr may help"):
-        record(tmp_path / "new", TraceConfig(**QUICK, lr=1e30))
+        record(tmp_path / "new" / "trace", TraceConfig(**QUICK, lr=1e30))
+    with pytest.raises(ValueError, match="limit must be at least 0, got -1"):
+        record(tmp_path / "other" / "trace", TraceConfig(**QUICK), limit=-1)
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["other"]  # no folder left behind
     for options, message in (({"steps": 0}, "at least 1 step"), ({"dtype": "int8"}, "'int8'"), ({"data": "x"}, "'x'")):
         with pytest.raises(ValueError, match=message):
             TraceConfig(**options)

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 
-from xpcnn.training import History, Metrics, ProgressBar, Table, read_history
+from xpcnn.training import Checkpointer, History, Metrics, ProgressBar, Table, callbacks, read_history
 
 RECORD = {"epoch": 1, "train_loss": 0.5, "train_accuracy": 0.875, "images_per_second": 1234.5, "seconds": 2.0}
 
@@ -18,12 +18,58 @@ def test_history_appends_and_is_read_back(tmp_path):
     assert again.records == read_history(path) == [RECORD, RECORD | {"epoch": 2}]
 
 
-@pytest.mark.parametrize("line", ["{", "3"])
-def test_a_damaged_history_is_refused(tmp_path, line):
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("{", "not a JSON record"),
+        ("3", 'expected a JSON object with "epoch", got 3'),
+        ('{"step": 1}', 'expected a JSON object with "epoch"'),
+        ('{"epoch": 2, "train_loss": "0.5"}', "expected train_loss to be a number, got '0.5'"),
+        ('{"epoch": true}', "expected epoch to be a number, got True"),
+        ("[" * 100_000, "not a JSON record"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_a_damaged_history_is_refused(tmp_path, line, fault):
     path = tmp_path / "history.jsonl"
     path.write_text('{"epoch": 1}\n' + line + "\n")
-    with pytest.raises(ValueError, match="line 2"):
+    with pytest.raises(ValueError, match=fault) as caught:
         read_history(path)
+    assert str(caught.value).startswith(f"{path}, line 2: ")
+
+
+def test_a_history_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "history.jsonl").write_bytes(b"\xff\n")
+    with pytest.raises(ValueError, match=r"history\.jsonl: not a text file"):
+        read_history(tmp_path / "history.jsonl")
+
+
+def test_checkpoints_are_saved_at_the_start_after_some_time_and_after_epochs(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: now[0])
+    saves = []
+    checkpointer = Checkpointer(lambda: saves.append(now[0]), minutes=2)
+    checkpointer.on_epoch_start(1, 3, 100)
+    for seconds in (60, 119, 121, 200, 240, 242):
+        now[0] = seconds
+        checkpointer.on_step(Metrics())
+    checkpointer.on_epoch_end(RECORD)
+    checkpointer.on_epoch_start(2, 3, 100)
+    checkpointer.on_interrupt()  # nothing has happened since
+    assert saves == [0, 121, 242, 242]
+    checkpointer.on_step(Metrics())
+    checkpointer.on_interrupt()
+    assert saves == [0, 121, 242, 242, 242]
+
+
+def test_the_checkpointer_refuses_options_it_does_not_have():
+    for options, fault in (
+        ({"minutes": -1}, "at least 0"),
+        ({"minutes": float("nan")}, "nan"),
+        ({"on_error": "x"}, "'x'"),
+    ):
+        with pytest.raises(ValueError, match=fault):
+            Checkpointer(lambda: None, **options)
 
 
 def test_table_aligns_its_columns():

@@ -1,12 +1,27 @@
 """Checkpoints: a round trip keeps every bit; whatever is not a checkpoint is refused in one line."""
 
 import json
+import struct
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from xpcnn.training import Checkpoint, CheckpointError
+
+
+def write(path, tensors, metadata):
+    """Write a safetensors file by hand: `tensors` are name, data type, shape and bytes."""
+    header, data = {"__metadata__": metadata}, b""
+    for name, dtype, shape, content in tensors:
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(content)]}
+        data += content
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+def metadata(version="2", info="{}"):
+    return {"format": "xpcnn-checkpoint", "version": version, "info": info}
 
 
 def test_round_trip_on_every_device(tmp_path, device, rng):
@@ -53,6 +68,18 @@ def test_a_failed_save_leaves_the_old_checkpoint(tmp_path):
             ),
             "unknown entry 'x.w'",
         ),
+        (lambda path: write(path, [("model.w", "BF16", [2], b"1234")], metadata()), "model.w is of type BF16"),
+        (lambda path: write(path, [("model.w", "F8_E4M3", [2], b"12")], metadata()), "model.w is of type F8_E4M3"),
+        (lambda path: write(path, [("model.w", "a\nb", [2], b"12")], metadata()), "damaged or not a checkpoint"),
+        (lambda path: write(path, [("model.w", "U8", [1] * 71, b"1")], metadata()), "a shape that NumPy refuses"),
+        (lambda path: write(path, [], metadata(info="[]")), r"expected info to be a JSON object, got \[\]"),
+        (lambda path: write(path, [], metadata(info="null")), "expected info to be a JSON object, got None"),
+        (lambda path: write(path, [], metadata(info="[" * 100_000)), "damaged"),
+        (lambda path: write(path, [], metadata(info="9" * 5000)), "info is not JSON"),
+        (lambda path: write(path, [], metadata("3")), "sha256 is not JSON"),
+        (lambda path: write(path, [], metadata("3") | {"sha256": "[]"}), "its digests are not those of its arrays"),
+        (lambda path: write(path, [], metadata("3") | {"sha256": "{}"}), "its digests are not those of its arrays"),
+        (lambda path: write(path, [], metadata("3") | {"sha256": '{"info": 3}'}), "info is not as it was saved"),
     ],
 )
 def test_what_is_no_checkpoint_is_refused(tmp_path, damage, message):
@@ -63,3 +90,30 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, damage, message):
         Checkpoint.load(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_every_changed_byte_is_noticed(tmp_path, rng):
+    path = tmp_path / "c"
+    model = {"w": rng.standard_normal((2, 3)).astype("f"), "count": np.array(7)}
+    Checkpoint(model, {"mean.w": np.ones(2)}, {"progress": {"epoch": 1}}).save(path)
+    whole = path.read_bytes()
+    for position in range(len(whole)):
+        changed = bytearray(whole)
+        changed[position] ^= 1 << int(rng.integers(8))
+        path.write_bytes(changed)
+        try:
+            loaded = Checkpoint.load(path)
+        except CheckpointError:
+            continue
+        # The digit of the version, in a file that is otherwise whole.
+        assert loaded.info == {"progress": {"epoch": 1}}
+        assert all(loaded.model[name].tobytes() == array.tobytes() for name, array in model.items())
+        assert loaded.optimizer["mean.w"].tolist() == [1, 1]
+
+
+def test_older_versions_are_read(tmp_path):
+    for version in ("1", "2"):
+        save_file({"model.w": np.arange(3.0)}, tmp_path / version, metadata(version, '{"progress": {}}'))
+        loaded = Checkpoint.load(tmp_path / version)
+        np.testing.assert_array_equal(loaded.model["w"], np.arange(3.0))
+        assert loaded.info == {"progress": {}}

@@ -20,8 +20,13 @@ def test_the_keys_in_files_stay_and_come_back(kind, own):
     values = asdict(kind(seed=3, lr=0.5))
     assert values.keys() == SHARED | own
     assert kind.from_dict(values) == kind(seed=3, lr=0.5)
-    for wrong in (values | {"more": 1}, {"seed": 3}, "text", None):
-        with pytest.raises(ValueError, match=r"expected a configuration with .*batch_size"):
+    for wrong, fault in (
+        (values | {"more": 1}, "has an unknown 'more'"),
+        ({key: value for key, value in values.items() if key != "seed"}, "lacks 'seed'"),
+        ("text", "expected a configuration with model, .*got 'text'"),
+        (None, "got None"),
+    ):
+        with pytest.raises(ValueError, match=fault):
             kind.from_dict(wrong)
 
 
@@ -31,6 +36,14 @@ def test_the_keys_in_files_stay_and_come_back(kind, own):
     [
         ({"batch_size": 0}, "batch size must be at least 1 and the seed at least 0, got 0 and 0"),
         ({"seed": -1}, "got .* and -1"),
+        ({"lr": "0.003"}, "lr must be a number or null, got '0.003'"),
+        ({"lr": float("nan")}, "lr must be a finite number, got nan"),
+        ({"weight_decay": -0.1}, "weight_decay must be at least 0, got -0.1"),
+        ({"weight_decay": None}, "weight_decay must be a number, got None"),
+        ({"batch_size": 64.0}, "batch_size must be a whole number, got 64.0"),
+        ({"batch_size": True}, "batch_size must be a whole number, got True"),
+        ({"seed": 10**400}, r"seed must be below 2\*\*63, got a number of 401 digits"),
+        ({"model": ["lenet5"]}, r"model must be a text, got \['lenet5'\]"),
         ({"optimizer": "lion"}, "unknown optimizer 'lion': expected one of sgd, adam, adamw"),
         ({"data": "imagenet"}, "unknown data set 'imagenet': expected one of mnist-mini, "),
     ],
@@ -38,6 +51,12 @@ def test_the_keys_in_files_stay_and_come_back(kind, own):
 def test_impossible_options_are_refused(kind, options, fault):
     with pytest.raises(ValueError, match=fault):
         kind(**options)
+
+
+@pytest.mark.parametrize(("options", "fault"), [({"epochs": 4.5}, "epochs"), ({"augment": "no"}, "true or false")])
+def test_a_run_refuses_options_of_wrong_types(options, fault):
+    with pytest.raises(ValueError, match=fault):
+        RunConfig(**options)
 
 
 def test_only_a_run_augments_and_only_its_training_images():

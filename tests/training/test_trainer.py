@@ -99,13 +99,32 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(tmp_path, step
     assert_same_bits(host_state(second), host_state(whole))
 
 
+def test_a_stop_before_training_counts_for_the_next_fit_only():
+    trainer = make_trainer()
+    trainer.stop()
+    assert trainer.fit(make_loader(), 1) == []
+    assert trainer.interrupted
+    assert len(trainer.fit(make_loader(), 1)) == 1
+    assert not trainer.interrupted
+
+
 def test_resuming_needs_progress_and_the_same_model():
     trainer = make_trainer()
     with pytest.raises(CheckpointError, match="no training progress"):
         trainer.resume(Checkpoint(trainer.model.state_dict()))
-    other = Trainer(lenet5(), SGD(lenet5().named_parameters(), 0.1))
+    model = lenet5()
+    other = Trainer(model, SGD(model.named_parameters(), 0.1))
     with pytest.raises(ValueError, match=r"missing .*conv1\.weight"):
         other.resume(trainer.checkpoint())
+
+
+def test_an_optimizer_of_another_model_is_refused():
+    model, other = lenet5(), lenet5()
+    with pytest.raises(ValueError, match=r"another model: its parameter 'conv1\.weight'"):
+        Trainer(model, SGD(other.named_parameters(), 0.1))
+    with pytest.raises(ValueError, match="another model"):
+        Trainer(model, SGD([*model.parameters(), *other.parameters()], 0.1))
+    Trainer(model, SGD(list(model.parameters())[:2], 0.1))  # only some of them
 
 
 def test_a_diverging_loss_stops_training_with_step_and_rate():

@@ -73,6 +73,9 @@ class CpuDevice(Device):
     def empty(self, shape: Shape, dtype: Any) -> Array:
         return self._memory.empty(shape, dtype)
 
+    def protect(self, x: Array) -> None:
+        x.setflags(write=False)
+
     def scratch(self, shape: Shape, dtype: Any, slot: str) -> Array:
         # Each thread keeps its scratch memory: touching fresh pages costs as much as the arithmetic done in them.
         buffers = self._local.__dict__.setdefault("buffers", {})

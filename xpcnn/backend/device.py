@@ -41,7 +41,8 @@ class Device:
         tile_bytes: size of the column matrix that a convolution makes at a time.
         launch_bytes: bytes the device can write during one kernel launch.
         small_product: largest m·n·k served by BLAS's small-matrix kernels; 0 if there are none.
-        winograd_channels: the fewest channels for which Winograd's convolution is faster.
+        winograd_channels: the fewest channels for which convolution is by Winograd's algorithm. May be set to
+            `math.inf` for never: see `functional.conv2d_forward`.
     """
 
     name: str
@@ -99,6 +100,9 @@ class Device:
     def empty(self, shape: Shape, dtype: Any) -> Array:
         """Return an uninitialised C-contiguous array, for a result."""
         return self.xp.empty(shape, dtype)
+
+    def protect(self, x: Array) -> None:
+        """Make an array read-only, if the device can: later changes in place through this object raise ValueError."""
 
     def scratch(self, shape: Shape, dtype: Any, slot: str) -> Array:
         """Return uninitialised scratch memory, valid until the same thread asks for the same slot again."""

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from .device import Array, array_namespace
 
+# The order of the axes, by their number (NumPy allows 64): made here once, as a small step transposes thirty times.
+_BATCH_LAST = [(*range(1, axes), 0) for axes in range(65)]
+_BATCH_FIRST = [(axes - 1, *range(axes - 1)) for axes in range(65)]
+
 
 def batch_last(x: Array) -> Array:
     """Return `x (N, ...)` as contiguous `(..., N)`, the batch-last layout.
 
     A view for everything the layers return; an array in another layout, such as contiguous NCHW, is copied.
     """
-    last = x.transpose(*range(1, x.ndim), 0)
+    last = x.transpose(_BATCH_LAST[x.ndim])
     return last if last.flags.c_contiguous else array_namespace(x).ascontiguousarray(last)
 
 
 def batch_first(x: Array) -> Array:
     """Return a view of `x (..., N)` with the shape that callers see, `(N, ...)`."""
-    return x.transpose(x.ndim - 1, *range(x.ndim - 1))
+    return x.transpose(_BATCH_FIRST[x.ndim])

@@ -44,7 +44,7 @@ def _device_named(name: str) -> Device:
     if name == "cpu":
         return CPU
     kind, _, index = str(name).partition(":")
-    if kind == "cuda" and (index.isdigit() or name == "cuda"):
+    if kind == "cuda" and (index.isdecimal() or name == "cuda"):
         return cuda_device(int(index or 0))
     raise ValueError(f'unknown device {name!r}: expected "cpu", "cuda", "cuda:<number>" or "auto"')
 

@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 
 from threadpoolctl import ThreadpoolController
 
+MOST_THREADS = 1024  # far more than pay; many more cannot be started
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -52,6 +54,8 @@ class Workers:
     def threads(self, count: int) -> None:
         if count < 1:
             raise ValueError(f"the number of threads must be at least 1, got {count}")
+        if count > MOST_THREADS:
+            raise ValueError(f"the number of threads must be at most {MOST_THREADS}")
         with self._lock:
             pool, self._pool, self._threads = self._pool, None, count
         if pool is not None:

@@ -1,14 +1,15 @@
 """The parity commands: record a run, check it on another device or machine, or do both at once.
 
-Exit codes: 0 the devices agree, or the run is recorded; 1 they differ; 2 nothing could be compared, with one line that
-says why.
+Exit codes: 0 the devices agree, or the run is recorded; 1 they differ; for all else see `xpcnn.cli`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from ..parity import Report, TraceConfig, check, record, run
@@ -59,7 +60,7 @@ def _report_options(sub: argparse.ArgumentParser) -> None:
 
 def _record(args: argparse.Namespace) -> int:
     config = TraceConfig(**given(args, TraceConfig))
-    trace = record(args.output, config, args.device, data_dir=args.data_dir, limit=args.limit << 20)
+    trace = record(args.output, config, args.device, data_dir=args.data_dir, limit=_limit(args))
     size = sum(file.stat().st_size for file in trace.path.iterdir())
     kept = sum(step["file"] is not None for step in trace.steps())
     print(
@@ -71,13 +72,41 @@ def _record(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
+    _check_picture(args.picture)
     return _show([check(args.trace, args.device, data_dir=args.data_dir, tf32=args.tf32)], args)
 
 
 def _run(args: argparse.Namespace) -> int:
+    _check_picture(args.picture)
     devices = [name.strip() for name in args.devices.split(",") if name.strip()]
     config = TraceConfig(**given(args, TraceConfig))
-    return _show(run(config, devices, data_dir=args.data_dir, limit=args.limit << 20, tf32=args.tf32), args)
+    return _show(run(config, devices, data_dir=args.data_dir, limit=_limit(args), tf32=args.tf32), args)
+
+
+def _limit(args: argparse.Namespace) -> int:
+    """Return `--limit` in bytes."""
+    if args.limit < 0:
+        raise ValueError(f"--limit must be at least 0, got {args.limit}")
+    mebibytes: int = args.limit
+    return mebibytes << 20
+
+
+def _check_picture(name: str | None) -> None:
+    """Raise ValueError or ImportError if a picture cannot be drawn, before the work for it."""
+    if name is None:
+        return
+    from matplotlib.figure import Figure
+
+    path = Path(name)
+    known = ["", *Figure().canvas.get_supported_filetypes()]  # "" becomes .png
+    if path.suffix[1:].lower() not in known:
+        raise ValueError(f"--picture {name}: expected a name that ends in{' .'.join(known)}")
+    if path.is_dir():
+        raise ValueError(f"--picture {name}: it is a folder")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"--picture {name}: there is no folder {path.parent}")
+    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise ValueError(f"--picture {name}: no permission to write there")
 
 
 def _show(reports: list[Report], args: argparse.Namespace) -> int:
@@ -88,6 +117,9 @@ def _show(reports: list[Report], args: argparse.Namespace) -> int:
     if args.picture:
         from .. import viz
 
-        viz.error_growth(reports[-1].growth()).savefig(args.picture)
+        try:
+            viz.error_growth(reports[-1].growth()).savefig(args.picture)
+        except OSError as error:  # writing to a full disk raises it without a name
+            raise OSError(error.errno, error.strerror, args.picture) from error
         print(f"picture in {args.picture}", file=sys.stderr)
     return 0 if all(report.agrees for report in reports) else 1

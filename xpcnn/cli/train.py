@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import io
 import itertools
+import shlex
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..training import ProgressBar, Run, RunConfig, Table, TrainingDivergedError, predict
+from ..training.files import write_atomically
 from ..training.run import read_config
 from .options import add_command, add_data_dir, add_device, add_threads, add_training_options, given
+from .signals import SignalsStop
 
 
 def add_commands(commands: Any) -> None:
@@ -23,7 +28,12 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("--epochs", type=int, metavar="N", help=f"passes over the training images ({usual.epochs})")
     parser.add_argument("--augment", action=argparse.BooleanOptionalAction, help="vary the training images (yes)")
     parser.add_argument("--output", metavar="DIR", help="folder for the run, a new one (runs/MODEL-DATA-NUMBER)")
-    parser.add_argument("--resume", metavar="RUN", help="go on with an interrupted run")
+    parser.add_argument("--resume", metavar="RUN", help="continue an interrupted run")
+    parser.add_argument(
+        "--checkpoint-minutes", type=float, default=5.0, metavar="X", help="time between checkpoints in an epoch (5)"
+    )
+    text = "if a checkpoint cannot be written: stop with exit code 3 (default), or warn and try again later"
+    parser.add_argument("--on-save-error", choices=["stop", "continue"], default="stop", help=text)
     parser.add_argument("--progress", action="store_true", help="show the progress bar even if stderr is no terminal")
     add_data_dir(parser)
     add_device(parser)
@@ -34,39 +44,59 @@ def _train(args: argparse.Namespace) -> int:
     path, config = _resumed(args) if args.resume is not None else _new(args)
     bars = [ProgressBar()] if sys.stderr.isatty() or args.progress else []
     started = time.perf_counter()
-    run = Run(
-        path,
-        config,
-        data_dir=args.data_dir,
-        device=args.device,
-        callbacks=[Table(), *bars],
-        resume=args.resume is not None,
-    )
-    model = run.trainer.model
-    print(
-        f"{config.model} ({model.count_parameters():,} parameters) on {config.data} "
-        f"({len(run.loader.dataset):,} training and {len(run.test.dataset):,} test images), "
-        f"device {model.device.name} ({model.device.description})"
-    )
-    with _InterruptStops(run):
+    with SignalsStop() as signals:
         try:
-            run.fit()
+            run = signals.run = Run(
+                path,
+                config,
+                data_dir=args.data_dir,
+                device=args.device,
+                callbacks=[Table(), *bars],
+                resume=args.resume is not None,
+                checkpoint_minutes=args.checkpoint_minutes,
+                on_save_error=args.on_save_error,
+            )
+            with run:
+                _introduce(run)
+                run.fit()
         except TrainingDivergedError as error:
-            kept = f"the last good checkpoint is in {path}" if run.history.records else "no epoch was complete before"
-            raise TrainingDivergedError(f"{error}; {kept}. A lower --lr may help") from error
-    if run.trainer.interrupted:
-        print(f"interrupted; go on with: xpcnn train --resume {path}", file=sys.stderr)
-        return 130
-    if run.history.records:
-        accuracy = run.history.records[-1]["test_accuracy"]
+            raise TrainingDivergedError(
+                f"{error}; {run.last_checkpoint}, in {run.path}; a lower --lr may help"
+            ) from error
+        except KeyboardInterrupt:
+            return _stopped(signals)
+    if run.trainer.epoch < config.epochs:
+        return _stopped(signals)
+    if run.records:
+        accuracy = run.records[-1]["test_accuracy"]
         print(f"test accuracy {accuracy:.2%}, {time.perf_counter() - started:.1f} s in all")
     _draw(run)
-    print(f"saved in {path}")
+    print(f"saved in {run.path}")
     return 0
 
 
+def _introduce(run: Run) -> None:
+    model, config = run.trainer.model, run.config
+    print(
+        f"{config.model} ({model.count_parameters():,} parameters) on {config.data} "
+        f"({len(run.loader.dataset):,} training and {len(run.test.dataset):,} test images), "
+        f"device {model.device.name} ({model.device.description}), in {run.path}",
+        flush=True,
+    )
+
+
+def _stopped(signals: SignalsStop) -> int:
+    """Print how to continue after a signal, and return the exit code."""
+    by = "" if signals.received in (None, signal.SIGINT) else f" by {signals.received.name}"
+    then = "before training began"
+    if (run := signals.run) is not None:
+        then = f"{run.last_checkpoint}; continue with: xpcnn train --resume {shlex.quote(str(run.path))}"
+    print(f"xpcnn: interrupted{by}; {then}", file=sys.stderr)
+    return signals.exit_code
+
+
 def _resumed(args: argparse.Namespace) -> tuple[Path, RunConfig]:
-    """Return the folder and the configuration of the run to go on with."""
+    """Return the folder and the configuration of the run to continue."""
     if options := [*given(args, RunConfig), *(["output"] if args.output is not None else [])]:
         names = ", ".join("--" + name.replace("_", "-") for name in options)
         raise ValueError(f"--resume takes the run's own options; leave out {names}")
@@ -74,30 +104,12 @@ def _resumed(args: argparse.Namespace) -> tuple[Path, RunConfig]:
     return path, read_config(path)
 
 
-def _new(args: argparse.Namespace) -> tuple[Path, RunConfig]:
-    """Return the folder and the configuration of a new run."""
+def _new(args: argparse.Namespace) -> tuple[Path | Iterator[Path], RunConfig]:
+    """Return the folder, or the possible ones, and the configuration of a new run."""
     config = RunConfig(**given(args, RunConfig))
     if args.output is not None:
         return Path(args.output), config
-    names = (f"{config.model}-{config.data}-{i}" for i in itertools.count(1))
-    return next(path for name in names if not (path := Path("runs", name)).exists()), config
-
-
-class _InterruptStops:
-    """Makes the first Ctrl-C end training after the step under way, and the second one end it at once."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-
-    def __enter__(self) -> None:
-        self._before = signal.signal(signal.SIGINT, self._stop)
-
-    def __exit__(self, *error: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
-
-    def _stop(self, *signal_and_frame: object) -> None:
-        self._run.trainer.stop()
-        signal.signal(signal.SIGINT, self._before)
+    return (Path("runs", f"{config.model}-{config.data}-{i}") for i in itertools.count(1)), config
 
 
 def _draw(run: Run) -> None:
@@ -105,7 +117,7 @@ def _draw(run: Run) -> None:
     try:
         from .. import viz
 
-        figures = {"curves.png": viz.curves(run.history.records)}
+        figures = {"curves.png": viz.curves(run.records)}
     except ImportError:
         print("no pictures: pip install matplotlib for them", file=sys.stderr)
         return
@@ -113,4 +125,9 @@ def _draw(run: Run) -> None:
     probabilities = predict(run.trainer.model, sample.images, mean=sample.mean, std=sample.std)
     figures["predictions.png"] = viz.predictions(sample.images, sample.labels, probabilities, sample.classes)
     for name, figure in figures.items():
-        figure.savefig(run.path / name)
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png")
+        try:
+            write_atomically(run.path / name, picture.getvalue())
+        except OSError as error:  # the run itself is saved
+            print(f"xpcnn: warning: {run.path / name} cannot be written: {error.strerror}", file=sys.stderr)

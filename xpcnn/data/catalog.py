@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from .formats.cifar import CIFAR10
-from .formats.format import Format
+from .formats.cifar import CIFAR10, RECORD
+from .formats.format import Format, Published
 from .formats.idx import IDX
 
 Split = Literal["train", "test"]
-Files = Mapping[Split, Mapping[str, str]]
+Files = Mapping[Split, Mapping[str, Published]]
 
 
 @dataclass(frozen=True)
@@ -19,15 +19,14 @@ class DatasetInfo:
     Attributes:
         folder: the name of its folder, under the data folder; an embedded one's lies beside this file.
         format: how its files are read.
-        files: the names of each split's files, each with the SHA-256 of its *decompressed* content, since mirrors
-            compress differently.
+        files: the names of each split's files, and what is known of each.
         classes: the names of its classes, in the order of the labels.
         mean: the mean of each channel over the training split, pixels scaled to [0, 1].
         std: the standard deviation of each channel, likewise.
         shape: `(C, H, W)` of an image.
         drawing: whether the images are light figures, centred on a dark background.
         embedded: whether it comes with the package.
-        mirrors: prefixes of the addresses it is published at, tried in this order.
+        mirrors: prefixes of the addresses it is published at, tried in this order: those by https first.
         archive: the name of the one `.tar.gz` that holds all files, or None if each has an address of its own.
     """
 
@@ -43,6 +42,11 @@ class DatasetInfo:
     mirrors: tuple[str, ...] = ()
     archive: str | None = None
 
+    @property
+    def size(self) -> int:
+        """The bytes of all its files, decompressed."""
+        return sum(published.size for files in self.files.values() for published in files.values())
+
 
 def dataset_info(name: str) -> DatasetInfo:
     """Return what is known of a data set.
@@ -55,12 +59,25 @@ def dataset_info(name: str) -> DatasetInfo:
     return DATASETS[name]
 
 
-def _mnist_files(train_images: str, train_labels: str, test_images: str, test_labels: str) -> Files:
-    """Return MNIST's file names with the given sums."""
+def _mnist_files(train: int, *sums: str) -> Files:
+    """Return MNIST's file names with the number of training images, and the sums of the four files."""
+    train_images, train_labels, test_images, test_labels = sums
+
+    def files(prefix: str, count: int, images: str, labels: str) -> dict[str, Published]:
+        return {
+            f"{prefix}-images-idx3-ubyte.gz": Published(images, 16 + count * 28 * 28),
+            f"{prefix}-labels-idx1-ubyte.gz": Published(labels, 8 + count),
+        }
+
     return {
-        "train": {"train-images-idx3-ubyte.gz": train_images, "train-labels-idx1-ubyte.gz": train_labels},
-        "test": {"t10k-images-idx3-ubyte.gz": test_images, "t10k-labels-idx1-ubyte.gz": test_labels},
+        "train": files("train", train, train_images, train_labels),
+        "test": files("t10k", 10_000, test_images, test_labels),
     }
+
+
+def _cifar_files(**sums: str) -> dict[str, Published]:
+    """Return files of 10,000 records by name without the ending."""
+    return {f"{name}.bin": Published(sha256, 10_000 * RECORD) for name, sha256 in sums.items()}
 
 
 _DIGITS = tuple("0123456789")
@@ -74,6 +91,7 @@ DATASETS: dict[str, DatasetInfo] = {
         folder="mnist_mini",
         format=IDX,
         files=_mnist_files(
+            10_000,
             "2889698e6bc3614913e76901316712919d1998fc2b44512451bfe65bc1e668b1",
             "651e38e2ac0632f5113ec18f1df4977117f953197819034009971a6675a0df78",
             *_MNIST_TEST_SUMS,
@@ -89,6 +107,7 @@ DATASETS: dict[str, DatasetInfo] = {
         folder="mnist",
         format=IDX,
         files=_mnist_files(
+            60_000,
             "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
             "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
             *_MNIST_TEST_SUMS,
@@ -107,6 +126,7 @@ DATASETS: dict[str, DatasetInfo] = {
         folder="fashion-mnist",
         format=IDX,
         files=_mnist_files(
+            60_000,
             "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
             "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
             "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
@@ -121,22 +141,22 @@ DATASETS: dict[str, DatasetInfo] = {
         shape=(1, 28, 28),
         drawing=True,
         mirrors=(
-            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
             "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
         ),
     ),
     "cifar10": DatasetInfo(
         folder="cifar-10-batches-bin",
         format=CIFAR10,
         files={
-            "train": {
-                "data_batch_1.bin": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
-                "data_batch_2.bin": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
-                "data_batch_3.bin": "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
-                "data_batch_4.bin": "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
-                "data_batch_5.bin": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
-            },
-            "test": {"test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b"},
+            "train": _cifar_files(
+                data_batch_1="cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
+                data_batch_2="a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
+                data_batch_3="bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
+                data_batch_4="014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
+                data_batch_5="755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
+            ),
+            "test": _cifar_files(test_batch="8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b"),
         },
         classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
         mean=(0.49140, 0.48216, 0.44653),

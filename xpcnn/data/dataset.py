@@ -90,18 +90,20 @@ def load_dataset(
         arrays = _read_embedded(info, split)
     else:
         folder = data_folder(data_dir) / info.folder
-        sums = info.files[split]
-        absent = [file for file in sums if not (folder / file).is_file()]
+        published = info.files[split]
+        # A FIFO or a broken link of that name is not replaced by a download: reading it says what is wrong.
+        absent = {file: known.size for file, known in published.items() if not os.path.lexists(folder / file)}
         if absent and not download:
             raise DataError(f"{name}: {', '.join(absent)} not found in {folder}, and downloading is off")
         if absent:
 
             def check(path: Path) -> None:
-                info.format.read_published(path, sums[path.name])
+                info.format.read_published(path, published[path.name])
 
-            download_files(info.mirrors, folder, absent, check, archive=info.archive)
+            archive = None if info.archive is None else (info.archive, info.size)
+            download_files(info.mirrors, folder, absent, check, archive=archive)
         try:
-            arrays = [info.format.read_published(folder / file, sha256) for file, sha256 in sums.items()]
+            arrays = [info.format.read_published(folder / file, known) for file, known in published.items()]
         except DataError as error:
             raise DataError(f"{error}; remove the file to have it downloaded") from error
     images, labels = info.format.join(arrays)
@@ -110,7 +112,7 @@ def load_dataset(
 
 def _read_embedded(info: DatasetInfo, split: Split) -> list[NDArray[np.uint8]]:
     arrays = []
-    for file, sha256 in info.files[split].items():
+    for file, published in info.files[split].items():
         with as_file(files("xpcnn.data") / info.folder / file) as path:  # a real path even where the package is zipped
-            arrays.append(info.format.read_published(path, sha256))
+            arrays.append(info.format.read_published(path, published))
     return arrays

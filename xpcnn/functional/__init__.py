@@ -2,6 +2,15 @@
 
 A forward function returns its result and a cache. The backward function takes the gradient w.r.t. that result, and the
 cache, and returns the gradients w.r.t. the forward function's array arguments.
+
+Arrays are of float32 or float64; a gradient has the dtype of the output. Integers are refused with ValueError. float16
+is taken where the result is right to its last digits: by `conv2d_forward`, linear layers, max pooling, adaptive and
+global average pooling, dropout, `add` and activations other than softmax, with their backward functions except
+`conv2d_backward`. Everything else sums many rounded numbers or leaves float16's range, and refuses it: normalization,
+losses, softmax, average pooling under a window, transposed convolution, and optimizers.
+
+A cache refers to the input, and often to the output, rather than to copies: do not change either in place before the
+backward call.
 """
 
 from .activation import (

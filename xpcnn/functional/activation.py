@@ -10,6 +10,7 @@ from math import pi, sqrt
 from typing import Any
 
 from ..backend import Array, array_namespace, batch_first, batch_last, chain, device_of
+from .checks import check_gradient, check_input
 from .normal import normal_cdf, normal_density
 
 
@@ -19,8 +20,8 @@ def relu_forward(x: Array) -> tuple[Array, Any]:
     Args:
         x: `(N, ...)`.
     """
+    device = check_input("relu_forward", x)
     x = batch_last(x)
-    device = device_of(x)
     y = device.empty(x.shape, x.dtype)
 
     # In NumPy, clip takes a third of the time of maximum.
@@ -41,7 +42,7 @@ def relu_backward(dy: Array, cache: Any) -> Array:
         dy: gradient w.r.t. the output, `(N, ...)`.
         cache: what the forward call returned.
     """
-    dy = batch_last(dy)
+    dy = check_gradient("relu_backward", dy, cache.shape, cache.dtype)
     device = device_of(dy)
     dx = device.empty(dy.shape, dy.dtype)
     device.map_elements(_select, dy, cache, dx)
@@ -159,11 +160,13 @@ def softmax_forward(x: Array, dim: int) -> tuple[Array, Any]:
     Raises:
         ValueError: if there is no such axis.
     """
+    xp = check_input("softmax_forward", x, float16=False).xp
     if not -x.ndim <= dim < x.ndim:
         raise ValueError(f"dim must be an axis of the input: axis {dim} does not exist in shape {x.shape}")
     axis = (dim - 1) % x.ndim  # in the batch-last layout
     x = batch_last(x)
-    y = device_of(x).xp.exp(x - x.max(axis=axis, keepdims=True))
+    maximum = x.max(axis=axis, keepdims=True) if x.size else x
+    y = xp.exp(x - maximum)
     y /= y.sum(axis=axis, keepdims=True)
     return batch_first(y), (y, axis)
 
@@ -176,5 +179,5 @@ def softmax_backward(dy: Array, cache: Any) -> Array:
         cache: what the forward call returned.
     """
     y, axis = cache
-    dy = batch_last(dy)
+    dy = check_gradient("softmax_backward", dy, y.shape, y.dtype)
     return batch_first(y * (dy - (dy * y).sum(axis=axis, keepdims=True)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ..backend import ELEMENT_WORK, Array, Device, Shape, batch_first, batch_last, blocks, device_of
+from .checks import check_gradient, check_images, check_input
 from .windows import IntOrPair, Padding, Pair, Window, ceil_mode_window, offsets, pair, pooling_window
 
 
@@ -12,6 +13,8 @@ class _Cache(NamedTuple):
     window: Window
     counts: Array | int  # number of values in each mean: one number, or (OH, OW, 1)
     size: Pair  # (H, W)
+    shape: Shape  # of the output, (C, OH, OW, N)
+    dtype: Any
 
 
 def avg_pool2d_forward(
@@ -40,12 +43,11 @@ def avg_pool2d_forward(
     Raises:
         ValueError: if the shape or an option does not fit.
     """
-    if x.ndim != 4:
-        raise ValueError(f"expected input (N, C, H, W), got {x.shape}")
+    device = check_input("avg_pool2d_forward", x, "(N, C, H, W)", float16=False)
+    check_images(x)
     window = pooling_window(kernel_size, stride, padding, 1)
     counted = window.padding if count_include_pad else (0, 0, 0, 0)
     x = batch_last(x)
-    device = device_of(x)
     C, H, W, N = x.shape
     if ceil_mode:
         window = ceil_mode_window(window, H, W)
@@ -61,7 +63,7 @@ def avg_pool2d_forward(
         total /= counts
 
     device.map(pool, blocks(C, device.parts(_work(window, y))))
-    return batch_first(y), _Cache(window, counts, (H, W))
+    return batch_first(y), _Cache(window, counts, (H, W), y.shape, y.dtype)
 
 
 def avg_pool2d_backward(dy: Array, cache: Any) -> Array:
@@ -71,8 +73,8 @@ def avg_pool2d_backward(dy: Array, cache: Any) -> Array:
         dy: gradient w.r.t. the output, `(N, C, OH, OW)`.
         cache: what the forward call returned.
     """
-    window, counts, (H, W) = cache
-    dy = batch_last(dy)
+    window, counts, (H, W), shape, dtype = cache
+    dy = check_gradient("avg_pool2d_backward", dy, shape, dtype)
     device = device_of(dy)
     C, OH, OW, N = dy.shape
     dx = device.empty((C, H, W, N), dy.dtype)
@@ -103,11 +105,10 @@ def adaptive_avg_pool2d_forward(x: Array, output_size: IntOrPair) -> tuple[Array
     Raises:
         ValueError: if the shape or an option does not fit.
     """
-    if x.ndim != 4:
-        raise ValueError(f"expected input (N, C, H, W), got {x.shape}")
+    device = check_input("adaptive_avg_pool2d_forward", x, "(N, C, H, W)")
+    check_images(x)
     OH, OW = pair(output_size, "output_size", 1)
     x = batch_last(x)
-    device = device_of(x)
     C, H, W, N = x.shape
     row_means = device.empty((C, OH, W, N), x.dtype)
     y = device.empty((C, OH, OW, N), x.dtype)
@@ -119,7 +120,7 @@ def adaptive_avg_pool2d_forward(x: Array, output_size: IntOrPair) -> tuple[Array
             device.xp.mean(row_means[channels, :, cols], axis=2, out=y[channels, :, ow])
 
     device.map(pool, blocks(C, device.parts(2 * x.size * ELEMENT_WORK)))
-    return batch_first(y), (H, W)
+    return batch_first(y), (H, W, y.shape, y.dtype)
 
 
 def adaptive_avg_pool2d_backward(dy: Array, cache: Any) -> Array:
@@ -129,8 +130,8 @@ def adaptive_avg_pool2d_backward(dy: Array, cache: Any) -> Array:
         dy: gradient w.r.t. the output, `(N, C, OH, OW)`.
         cache: what the forward call returned.
     """
-    H, W = cache
-    dy = batch_last(dy)
+    H, W, *output = cache
+    dy = check_gradient("adaptive_avg_pool2d_backward", dy, *output)
     device = device_of(dy)
     C, OH, OW, N = dy.shape
     row_gradients = device.empty((C, OH, W, N), dy.dtype)
@@ -154,11 +155,11 @@ def global_avg_pool2d_forward(x: Array) -> tuple[Array, Any]:
     Args:
         x: `(N, C, H, W)`.
     """
-    if x.ndim != 4:
-        raise ValueError(f"expected input (N, C, H, W), got {x.shape}")
+    check_input("global_avg_pool2d_forward", x, "(N, C, H, W)")
+    check_images(x)
     x = batch_last(x)
     C, H, W, N = x.shape
-    return x.reshape(C, H * W, N).mean(axis=1).T, (C, H, W, N)
+    return x.reshape(C, H * W, N).mean(axis=1).T, (C, H, W, N, x.dtype)
 
 
 def global_avg_pool2d_backward(dy: Array, cache: Any) -> Array:
@@ -168,8 +169,8 @@ def global_avg_pool2d_backward(dy: Array, cache: Any) -> Array:
         dy: gradient w.r.t. the output, `(N, C)`.
         cache: what the forward call returned.
     """
-    C, H, W, N = cache
-    dy = batch_last(dy)
+    C, H, W, N, dtype = cache
+    dy = check_gradient("global_avg_pool2d_backward", dy, (C, N), dtype)
     device = device_of(dy)
     dx = device.empty((C, H, W, N), dy.dtype)
     dx[...] = (dy / (H * W)).reshape(C, 1, 1, N)

@@ -6,7 +6,7 @@ for all passes over them.
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, prod
 from typing import Any, NamedTuple
 
 from ..backend import (
@@ -21,6 +21,7 @@ from ..backend import (
     chain,
     device_of,
 )
+from .checks import check_arrays, check_gradient, check_input
 
 
 class Statistics(NamedTuple):
@@ -35,6 +36,7 @@ class _Cache(NamedTuple):
     weight: Array | None
     residual: Array  # (C, 1): rounding error of the mean, the mean of `centred`
     scale: Array  # (C, 1): 1 / standard deviation
+    has_bias: bool
 
 
 def batch_norm_forward(
@@ -44,7 +46,7 @@ def batch_norm_forward(
 
     Args:
         x: `(N, C, ...)`, with more than one value per channel.
-        weight, bias: `(C,)`, of the same dtype as `x`, or both None.
+        weight, bias: `(C,)`, of the same dtype as `x`, or None.
         eps: added to the variance, so that a constant channel is not divided by 0.
 
     Returns:
@@ -53,13 +55,12 @@ def batch_norm_forward(
     Raises:
         ValueError: if shapes or dtypes do not fit, or a channel has fewer than two values.
     """
-    _check(x, weight=weight, bias=bias)
-    if x.size < 2 * x.shape[1]:
+    device = _check("batch_norm_forward", x, weight=weight, bias=bias)
+    if x.size < 2 * max(1, x.shape[1]):
         raise ValueError(
             f"batch norm in training needs more than one value per channel, as the variance of one is 0; got {x.shape}"
         )
     x = batch_last(x)
-    device = device_of(x)
     values = x.reshape(x.shape[0], -1)
     count = values.shape[1]
     centred, y = (device.empty(values.shape, x.dtype) for _ in range(2))
@@ -78,7 +79,7 @@ def batch_norm_forward(
     return (
         batch_first(y.reshape(x.shape)),
         Statistics(mean[:, 0], variance[:, 0]),
-        _Cache(centred.reshape(x.shape), weight, residual, scale),
+        _Cache(centred.reshape(x.shape), weight, residual, scale, bias is not None),
     )
 
 
@@ -120,10 +121,10 @@ def batch_norm_backward(
         input_gradient: False to skip the gradient w.r.t. the input.
 
     Returns:
-        `dx` or None, and `dweight (C,)` and `dbias (C,)`, both None if there was no weight.
+        `dx`, `dweight (C,)` and `dbias (C,)`, each None if it was not asked for or there was no such argument.
     """
-    centred, weight, residual, scale = cache
-    dy = batch_last(dy)
+    centred, weight, residual, scale, has_bias = cache
+    dy = check_gradient("batch_norm_backward", dy, centred.shape, centred.dtype)
     device = device_of(dy)
     values, gradients = centred.reshape(len(centred), -1), dy.reshape(len(centred), -1)
     M = values.shape[1]
@@ -141,7 +142,7 @@ def batch_norm_backward(
 
     device.map(differentiate, _row_blocks(values, device))
     dx = batch_first(dx.reshape(dy.shape)) if input_gradient else None
-    return (dx, None, None) if weight is None else (dx, dweight[:, 0], dbias[:, 0])
+    return dx, None if weight is None else dweight[:, 0], dbias[:, 0] if has_bias else None
 
 
 # dx = factor·(dy - mean(dy) - x̂·mean(dy·x̂)) = factor·(dy + slope·centred + shift), as x̂ = (centred - residual)·scale
@@ -187,10 +188,9 @@ def batch_norm_fixed(
     Raises:
         ValueError: if shapes or dtypes do not fit.
     """
-    _check(x, mean=mean, variance=variance, weight=weight, bias=bias)
+    device = _check("batch_norm_fixed", x, mean=mean, variance=variance, weight=weight, bias=bias)
     x = batch_last(x)
-    device = device_of(x)
-    values = x.reshape(x.shape[0], -1)
+    values = x.reshape(x.shape[0], prod(x.shape[1:]))
     y = device.empty(values.shape, x.dtype)
 
     def normalize(rows: slice) -> None:
@@ -224,16 +224,21 @@ def _column(vector: Array | None, rows: slice) -> Array | None:
     return None if vector is None else vector[rows, None]
 
 
-def _check(x: Array, **per_channel: Array | None) -> None:
+def _check(function: str, x: Array, **per_channel: Array | None) -> Device:
+    device = check_input(function, x, "(N, C, ...)", float16=False)
     if x.ndim < 2:
         raise ValueError(f"expected input (N, C, ...), got {x.shape}")
-    check_parameters(x, x.shape[1:2], **per_channel)
+    check_parameters(function, x, x.shape[1:2], **per_channel)
+    return device
 
 
-def check_parameters(x: Array, shape: Shape, **parameters: Array | None) -> None:
-    """Raise ValueError unless the parameters have this shape and the dtype of the input."""
+def check_parameters(function: str, x: Array, shape: Shape, **parameters: Array | None) -> None:
+    """Raise TypeError or ValueError unless the parameters are arrays of this shape and of the input's dtype."""
     for name, array in parameters.items():
-        if array is not None and (array.shape != shape or array.dtype != x.dtype):
+        if array is None:
+            continue
+        check_arrays(function, **{name: array})
+        if array.shape != shape or array.dtype != x.dtype:
             raise ValueError(
                 f"expected {name} {shape} of the input's dtype {x.dtype} for input {x.shape}, "
                 f"got {array.dtype} {array.shape}"

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ..backend import Array, batch_first, batch_last, device_of
+from ..backend import Array, Shape, batch_first, batch_last, device_of
+from .checks import check_arrays, check_gradient, check_input
 from .im2col import correlate, input_gradient, weight_gradient
 from .windows import IntOrPair, Padding, Pair, Window, make_window, pair
 
@@ -19,6 +20,7 @@ class _Cache(NamedTuple):
     has_bias: bool
     window: Window
     groups: int
+    output: Shape  # of the output, (O, OH, OW, N)
 
 
 def conv_transpose2d_forward(
@@ -53,11 +55,16 @@ def conv_transpose2d_forward(
     Raises:
         ValueError: if shapes, dtypes or options do not fit together.
     """
-    window = transposed_window(weight.shape[2:], stride, padding, output_padding, dilation)
-    _check(x, weight, bias, groups)
-    x, device = batch_last(x), device_of(x)
+    device = check_input("conv_transpose2d_forward", x, "(N, C, H, W)", float16=False)
+    try:
+        window = transposed_window(weight.shape[2:], stride, padding, output_padding, dilation)
+        _check(x, weight, bias, groups)
+    except AttributeError:
+        check_arrays("conv_transpose2d_forward", weight=weight, bias=bias)
+        raise
+    x = batch_last(x)
     y = input_gradient(x, weight, window, groups, _output_size(window, *x.shape[1:3]), device, bias)
-    return batch_first(y), _Cache(x, weight, bias is not None, window, groups)
+    return batch_first(y), _Cache(x, weight, bias is not None, window, groups, y.shape)
 
 
 def conv_transpose2d_backward(
@@ -79,14 +86,15 @@ def conv_transpose2d_backward(
 
 def conv_transpose2d_input_gradient(dy: Array, cache: Any) -> Array:
     """Return `dx (N, C, H, W)` alone, as `conv_transpose2d_backward` does."""
-    _, weight, _, window, groups = cache
-    return batch_first(correlate(batch_last(dy), weight, None, window, groups, device_of(dy)))
+    x, weight, _, window, groups, output = cache
+    dy = check_gradient("conv_transpose2d_backward", dy, output, x.dtype)
+    return batch_first(correlate(dy, weight, None, window, groups, device_of(dy)))
 
 
 def conv_transpose2d_parameter_gradients(dy: Array, cache: Any) -> tuple[Array, Array | None]:
     """Return `dweight` and `dbias` alone, as `conv_transpose2d_backward` does."""
-    x, _, has_bias, window, groups = cache
-    dy, device = batch_last(dy), device_of(dy)
+    x, _, has_bias, window, groups, output = cache
+    dy, device = check_gradient("conv_transpose2d_backward", dy, output, x.dtype), device_of(dy)
     dbias = device.row_sums(dy.reshape(dy.shape[0], -1))[:, 0] if has_bias else None
     return weight_gradient(dy, x, window, groups, device), dbias
 
@@ -129,8 +137,11 @@ def _check(x: Array, weight: Array, bias: Array | None, groups: int) -> None:
     C, O = weight.shape[0], weight.shape[1] * groups
     if groups < 1 or C % groups:
         raise ValueError(f"groups={groups} does not divide {C} input channels")
-    if x.shape[1] != C:
-        raise ValueError(f"expected input (N, {C}, H, W) for weight {weight.shape}, got {x.shape}")
+    if 0 in weight.shape:
+        raise ValueError(f"expected weight (C, O/groups, KH, KW) with sizes of at least 1, got {weight.shape}")
+    if x.shape[1] != C or 0 in x.shape:
+        expected = f"expected input (N, {C}, H, W) with sizes of at least 1"
+        raise ValueError(f"{expected} for weight {weight.shape}, got {x.shape}")
     if bias is not None and bias.shape != (O,):
         raise ValueError(f"expected bias ({O},), got {bias.shape}")
     if x.dtype != weight.dtype:

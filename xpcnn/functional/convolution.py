@@ -10,8 +10,9 @@ from __future__ import annotations
 from math import prod
 from typing import Any, NamedTuple
 
-from ..backend import Array, Device, batch_first, batch_last, device_of
+from ..backend import Array, Device, Shape, batch_first, batch_last, device_of
 from . import im2col, mec, winograd
+from .checks import check_arrays, check_gradient, check_input, refuse_float16
 from .windows import IntOrPair, Padding, Pair, Window, flipped, make_window
 
 
@@ -21,6 +22,7 @@ class _Cache(NamedTuple):
     has_bias: bool
     window: Window
     groups: int
+    output: Shape  # of the output, (O, OH, OW, N)
 
 
 def conv2d_forward(
@@ -47,14 +49,25 @@ def conv2d_forward(
         `y (N, O, OH, OW)` and what `conv2d_backward` needs.
 
     Raises:
+        TypeError: if an argument is not an array.
         ValueError: if shapes, dtypes or options do not fit together.
+
+    Winograd's algorithm adds and subtracts the pixels of a 6×6 patch before it multiplies them. So a NaN or an infinity
+    makes all 16 outputs of each patch around it NaN, where the other algorithms keep it to the windows that cover it. A
+    pixel of 10⁶ among ones costs those outputs six digits. Where that matters, `device.winograd_channels = math.inf`
+    turns the algorithm off, such as `xpcnn.backend.CPU.winograd_channels = math.inf`: 3×3 layers of many channels then
+    take about twice as long.
     """
-    window = make_window(weight.shape[2:], stride, padding, dilation)
-    device = device_of(x)
-    _check(x, weight, bias, window, groups)
+    device = check_input("conv2d_forward", x, "(N, C, H, W)")
+    try:
+        window = make_window(weight.shape[2:], stride, padding, dilation)
+        _check(x, weight, bias, window, groups)
+    except AttributeError:
+        check_arrays("conv2d_forward", weight=weight, bias=bias)
+        raise
     x = batch_last(x)
     y = _correlate(x, weight, bias, window, groups, device)
-    return batch_first(y), _Cache(x, weight, bias is not None, window, groups)
+    return batch_first(y), _Cache(x, weight, bias is not None, window, groups, y.shape)
 
 
 def conv2d_backward(dy: Array, cache: Any, *, input_gradient: bool = True) -> tuple[Array | None, Array, Array | None]:
@@ -74,14 +87,17 @@ def conv2d_backward(dy: Array, cache: Any, *, input_gradient: bool = True) -> tu
 
 def conv2d_input_gradient(dy: Array, cache: Any) -> Array:
     """Return `dx (N, C, H, W)` alone, as `conv2d_backward` does."""
-    x, weight, _, window, groups = cache
-    return batch_first(_input_gradient(batch_last(dy), weight, window, groups, x.shape[1:3], device_of(dy)))
+    x, weight, _, window, groups, output = cache
+    dy = check_gradient("conv2d_backward", dy, output, x.dtype)
+    refuse_float16("conv2d_backward", x.dtype)
+    return batch_first(_input_gradient(dy, weight, window, groups, x.shape[1:3], device_of(dy)))
 
 
 def conv2d_parameter_gradients(dy: Array, cache: Any) -> tuple[Array, Array | None]:
     """Return `dweight` and `dbias` alone, as `conv2d_backward` does."""
-    x, weight, has_bias, window, groups = cache
-    dy, device = batch_last(dy), device_of(dy)
+    x, weight, has_bias, window, groups, output = cache
+    dy, device = check_gradient("conv2d_backward", dy, output, x.dtype), device_of(dy)
+    refuse_float16("conv2d_backward", x.dtype)
     dbias = device.row_sums(dy.reshape(dy.shape[0], -1))[:, 0] if has_bias else None
     return _weight_gradient(x, dy, weight, window, groups, device), dbias
 
@@ -132,6 +148,8 @@ def _check(x: Array, weight: Array, bias: Array | None, window: Window, groups: 
     O, C = weight.shape[0], weight.shape[1] * groups
     if groups < 1 or O % groups:
         raise ValueError(f"groups={groups} does not divide {O} output channels")
+    if 0 in weight.shape:
+        raise ValueError(f"expected weight (O, C/groups, KH, KW) with sizes of at least 1, got {weight.shape}")
     if x.shape[1] != C or not len(x):
         expected = f"expected input (N, {C}, H, W) with N of at least 1"
         raise ValueError(f"{expected} for weight {weight.shape} and groups={groups}, got {x.shape}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..backend import Array, array_namespace, batch_first, batch_last, chain, device_of
+from ..backend import Array, array_namespace, batch_first, batch_last, chain
 from ..random import counter_bits
+from .checks import check_gradient, check_input
 
 
 def dropout_forward(x: Array, p: float, key: tuple[int, int]) -> tuple[Array, Any]:
@@ -26,8 +27,8 @@ def dropout_forward(x: Array, p: float, key: tuple[int, int]) -> tuple[Array, An
     """
     if not 0 <= p < 1:
         raise ValueError(f"p must be at least 0 and below 1, got {p}")
+    device = check_input("dropout_forward", x)
     x = batch_last(x)
-    device = device_of(x)
     xp = device.xp
     bits = counter_bits(xp, x.size, key).reshape(x.shape)
     scale, y = (device.empty(x.shape, x.dtype) for _ in range(2))
@@ -50,4 +51,5 @@ def dropout_backward(dy: Array, cache: Any) -> Array:
         dy: gradient w.r.t. the output, `(N, ...)`.
         cache: what the forward call returned.
     """
-    return batch_first(batch_last(dy) * cache)
+    dy = check_gradient("dropout_backward", dy, cache.shape, cache.dtype)
+    return batch_first(dy * cache)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..backend import Array, batch_first, batch_last, device_of
+from .checks import check_arrays, check_gradient, check_input
 
 
 def elementwise_forward(x: Array, function: Callable[[Array], Array]) -> tuple[Array, Any]:
@@ -15,8 +16,8 @@ def elementwise_forward(x: Array, function: Callable[[Array], Array]) -> tuple[A
         x: `(N, ...)`.
         function: an elementwise function; called on parts of `x`, which may be flattened to one axis.
     """
+    device = check_input("elementwise_forward", x)
     x = batch_last(x)
-    device = device_of(x)
     y = device.empty(x.shape, x.dtype)
 
     def apply(x: Array, y: Array) -> None:
@@ -34,7 +35,7 @@ def elementwise_backward(dy: Array, cache: Any, derivative: Callable[[Array, Arr
         cache: what the forward call returned.
         derivative: called on matching parts of the input and the output, which may be flattened.
     """
-    dy = batch_last(dy)
+    dy = check_gradient("elementwise_backward", dy, cache[1].shape, cache[1].dtype)
     device = device_of(dy)
     dx = device.empty(dy.shape, dy.dtype)
 
@@ -52,12 +53,16 @@ def add(x: Array, y: Array) -> Array:
         x, y: arrays of one shape, `(N, ...)`.
 
     Raises:
-        ValueError: if the shapes differ.
+        TypeError: if one is not an array.
+        ValueError: if shapes or dtypes differ, or are not of floats.
     """
-    if x.shape != y.shape:
-        raise ValueError(f"expected two inputs of one shape to add, got {x.shape} and {y.shape}")
+    device = check_input("add", x)
+    check_arrays("add", y=y)
+    if x.shape != y.shape or x.dtype != y.dtype:
+        raise ValueError(
+            f"expected two inputs of one shape and dtype to add, got {x.shape} {x.dtype} and {y.shape} {y.dtype}"
+        )
     x, y = batch_last(x), batch_last(y)
-    device = device_of(x)
     total = device.empty(x.shape, x.dtype)
     device.map_elements(lambda x, y, total: device.xp.add(x, y, out=total), x, y, total)
     return batch_first(total)

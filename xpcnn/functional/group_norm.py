@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 
 from ..backend import Array, Shape, batch_first, batch_last, device_of
 from .batch_norm import check_parameters
+from .checks import check_gradient, check_input
 
 
 class _Cache(NamedTuple):
     normalized: Array  # (A, K, N): the output without weight and bias
     scale: Array  # (A, 1, N): 1 / standard deviation
     weight: Array | None
+    bias_shape: Shape | None
     affine: Affine
     shape: Shape  # of the input, (..., N)
 
@@ -46,12 +48,13 @@ def group_norm_forward(
     Raises:
         ValueError: if shapes or dtypes do not fit, or the groups do not divide the channels.
     """
-    if x.ndim < 2 or groups < 1 or x.shape[1] % groups:
+    check_input("group_norm_forward", x, "(N, C, ...)", float16=False)
+    if x.ndim < 2 or groups < 1 or x.shape[1] % groups or 0 in x.shape[1:]:
         raise ValueError(f"expected input (N, C, ...) with channels that {groups} groups divide, got {x.shape}")
     N, C = x.shape[:2]
-    check_parameters(x, x.shape[1:2], weight=weight, bias=bias)
+    check_parameters("group_norm_forward", x, x.shape[1:2], weight=weight, bias=bias)
     affine = Affine((C, prod(x.shape[2:]), N), (C, 1, 1), (1, 2))
-    return _forward(x, (groups, -1, N), weight, bias, affine, eps)
+    return _forward(x, (groups, prod(x.shape[1:]) // groups, N), weight, bias, affine, eps)
 
 
 def layer_norm_forward(
@@ -76,11 +79,12 @@ def layer_norm_forward(
     Raises:
         ValueError: if shapes or dtypes do not fit.
     """
+    check_input("layer_norm_forward", x, float16=False)
     shape = tuple(normalized_shape)
-    if not shape or x.ndim <= len(shape) or x.shape[-len(shape) :] != shape:
+    if not shape or 0 in shape or x.ndim <= len(shape) or x.shape[-len(shape) :] != shape:
         raise ValueError(f"expected input (N, ..., {', '.join(map(str, shape))}), got {x.shape}")
     N, A, K = x.shape[0], prod(x.shape[1 : x.ndim - len(shape)]), prod(shape)
-    check_parameters(x, shape, weight=weight, bias=bias)
+    check_parameters("layer_norm_forward", x, shape, weight=weight, bias=bias)
     return _forward(x, (A, K, N), weight, bias, Affine((A, K, N), (1, K, 1), (0, 2)), eps)
 
 
@@ -95,14 +99,15 @@ def group_norm_backward(
         input_gradient: False to skip the gradient w.r.t. the input.
 
     Returns:
-        `dx` or None, and `dweight` and `dbias` in the shape of the weight, both None if there was no weight.
+        `dx`, `dweight` and `dbias`, each None if it was not asked for or there was no such argument.
     """
-    normalized, scale, weight, affine, shape = cache
-    dy = batch_last(dy)
+    normalized, scale, weight, bias_shape, affine, shape = cache
+    dy = check_gradient("group_norm_backward", dy, shape, normalized.dtype)
     dweight = dbias = dx = None
+    dy_values = dy.reshape(affine.values)
+    if bias_shape is not None:
+        dbias = dy_values.sum(axis=affine.broadcast).reshape(bias_shape)
     if weight is not None:
-        dy_values = dy.reshape(affine.values)
-        dbias = dy_values.sum(axis=affine.broadcast).reshape(weight.shape)
         dweight = (dy_values * normalized.reshape(affine.values)).sum(axis=affine.broadcast).reshape(weight.shape)
         dy = dy_values * weight.reshape(affine.weight)
     if input_gradient:
@@ -135,7 +140,8 @@ def _forward(
         y = normalized.reshape(affine.values) * weight.reshape(affine.weight)
     if bias is not None:
         y = y.reshape(affine.values) + bias.reshape(affine.weight)
-    return batch_first(y.reshape(x.shape)), _Cache(normalized, scale, weight, affine, x.shape)
+    cache = _Cache(normalized, scale, weight, None if bias is None else bias.shape, affine, x.shape)
+    return batch_first(y.reshape(x.shape)), cache
 
 
 def _mean(x: Array) -> Array:
@@ -143,6 +149,6 @@ def _mean(x: Array) -> Array:
     A, K, N = x.shape
     length = isqrt(K)
     whole = K - K % length
-    total = x[:, :whole].reshape(A, -1, length, N).sum(axis=2).sum(axis=1)
+    total = x[:, :whole].reshape(A, whole // length, length, N).sum(axis=2).sum(axis=1)
     total += x[:, whole:].sum(axis=1)
     return (total / K)[:, None]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ..backend import Array, Device, batch_last, blocks, device_of
+from ..backend import Array, Device, Shape, batch_last, blocks, device_of
+from .checks import check_arrays, check_gradient, check_input
 
 _LEAST_ROWS = 16  # products of fewer rows are slow in BLAS
 
@@ -13,6 +14,7 @@ class _Cache(NamedTuple):
     x: Array  # (features, N)
     weight: Array
     has_bias: bool
+    output: Shape  # of the output, (out, N)
 
 
 def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, Any]:
@@ -29,17 +31,17 @@ def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[
     Raises:
         ValueError: if shapes or dtypes do not fit together.
     """
-    if x.ndim != 2 or weight.ndim != 2 or x.shape[1] != weight.shape[1]:
-        raise ValueError(f"expected input (N, {weight.shape[-1]}) for weight {weight.shape}, got {x.shape}")
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"expected bias {weight.shape[:1]}, got {bias.shape}")
-    if x.dtype != weight.dtype:
-        raise ValueError(f"expected input of the weight's dtype {weight.dtype}, got {x.dtype}")
+    device = check_input("linear_forward", x, "(N, in)")
+    try:
+        _check(x, weight, bias)
+    except AttributeError:
+        check_arrays("linear_forward", weight=weight, bias=bias)
+        raise
     x = batch_last(x)
-    y = _product(weight, x, device_of(x))  # (out, in) @ (in, N)
+    y = _product(weight, x, device)  # (out, in) @ (in, N)
     if bias is not None:
         y += bias[:, None]
-    return y.T, _Cache(x, weight, bias is not None)
+    return y.T, _Cache(x, weight, bias is not None, y.shape)
 
 
 def linear_backward(dy: Array, cache: Any, *, input_gradient: bool = True) -> tuple[Array | None, Array, Array | None]:
@@ -59,16 +61,25 @@ def linear_backward(dy: Array, cache: Any, *, input_gradient: bool = True) -> tu
 
 def linear_input_gradient(dy: Array, cache: Any) -> Array:
     """Return `dx (N, in)` alone, as `linear_backward` does."""
-    dy = batch_last(dy)
+    dy = check_gradient("linear_backward", dy, cache.output, cache.x.dtype)
     return _product(cache.weight.T, dy, device_of(dy)).T  # (in, out) @ (out, N)
 
 
 def linear_parameter_gradients(dy: Array, cache: Any) -> tuple[Array, Array | None]:
     """Return `dweight` and `dbias` alone, as `linear_backward` does."""
-    x, _, has_bias = cache
-    dy = batch_last(dy)
+    x, _, has_bias, output = cache
+    dy = check_gradient("linear_backward", dy, output, x.dtype)
     dweight = _product(dy, x.T, device_of(dy))  # (out, N) @ (N, in)
     return dweight, dy.sum(axis=1) if has_bias else None
+
+
+def _check(x: Array, weight: Array, bias: Array | None) -> None:
+    if x.ndim != 2 or weight.ndim != 2 or x.shape[1] != weight.shape[1]:
+        raise ValueError(f"expected input (N, {weight.shape[-1]}) for weight {weight.shape}, got {x.shape}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"expected bias {weight.shape[:1]}, got {bias.shape}")
+    if x.dtype != weight.dtype:
+        raise ValueError(f"expected input of the weight's dtype {weight.dtype}, got {x.dtype}")
 
 
 def _product(a: Array, b: Array, device: Device) -> Array:

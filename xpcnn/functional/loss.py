@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from ..backend import Array, array_namespace, batch_first, batch_last, chain, device_of
 from .activation import sigmoid
+from .checks import check_arrays, check_input
 
 
 class _CrossEntropyCache(NamedTuple):
@@ -13,11 +14,16 @@ class _CrossEntropyCache(NamedTuple):
     total: Array  # (N,): their sum over the classes
     targets: Array  # (classes, N): target probabilities, times the class weights
     target_sum: Array | int  # (N,): their sum over the classes, or 1
-    divisor: Array | int  # of the summed losses: the number of samples, or the sum of their weights
+    divisor: Array | int  # of the summed losses: the number of samples that count, or the sum of their weights
 
 
 def cross_entropy_forward(
-    logits: Array, labels: Array, weight: Array | None = None, *, label_smoothing: float = 0.0
+    logits: Array,
+    labels: Array,
+    weight: Array | None = None,
+    *,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
 ) -> tuple[Array, Any]:
     """Return the mean softmax cross-entropy, `-log softmax(logits)[label]`, in nats.
 
@@ -25,9 +31,12 @@ def cross_entropy_forward(
 
     Args:
         logits: `(N, classes)`.
-        labels: `(N,)` integers in `[0, classes)`. A label out of range raises ValueError on the host and makes the loss
-            NaN on a GPU, where checking it would wait for the device.
-        weight: `(classes,)`, the weight of each class in the mean; None for equal weights.
+        labels: `(N,)` integers in `[0, classes)`, or `ignore_index`. Any other label raises ValueError on the host and
+            makes the loss NaN on a GPU, where checking it would wait for the device.
+        weight: `(classes,)`, the weight of each class in the mean; None for equal weights. It is converted to the dtype
+            of the logits.
+        ignore_index: samples with this label are left out of the mean, and their gradient is 0. The mean over no
+            sample at all is NaN.
         label_smoothing: the part of each target that is spread evenly over all classes (Szegedy et al. 2016), in
             `[0, 1]`. With class weights, as in PyTorch, each class's part has its own weight, and the sum of losses is
             divided by the labels' weights.
@@ -36,10 +45,13 @@ def cross_entropy_forward(
         a 0-d array on the same device, and what `cross_entropy_backward` needs.
 
     Raises:
-        ValueError: if the shapes, the labels or the smoothing do not fit.
+        TypeError: if an argument is not an array.
+        ValueError: if the shapes, dtypes, labels or the smoothing do not fit, or there are no samples.
     """
-    check_labels(logits, labels)
+    all_in_range = _check_scores("cross_entropy_forward", logits, labels, ignore_index)
     classes = logits.shape[1]
+    if weight is not None:
+        check_arrays("cross_entropy_forward", weight=weight)
     if weight is not None and weight.shape != (classes,):
         raise ValueError(f"expected weight ({classes},) for logits {logits.shape}, got {weight.shape}")
     if not 0 <= label_smoothing <= 1:
@@ -48,19 +60,28 @@ def cross_entropy_forward(
     shifted, exponentials = _shift(by_class, by_class.max(axis=0))
     total = exponentials.sum(axis=0)
     targets = _one_hot(logits, labels)
-    target_sum = 1
-    divisor = labels.shape[0]
+    target_sum: Any = 1
+    divisor: Any = labels.shape[0]
+    none_ignored = all_in_range and not 0 <= ignore_index < classes
+    if not none_ignored:
+        kept = (labels != ignore_index).astype(logits.dtype)
+        target_sum, divisor = kept, kept.sum()
+        if 0 <= ignore_index < classes:
+            targets = targets * kept
     if weight is not None:
-        targets = targets * weight[:, None]
+        weight = weight.astype(logits.dtype, copy=False)[:, None]
+        targets = targets * weight
         target_sum = targets.sum(axis=0)
         divisor = target_sum.sum()
     if label_smoothing:
         per_class, on_label = logits.dtype.type(label_smoothing / classes), logits.dtype.type(1 - label_smoothing)
-        targets = targets * on_label + (per_class if weight is None else per_class * weight[:, None])
-        target_sum = 1 if weight is None else targets.sum(axis=0)
+        spread = per_class if weight is None else per_class * weight
+        targets = targets * on_label + (spread if none_ignored else spread * kept)
+        if weight is not None:
+            target_sum = targets.sum(axis=0)
     expected = _expected(shifted, targets).sum(axis=0)
     unchecked = None if device_of(labels).on_host else labels
-    loss = _losses(total, expected, unchecked, classes, target_sum, divisor).sum()
+    loss = _losses(total, expected, unchecked, classes, ignore_index, target_sum, divisor).sum()
     return loss, _CrossEntropyCache(exponentials, total, targets, target_sum, divisor)
 
 
@@ -77,10 +98,13 @@ def _expected(shifted: Array, targets: Array) -> Array:
 
 
 @chain
-def _losses(total: Array, expected: Array, labels: Array | None, classes: int, target_sum: Any, divisor: Any) -> Array:
+def _losses(total: Array, expected: Array, labels: Array | None, *numbers: Any) -> Array:
+    classes, ignore_index, target_sum, divisor = numbers
     xp = array_namespace(total)
     losses = (target_sum * xp.log(total) - expected) / divisor
-    return losses if labels is None else xp.where((labels >= 0) & (labels < classes), losses, xp.nan)
+    if labels is None:
+        return losses
+    return xp.where((labels >= 0) & (labels < classes) | (labels == ignore_index), losses, xp.nan)
 
 
 def cross_entropy_backward(cache: Any) -> Array:
@@ -94,7 +118,8 @@ def cross_entropy_backward(cache: Any) -> Array:
 
 @chain
 def _cross_entropy_gradient(exponentials: Array, total: Array, targets: Array, target_sum: Any, divisor: Any) -> Array:
-    return (exponentials / total * target_sum - targets) / divisor
+    # A divisor of 0 means that all samples were ignored: their gradients are 0, as in PyTorch, though the loss is NaN.
+    return (exponentials / total * target_sum - targets) / (divisor + (divisor == 0))
 
 
 def hinge_forward(scores: Array, labels: Array, *, margin: float = 1.0) -> tuple[Array, Any]:
@@ -111,14 +136,15 @@ def hinge_forward(scores: Array, labels: Array, *, margin: float = 1.0) -> tuple
         a 0-d array on the same device, and what `hinge_backward` needs.
 
     Raises:
-        ValueError: if the shapes or the labels do not fit.
+        TypeError: if an argument is not an array.
+        ValueError: if the shapes, dtypes or labels do not fit, or there are no samples.
     """
-    check_labels(scores, labels)
+    _check_scores("hinge_forward", scores, labels)
     xp = array_namespace(scores)
     targets = _one_hot(scores, labels)
     scores = batch_last(scores)
     label_scores = xp.where(targets, scores, 0).sum(axis=0)
-    excess = xp.where(targets, 0, xp.maximum(scores - label_scores + margin, 0))
+    excess = xp.where(targets, 0, xp.maximum(scores - label_scores + float(margin), 0))
     classes = scores.shape[0]
     in_range = xp.where((labels >= 0) & (labels < classes), 0, xp.nan).astype(scores.dtype)
     return (excess.sum(axis=0) + in_range).sum() / labels.shape[0], ((excess > 0).astype(scores.dtype), targets)
@@ -146,9 +172,11 @@ def mean_squared_error_forward(x: Array, target: Array) -> tuple[Array, Any]:
         a 0-d array on the same device, and the cache.
 
     Raises:
-        ValueError: if the shapes differ.
+        TypeError: if an argument is not an array.
+        ValueError: if the shapes differ, there are no elements, or `x` has no floats.
     """
-    difference = batch_last(x) - _matching(x, target)
+    target = _matching("mean_squared_error_forward", x, target)
+    difference = batch_last(x) - target
     return (difference * difference).mean(), difference
 
 
@@ -173,10 +201,11 @@ def binary_cross_entropy_forward(logits: Array, target: Array) -> tuple[Array, A
         a 0-d array on the same device, and what `binary_cross_entropy_backward` needs.
 
     Raises:
-        ValueError: if the shapes differ.
+        TypeError: if an argument is not an array.
+        ValueError: if the shapes differ, there are no elements, or `logits` has no floats.
     """
-    xp = array_namespace(logits)
-    x, target = batch_last(logits), _matching(logits, target)
+    target = _matching("binary_cross_entropy_forward", logits, target)
+    xp, x = array_namespace(logits), batch_last(logits)
     losses = xp.maximum(x, 0) - x * target + xp.log1p(xp.exp(-abs(x)))
     return losses.mean(), (x, target)
 
@@ -191,17 +220,42 @@ def binary_cross_entropy_backward(cache: Any) -> Array:
     return batch_first((sigmoid(x) - target) / x.size)
 
 
-def check_labels(scores: Array, labels: Array) -> None:
-    """Raise ValueError unless labels `(N,)` fit scores `(N, classes)`; their range is only checked on the host."""
+def check_labels(scores: Array, labels: Array, ignore_index: int | None = None) -> bool:
+    """Raise ValueError unless labels `(N,)` fit scores `(N, classes)`; their range is only checked on the host.
+
+    Args:
+        scores: `(N, classes)`.
+        labels: `(N,)` integers in `[0, classes)`.
+        ignore_index: another label that is allowed; None for none.
+
+    Returns:
+        whether all labels are known to be in `[0, classes)`; False on a GPU.
+    """
     if scores.ndim != 2 or labels.shape != scores.shape[:1] or labels.dtype.kind not in "iu":
         raise ValueError(
             f"expected logits (N, classes) and integer labels (N,), got {scores.shape} and "
             f"{labels.dtype} {labels.shape}"
         )
-    if device_of(labels).on_host and len(labels):
-        classes = scores.shape[1]
-        if labels.view(f"u{labels.dtype.itemsize}").max() >= classes:  # where negative numbers are large ones
-            raise ValueError(f"expected labels from 0 to {classes - 1}, got {labels.min()} to {labels.max()}")
+    if not device_of(labels).on_host or not len(labels):
+        return False
+    classes = scores.shape[1]
+    if labels.view(f"u{labels.dtype.itemsize}").max() < classes:  # where negative numbers are large ones
+        return True
+    counted = labels if ignore_index is None else labels[labels != ignore_index]
+    if len(counted) and not 0 <= counted.min() <= counted.max() < classes:
+        raise ValueError(f"expected labels from 0 to {classes - 1}, got {counted.min()} to {counted.max()}")
+    return False
+
+
+def _check_scores(function: str, scores: Array, labels: Array, ignore_index: int | None = None) -> bool:
+    check_input(function, scores, "(N, classes)", float16=False)
+    if not scores.size:
+        raise ValueError(f"{function}: expected at least one sample and one class, got {scores.shape}")
+    try:
+        return check_labels(scores, labels, ignore_index)
+    except AttributeError:
+        check_arrays(function, labels=labels)
+        raise
 
 
 def _one_hot(scores: Array, labels: Array) -> Array:
@@ -209,7 +263,12 @@ def _one_hot(scores: Array, labels: Array) -> Array:
     return array_namespace(scores).arange(scores.shape[1])[:, None] == labels
 
 
-def _matching(x: Array, target: Array) -> Array:
-    if x.shape != target.shape or not x.ndim:
+def _matching(function: str, x: Array, target: Array) -> Array:
+    """Return the target in the batch-last layout and the dtype of `x`, after checking both."""
+    check_input(function, x, float16=False)
+    check_arrays(function, target=target)
+    if x.shape != target.shape:
         raise ValueError(f"expected a target of the input's shape {x.shape}, got {target.shape}")
+    if not x.size:
+        raise ValueError(f"{function}: expected at least one element, got {x.shape}")
     return batch_last(target.astype(x.dtype, copy=False))

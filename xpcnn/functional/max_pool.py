@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from math import ceil
+from collections.abc import Callable
+from math import ceil, isnan
 from typing import Any, NamedTuple
 
 from ..backend import ELEMENT_WORK, Array, array_namespace, batch_first, batch_last, blocks, chain, device_of
+from .checks import check_gradient, check_images, check_input
 from .windows import IntOrPair, Padding, Window, ceil_mode_window, offsets, pooling_window
 
 
 class _Cache(NamedTuple):
-    argmax: Array  # (C, OH, OW, N): index in the window of its first maximum, kh·KW + kw
+    argmax: Array  # (C, OH, OW, N): index in the window of its first maximum or last NaN, kh·KW + kw
     window: Window
     size: tuple[int, int]  # (H, W)
+    dtype: Any
 
 
 def max_pool2d_forward(
@@ -24,7 +27,7 @@ def max_pool2d_forward(
     dilation: IntOrPair = 1,
     ceil_mode: bool = False,
 ) -> tuple[Array, Any]:
-    """Return the maximum under each position of a window.
+    """Return the maximum under each position of a window; NaN if there is one.
 
     Args:
         x: `(N, C, H, W)`.
@@ -40,11 +43,10 @@ def max_pool2d_forward(
     Raises:
         ValueError: if the shape or an option does not fit.
     """
-    if x.ndim != 4:
-        raise ValueError(f"expected input (N, C, H, W), got {x.shape}")
+    device = check_input("max_pool2d_forward", x, "(N, C, H, W)")
+    check_images(x)
     window = pooling_window(kernel_size, stride, padding, dilation)
     x = batch_last(x)
-    device = device_of(x)
     xp = device.xp
     C, H, W, N = x.shape
     if ceil_mode:
@@ -56,10 +58,19 @@ def max_pool2d_forward(
     window_offsets = offsets(window, OH, OW, H, W)
 
     def pool(channels: slice) -> None:
+        # On the host it is cheaper to look for NaN in the maxima than in each candidate. A GPU would wait for the look.
+        if not device.on_host:
+            find(channels, _update_maximum_or_nan, _maximum_and_argmax_or_nan)
+            return
+        find(channels, _update_maximum, _maximum_and_argmax)
+        if N and isnan(y[channels].max()):
+            find(channels, _update_maximum_or_nan, _maximum_and_argmax_or_nan)
+
+    def find(channels: slice, update: Callable[..., None], update_by_all: Callable[..., None]) -> None:
         maximum, index = y[channels], argmax[channels]
         candidates = [x[channels, rows, cols] for _, _, (rows, cols) in window_offsets]
         if not any(window.padding) and len(candidates) <= _MAX_FUSED_OFFSETS:
-            _maximum_and_argmax(maximum, index, *candidates)
+            update_by_all(maximum, index, *candidates)
             return
         # Where all values are minus infinity, the maximum is the window's first pixel inside the image.
         index[...] = 0
@@ -69,21 +80,21 @@ def max_pool2d_forward(
             index[:, :, ow] += kw
         maximum[...] = -xp.inf
         for (offset, (rows, cols), _), candidate in zip(window_offsets, candidates, strict=True):
-            _update_maximum(candidate, maximum[:, rows, cols], index[:, rows, cols], index.dtype.type(offset))
+            update(candidate, maximum[:, rows, cols], index[:, rows, cols], index.dtype.type(offset))
 
     device.map(pool, blocks(C, device.parts(2 * y.size * KH * KW * ELEMENT_WORK)))
-    return batch_first(y), _Cache(argmax, window, (H, W))
+    return batch_first(y), _Cache(argmax, window, (H, W), x.dtype)
 
 
 def max_pool2d_backward(dy: Array, cache: Any) -> Array:
-    """Return `dx (N, C, H, W)`: each gradient is added to the first maximum of its window.
+    """Return `dx (N, C, H, W)`: each gradient is added to the first maximum of its window, or to the last NaN.
 
     Args:
         dy: gradient w.r.t. the output, `(N, C, OH, OW)`.
         cache: what the forward call returned.
     """
-    argmax, window, (H, W) = cache
-    dy = batch_last(dy)
+    argmax, window, (H, W), dtype = cache
+    dy = check_gradient("max_pool2d_backward", dy, argmax.shape, dtype)
     device = device_of(dy)
     C, OH, OW, N = dy.shape
     dx = device.empty((C, H, W, N), dy.dtype)
@@ -114,10 +125,19 @@ _MAX_FUSED_OFFSETS = 9  # in one chain: a CUDA kernel's arguments, one array eac
 
 @chain
 def _maximum_and_argmax(maximum: Array, argmax: Array, *candidates: Array) -> None:
+    _update_by_all(_update_maximum, maximum, argmax, candidates)
+
+
+@chain
+def _maximum_and_argmax_or_nan(maximum: Array, argmax: Array, *candidates: Array) -> None:
+    _update_by_all(_update_maximum_or_nan, maximum, argmax, candidates)
+
+
+def _update_by_all(update: Callable[..., None], maximum: Array, argmax: Array, candidates: tuple[Array, ...]) -> None:
     maximum[...] = candidates[0]
     argmax[...] = argmax.dtype.type(0)
     for offset, candidate in enumerate(candidates[1:], 1):
-        _update_maximum(candidate, maximum, argmax, argmax.dtype.type(offset))
+        update(candidate, maximum, argmax, argmax.dtype.type(offset))
 
 
 @chain
@@ -125,6 +145,15 @@ def _update_maximum(candidate: Array, maximum: Array, argmax: Array, offset: Any
     xp = array_namespace(candidate)
     # Offsets come in ascending order, so the largest one at which the maximum rose is that of its first occurrence.
     xp.maximum(argmax, (candidate > maximum) * offset, out=argmax)
+    xp.maximum(maximum, candidate, out=maximum)
+
+
+@chain
+def _update_maximum_or_nan(candidate: Array, maximum: Array, argmax: Array, offset: Any) -> None:
+    """As `_update_maximum`, and the index of the last NaN if there is one, as in PyTorch."""
+    xp = array_namespace(candidate)
+    rises = (candidate > maximum) | (candidate != candidate)
+    xp.maximum(argmax, rises * offset, out=argmax)
     xp.maximum(maximum, candidate, out=maximum)
 
 

@@ -97,16 +97,31 @@ def make_window(kernel: IntOrPair, stride: IntOrPair = 1, padding: Padding = 0, 
     Raises:
         ValueError: if a number is out of range, or `"same"` is asked for with a stride.
     """
-    return _checked_window(_as_int(kernel), _as_int(stride), _as_int(padding), _as_int(dilation))
+    # Made integers before they reach the cache, to which 1.0 is the same as 1.
+    return _checked_window(
+        _as_int(kernel, "kernel_size"),
+        _as_int(stride, "stride"),
+        _as_int(padding, "padding"),
+        _as_int(dilation, "dilation"),
+    )
 
 
-def _as_int(value: Any) -> Any:
-    """Return integers of any type as int, also inside a sequence; anything else unchanged, for `pair` to reject."""
-    if type(value) is int:  # the common case, and the fastest to tell
+def _as_int(value: Any, name: str) -> Any:
+    """Return integers of any type as int, also inside a sequence; a string unchanged.
+
+    Raises:
+        ValueError: if it is anything else, with the option's name.
+    """
+    if type(value) is int or type(value) is str:
+        return value
+    if type(value) is tuple and len(value) == 2 and type(value[0]) is int is type(value[1]):  # a kernel's shape
         return value
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return tuple(_as_int(item) for item in value)
-    return operator.index(value) if hasattr(value, "__index__") else value
+        return tuple(_as_int(item, name) for item in value)
+    try:
+        return int(operator.index(value))
+    except TypeError:
+        raise ValueError(f"{name} must be given in integers, got {value!r}") from None
 
 
 @lru_cache(maxsize=1024)

@@ -35,6 +35,7 @@ def applies(window: Window, weight: Array, groups: int, size: tuple[int, int, in
         and window.stride == window.dilation == (1, 1)
         and groups == 1
         and max(window.padding) <= 2
+        and weight.dtype.itemsize > 2  # in float16 the transforms would lose most digits
         and min(weight.shape[:2]) >= device.winograd_channels
         # With fewer patches the transform of the filters costs more than is saved.
         and ceil(size[0] / 4) * ceil(size[1] / 4) * size[2] >= 32

@@ -17,6 +17,10 @@ To write a layer, define `forward` and `backward`:
             self.weight.add_gradient((dy * self.saved()).sum(axis=(0, 2, 3))[:, None, None])
             return dy * self.weight.data
 
+A layer keeps its input for the backward pass, and often its output, as they are and not as copies. So do not change
+either in place before that, as `y += 1` does: write `y = y + 1`. On the CPU, an output in training mode that is also
+kept is read-only, and NumPy raises ValueError; a GPU has no read-only arrays.
+
 Functions such as `exp` come from `xp = xpcnn.backend.array_namespace(x)`, so that the layer also runs on a GPU. A loss
 returns the mean over the batch:
 

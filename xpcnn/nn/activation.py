@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .. import functional as F
 from ..backend import Array
+from ..functional.checks import check_arrays, check_gradient
 from .module import Module
 
 
@@ -34,7 +35,7 @@ class Activation(Module):
 
     def forward(self, x: Array) -> Array:
         y, cache = F.elementwise_forward(x, self.function)
-        self.save_for_backward(cache)
+        self.save_for_backward(cache, y)
         return y
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
@@ -48,7 +49,7 @@ class ReLU(Module):
 
     def forward(self, x: Array) -> Array:
         y, cache = F.relu_forward(x)
-        self.save_for_backward(cache)
+        self.save_for_backward(cache, y)
         return y
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
@@ -159,9 +160,12 @@ class Identity(Module):
     arithmetic = "exact"
 
     def forward(self, x: Array) -> Array:
+        check_arrays("Identity", input=x)
+        self.save_for_backward((x.shape[1:] + x.shape[:1], x.dtype))
         return x
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
+        check_gradient("Identity.backward", dy, *self.saved())
         return dy
 
 
@@ -181,7 +185,7 @@ class Softmax(Module):
 
     def forward(self, x: Array) -> Array:
         y, cache = F.softmax_forward(x, self.dim)
-        self.save_for_backward(cache)
+        self.save_for_backward(cache, y)
         return y
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:

@@ -42,12 +42,13 @@ class Sequential(Module):
             for name, module in rewritten([*self._modules.items()]):
                 try:
                     x = module(x)
-                except (ValueError, TypeError) as error:
-                    raise type(error)(f"{name} ({type(module).__name__}): {error}") from error
+                except Exception as error:
+                    raise _located(error, name, module) from error
         return x
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
-        modules = [module for _, module in rewritten([*self._modules.items()])]
+        steps = rewritten([*self._modules.items()])
+        modules = [module for _, module in steps]
         first = 0
         if not input_gradient:
             # Modules before the first one with parameters do not need a gradient.
@@ -55,10 +56,22 @@ class Sequential(Module):
             first = next(trained, len(modules))
         with _device(dy).overlapping():
             for i in reversed(range(first, len(modules))):
-                dy = modules[i].backward(dy, input_gradient=input_gradient or i > first)
+                try:
+                    dy = modules[i].backward(dy, input_gradient=input_gradient or i > first)
+                except Exception as error:
+                    raise _located(error, *steps[i]) from error
         for module in modules[:first]:
             module.forget()
         return dy if input_gradient else None
+
+
+def _located(error: Exception, name: str, module: Module) -> Exception:
+    """Return an error of the same type that says in which module it was raised."""
+    place = f"{name} ({type(module).__name__})"
+    if type(error) in (ValueError, TypeError, RuntimeError):
+        return type(error)(f"{place}: {error}")
+    error.add_note(f"in {place}")  # other types may take other arguments than a message
+    return error
 
 
 def _device(x: Array) -> Device:

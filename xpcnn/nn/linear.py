@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from .. import functional as F
 from ..backend import Array, batch_first, batch_last
+from ..functional.checks import check_gradient
 from ..random import default_generator
 from .init import Initializer, he_normal
 from .module import Module, Weighted, host_parameter
@@ -62,9 +64,14 @@ class Flatten(Module):
     arithmetic = "exact"
 
     def forward(self, x: Array) -> Array:
-        self.save_for_backward(x.shape)
-        return batch_last(x).reshape(-1, x.shape[0]).T
+        try:
+            x = batch_last(x)
+        except (AttributeError, ValueError):  # not an array, or one without axes
+            raise TypeError(f"expected an array (N, ...) to flatten, got {type(x).__name__}") from None
+        self.save_for_backward((x.shape, x.dtype))
+        return x.reshape(prod(x.shape[:-1]), x.shape[-1]).T
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
-        shape = self.saved()
-        return batch_first(batch_last(dy).reshape(*shape[1:], shape[0]))
+        shape, dtype = self.saved()
+        dy = check_gradient("Flatten.backward", dy, (prod(shape[:-1]), shape[-1]), dtype)
+        return batch_first(dy.reshape(shape))

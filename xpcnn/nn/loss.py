@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from .. import functional as F
 from ..backend import Array, device_of
@@ -72,9 +72,12 @@ class _LabelLoss(Loss):
     metrics: Mapping[str, Metric] = {"accuracy": correct}
 
     def place(self, output: Array, target: Array) -> Array:
+        return self._place(output, target)
+
+    def _place(self, output: Array, target: Array, ignore_index: int | None = None) -> Array:
         device = device_of(output)
         if device_of(target) is not device:
-            F.check_labels(output, target)
+            F.check_labels(output, target, ignore_index)
         return device.asarray(target)
 
 
@@ -83,18 +86,30 @@ class CrossEntropyLoss(_LabelLoss):
 
     Args:
         weight: `(classes,)`, the weight of each class in the mean; None for equal weights.
+        ignore_index: samples with this label are left out of the mean, and their gradient is 0. They still count in
+            the average of `metrics`, as not classified correctly.
         label_smoothing: the part of each target that is spread evenly over all classes, in `[0, 1]`.
     """
 
-    def __init__(self, weight: Array | Sequence[float] | None = None, *, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self,
+        weight: Array | Sequence[float] | None = None,
+        *,
+        ignore_index: int = -100,
+        label_smoothing: float = 0.0,
+    ) -> None:
         super().__init__()
         self.weight = weight
-        self.label_smoothing = label_smoothing
+        self.ignore_index, self.label_smoothing = ignore_index, label_smoothing
+
+    def place(self, output: Array, target: Array) -> Array:
+        return self._place(output, target, self.ignore_index)
 
     def forward(self, output: Array, target: Array) -> Array:
         if self.weight is not None:
             self.weight = device_of(output).asarray(self.weight, output.dtype)
-        loss, cache = F.cross_entropy_forward(output, target, self.weight, label_smoothing=self.label_smoothing)
+        options: dict[str, Any] = {"ignore_index": self.ignore_index, "label_smoothing": self.label_smoothing}
+        loss, cache = F.cross_entropy_forward(output, target, self.weight, **options)
         self.save_for_backward(cache)
         return loss
 
@@ -170,7 +185,7 @@ class L2Penalty(Loss):
         super().__init__()
         if strength < 0:
             raise ValueError(f"strength must be at least 0, got {strength}")
-        self.loss, self.model, self.strength = loss, model, strength
+        self.loss, self.model, self.strength = loss, model, float(strength)
         self.metrics = loss.metrics
 
     def place(self, output: Array, target: Array) -> Array:
@@ -191,4 +206,5 @@ class L2Penalty(Loss):
 
     def _weights(self) -> list[Parameter]:
         modules = [module for _, module in self.model.named_modules() if not isinstance(module, Normalization)]
-        return [weight for module in modules if isinstance(weight := vars(module).get("weight"), Parameter)]
+        weights = [weight for module in modules if isinstance(weight := vars(module).get("weight"), Parameter)]
+        return list({id(weight): weight for weight in weights}.values())  # a tied one once

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from math import prod
 from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 import numpy as np
 
 from .. import backend
 from ..backend import CPU, Array, Device, device_of
+from ..functional.checks import check_gradient
 
 Arithmetic: TypeAlias = Literal["exact", "elementwise", "reduction", "product", "normalization"]
 Member = TypeVar("Member")
@@ -88,13 +90,23 @@ class Cached:
 
     training = True
     _source = "a forward pass in training mode"
+    _called_again = False  # whether the last forward pass replaced what the one before had saved
 
     def __init__(self) -> None:
         self._cache: Any = None
 
-    def save_for_backward(self, cache: Any) -> None:
-        """Save anything but None for the backward pass; in evaluation nothing is saved."""
+    def save_for_backward(self, cache: Any, output: Array | None = None) -> None:
+        """Save anything but None for the backward pass; in evaluation nothing is saved.
+
+        Args:
+            cache: what `saved` is to return.
+            output: the forward pass's result, if the cache refers to its memory. On the CPU it becomes read-only, so
+                that changing it in place is an error, rather than a change of the gradient.
+        """
+        self._called_again = self._cache is not None
         self._cache = cache if self.training else None
+        if output is not None and self.training:
+            device_of(output).protect(output)
 
     def saved(self) -> Any:
         """Return what the last forward pass saved, and release it.
@@ -104,7 +116,13 @@ class Cached:
         """
         cache, self._cache = self._cache, None
         if cache is None:
-            raise RuntimeError(f"{type(self).__name__}.backward needs {self._source} before it")
+            name = type(self).__name__
+            if self._called_again:
+                raise RuntimeError(
+                    f"{name} was used twice before its backward pass, and saves what it needs for the last use only: "
+                    f"create a {name} for each use"
+                )
+            raise RuntimeError(f"{name}.backward needs {self._source} before it")
         return cache
 
 
@@ -168,10 +186,13 @@ class Module(Cached):
             yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """Yield all parameters with their dotted names, in the order of the layers."""
+        """Yield all parameters with their dotted names, in the order of the layers; a tied one once, by its first."""
+        found = set()
         for prefix, module in self.named_modules():
             for name, parameter in module._members(Parameter):
-                yield f"{prefix}.{name}" if prefix else name, parameter
+                if id(parameter) not in found:
+                    found.add(id(parameter))
+                    yield f"{prefix}.{name}" if prefix else name, parameter
 
     def parameters(self) -> Iterator[Parameter]:
         """Yield all parameters."""
@@ -210,7 +231,7 @@ class Module(Cached):
     def forget(self) -> None:
         """Release what forward passes saved, if there will be no backward pass."""
         for _, module in self.named_modules():
-            module._cache = None
+            module._cache, module._called_again = None, False
 
     def eval(self) -> Self:
         """Switch to evaluation: no dropout, running averages in batch norm, nothing saved for a backward pass."""
@@ -303,12 +324,15 @@ class Weighted(Module):
     ) -> Array | None:
         """Start computing the gradients w.r.t. the parameters, for which no other layer waits; return the input's."""
         cache = self.saved()
-        work = self.weight.data.size * dy.size // dy.shape[1]
-        gradients = device_of(dy).background(lambda: parameter_gradients_of(dy, cache), work)
+        if not input_gradient:  # else its function checks dy, before a task in the background could report an error
+            check_gradient(type(self).__name__, dy, cache.output, cache.x.dtype)
+        work = self.weight.data.size * prod(cache.output[1:])
+        gradients = device_of(cache.x).background(lambda: parameter_gradients_of(dy, cache), work)
+        dx = input_gradient_of(dy, cache) if input_gradient else None
         self.weight.add_pending(lambda: gradients()[0])
         if self.bias is not None:
             self.bias.add_pending(lambda: gradients()[1])
-        return input_gradient_of(dy, cache) if input_gradient else None
+        return dx
 
 
 def host_parameter(values: np.ndarray[Any, Any], dtype: Any) -> Parameter:

@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import functional as F
 from ..backend import Array, Shape, chain
+from ..functional.checks import check_arrays
 from .module import Buffer, Module, Parameter, host_parameter
 
 
@@ -65,6 +66,7 @@ class _BatchNorm(Normalization):
         return ", ".join([f"{self.num_features}", *(f"{name}={value}" for name, value in options.items())])
 
     def forward(self, x: Array) -> Array:
+        check_arrays(type(self).__name__, input=x)
         if x.ndim not in self.axes or x.shape[1] != self.num_features:
             places = " or ".join(["(N, C)", "(N, C, L)", "(N, C, H, W)"][axes - 2] for axes in self.axes)
             raise ValueError(f"expected input {places} with C={self.num_features}, got {x.shape}")
@@ -158,10 +160,11 @@ class GroupNorm(Normalization):
         return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.weight is not None}"
 
     def forward(self, x: Array) -> Array:
+        check_arrays("GroupNorm", input=x)
         if x.ndim < 2 or x.shape[1] != self.num_channels:
             raise ValueError(f"expected input (N, {self.num_channels}, ...), got {x.shape}")
         y, cache = F.group_norm_forward(x, self.num_groups, *self._affine(), eps=self.eps)
-        self.save_for_backward(cache)
+        self.save_for_backward(cache, y if self.weight is None and self.bias is None else None)
         return y
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
@@ -205,7 +208,7 @@ class LayerNorm(Normalization):
 
     def forward(self, x: Array) -> Array:
         y, cache = F.layer_norm_forward(x, self.normalized_shape, *self._affine(), eps=self.eps)
-        self.save_for_backward(cache)
+        self.save_for_backward(cache, y if self.weight is None and self.bias is None else None)
         return y
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:

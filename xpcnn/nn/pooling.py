@@ -11,7 +11,7 @@ from .module import Module
 
 
 class MaxPool2d(Module):
-    """The maximum under each position of a window; the gradient goes to the first of equal values.
+    """The maximum under each position of a window; the gradient goes to the first of equal values, or to the last NaN.
 
     Args:
         kernel_size: height and width of the window in pixels, one number or a pair.

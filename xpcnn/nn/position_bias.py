@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, batch_first, batch_last, device_of
+from ..functional.checks import check_arrays, check_gradient
 from .module import Module, host_parameter
 
 
@@ -30,13 +31,14 @@ class PositionBias(Module):
         return f"{self.bias.data.shape}"
 
     def forward(self, x: Array) -> Array:
+        check_arrays("PositionBias", input=x)
         if x.shape[1:] != self.bias.data.shape:
             raise ValueError(f"expected input (N, {', '.join(map(str, self.bias.data.shape))}), got {x.shape}")
-        self.save_for_backward(True)
-        return batch_first(batch_last(x) + self.bias.data[..., None])
+        y = batch_last(x) + self.bias.data[..., None]
+        self.save_for_backward((y.shape, y.dtype))
+        return batch_first(y)
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
-        self.saved()
-        rows = batch_last(dy).reshape(self.bias.data.size, -1)
+        rows = check_gradient("PositionBias.backward", dy, *self.saved()).reshape(self.bias.data.size, -1)
         self.bias.add_gradient(device_of(dy).row_sums(rows).reshape(self.bias.data.shape))
         return dy

@@ -52,9 +52,16 @@ class Flat:
             named: the parameters by name; their `data` become views.
             state: their state by name, which is loaded and from now on kept up to date.
             arrays: the names of the arrays that the optimizer keeps for each parameter.
+
+        Raises:
+            ValueError: if a parameter is not of float32 or float64.
         """
         kinds: dict[tuple[Device, Any], dict[str, Parameter]] = {}
         for name, parameter in named.items():
+            if parameter.data.dtype.char not in "fd":
+                raise ValueError(
+                    f"an optimizer needs parameters of float32 or float64: {name} is {parameter.data.dtype}"
+                )
             kinds.setdefault((device_of(parameter.data), parameter.data.dtype), {})[name] = parameter
         return [cls(kind, state, arrays) for kind in kinds.values()]
 

@@ -38,7 +38,8 @@ class Optimizer:
 
     Raises:
         TypeError: if an item is not a parameter.
-        ValueError: if there is no parameter, two have the same name, or an option is out of range.
+        ValueError: if there is no parameter, two have the same name, one is not of float32 or float64 (steps are lost
+            in the rounding of float16), or an option is out of range.
     """
 
     def __init__(self, parameters: Parameters, **options: Any) -> None:

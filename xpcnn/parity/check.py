@@ -11,9 +11,12 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from .. import backend
-from ..backend import Device, HostArray
+from ..backend import CPU, Device, HostArray
 from ..data import Dataset, load_dataset
 from ..nn import Sequential
 from .bounds import Bound, largest, rms
@@ -53,7 +56,8 @@ def check(
         ValueError: if TF32 was asked for and the device does not have it.
     """
     trace, device = Trace.load(path), backend.device(device)
-    with device.allow_tf32() if tf32 else nullcontext():
+    # NaN and values beyond the range are reported as differences.
+    with device.allow_tf32() if tf32 else nullcontext(), np.errstate(over="ignore", invalid="ignore"):
         return _report(trace, device, data_dir)
 
 
@@ -61,7 +65,7 @@ def _report(trace: Trace, device: Device, data_dir: str | None) -> Report:
     config = trace.config
     dataset = load_dataset(config.data, "train", data_dir)
     _verify_data(trace, dataset)
-    layers = list(_check_layers(trace, _model(trace, dataset, device), device))
+    layers = list(_check_layers(trace, _model(trace, dataset, device), device, dataset))
     sizes, losses = _check_training(trace, _model(trace, dataset, device), dataset, device)
     if not sizes or not losses:
         raise TraceError(f"{trace.path}: nothing was compared")
@@ -115,7 +119,10 @@ def _model(trace: Trace, dataset: Dataset, device: Device) -> Sequential:
     """Return the model with the recorded initial weights, on a device."""
     try:
         model = trace.config.make_model(dataset)
+        own = host_state(model)
         model.load_state_dict(trace.initial)
+        if any(trace.initial[name].dtype != array.dtype for name, array in own.items()):
+            raise ValueError("its weights are of another data type")
     except ValueError as error:
         raise TraceError(f"{trace.path} was recorded from another model: {error}") from error
     found = [[name, type(module).__name__] for name, module in leaves(model)]
@@ -126,15 +133,26 @@ def _model(trace: Trace, dataset: Dataset, device: Device) -> Sequential:
     return model.to(device).train()
 
 
-def _check_layers(trace: Trace, model: Sequential, device: Device) -> Iterator[Comparison]:
+def _check_layers(trace: Trace, model: Sequential, device: Device, dataset: Dataset) -> Iterator[Comparison]:
     """Compare all recorded arrays: each layer on its recorded input, and each update of the weights."""
     folder = Folder(trace.path)
+    expected: dict[int, Any] = {}  # by the size of the batch
     trainer = trace.config.make_trainer(model, trace.config.steps)
     modules, before = dict(model.named_modules()), trace.initial
     for step, entry in enumerate(trace.steps(), 1):
         if entry["file"] is None:
             return
-        recorded = load_step(folder, step, entry)
+        recorded, indices = load_step(folder, step, entry), trace.batches[step - 1]
+        if len(indices) not in expected:
+            model_here = _model(trace, dataset, CPU)
+            expected[len(indices)] = next(train_steps(trace.config, model_here, dataset, [indices])).layout()
+        # What fits is safe to compute with.
+        if recorded.layout() != expected[len(indices)]:
+            raise TraceError(
+                f"{trace.path} is damaged: the arrays of step {step} are not those of {trace.config.model}"
+            )
+        if not np.array_equal(recorded.loss.target, dataset.labels[indices]):
+            raise TraceError(f"{trace.path} is damaged: the labels of step {step} are not those of {dataset}")
         model.load_state_dict(before)
         yield from replay(model, recorded.calls, step, device)
         yield from replay_loss(recorded.loss, trainer.loss, device, step)

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from ..backend import HostArray
-from ..training.folder import make_folder
+from ..data.errors import one_line
+from ..data.files import open_file
 from .observe import LayerCall, LossCall
+from .schema import misfit
 from .steps import StepResult
 
 INFO = "trace.json"
@@ -20,6 +22,9 @@ _LOSS_ARRAYS = ("output", "target", "value", "gradient")
 
 class TraceError(ValueError):
     """A trace is missing, damaged, of another version, or cannot be repeated here; the message says why in one line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))  # it may quote the file
 
 
 class Folder:
@@ -34,19 +39,6 @@ class Folder:
         self.path = path
         self.stored = 0
         self._digests: dict[str, str] = {}
-
-    @classmethod
-    def create(cls, path: Path) -> Folder:
-        """Make a new folder.
-
-        Raises:
-            TraceError: if something is there already, or it cannot be made.
-        """
-        try:
-            make_folder(path, "choose another output")
-        except ValueError as error:
-            raise TraceError(str(error)) from error
-        return cls(path)
 
     def write_arrays(self, name: str, arrays: dict[str, HostArray]) -> None:
         """Write a file of arrays."""
@@ -69,10 +61,11 @@ class Folder:
             TraceError: if it is absent, damaged, or of another format or version.
         """
         try:
-            info = json.loads((self.path / INFO).read_text(encoding="utf-8"))
+            with open_file(self.path / INFO) as file:
+                info = json.loads(file.read().decode())
         except OSError as error:
             raise TraceError(f"{self.path} is no trace: {INFO} cannot be read ({error.strerror})") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise TraceError(f"{self.path} is damaged: {INFO} is not JSON ({error})") from error
         if not isinstance(info, dict) or info.get("format") != format:
             raise TraceError(f"{self.path} is no trace: {INFO} does not say that it is one")
@@ -82,19 +75,20 @@ class Folder:
             advice = "update xpcnn" if newer else "record it again"
             raise TraceError(f"{self.path} has trace version {found}, this xpcnn reads version {version}: {advice}")
         digests = info.get("sha256")
-        if not isinstance(digests, dict) or digests.pop(INFO, None) != _digest_of(info):
+        try:
+            whole = isinstance(digests, dict) and digests.pop(INFO, None) == _digest_of(info)
+        except RecursionError:
+            whole = False
+        if not whole:
             raise TraceError(f"{self.path} is damaged: {INFO} is not as it was recorded (its SHA-256 differs)")
+        if fault := misfit(info):
+            raise TraceError(f"{self.path} is damaged: {INFO}: {fault}")
         return info
 
     def verify(self, names: list[str], info: dict[str, Any]) -> None:
         """Raise TraceError if a file is not as it was recorded."""
         for name in names:
-            expected = info["sha256"].get(name)
-            try:
-                found = sha256((self.path / Path(name).name).read_bytes()).hexdigest()
-            except OSError as error:
-                raise TraceError(f"{self.path} is damaged: {name} cannot be read ({error.strerror})") from error
-            if found != expected:
+            if sha256(self._read(name)).hexdigest() != info["sha256"].get(name):
                 raise TraceError(f"{self.path} is damaged: {name} is not as it was recorded (its SHA-256 differs)")
 
     def read_arrays(self, name: str) -> dict[str, HostArray]:
@@ -103,9 +97,16 @@ class Folder:
         from safetensors.numpy import load
 
         try:
-            return load((self.path / name).read_bytes())
-        except (OSError, SafetensorError) as error:
-            raise TraceError(f"{self.path} is damaged: {name} holds no arrays ({error})") from error
+            return load(self._read(name))
+        except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a data type that NumPy does not have
+            raise TraceError(f"{self.path} is damaged: {name} has arrays that cannot be read ({error})") from error
+
+    def _read(self, name: str) -> bytes:
+        try:
+            with open_file(self.path / name) as file:
+                return file.read()
+        except OSError as error:
+            raise TraceError(f"{self.path} is damaged: {name} cannot be read ({error.strerror})") from error
 
 
 def store_step(folder: Folder, name: str, result: StepResult, room: int) -> dict[str, Any] | None:

@@ -21,7 +21,9 @@ import numpy as np
 
 from .. import __version__, backend
 from ..backend import Device, HostArray
-from ..data import load_dataset
+from ..data import Dataset, load_dataset
+from ..nn import Sequential
+from ..training.folder import new_folder
 from .config import TraceConfig
 from .drift import drift_by_step, precisions, twin_of
 from .files import Folder, TraceError, read_array, store_step
@@ -60,17 +62,21 @@ class Trace:
         folder = Folder(Path(path))
         info = folder.read_info(FORMAT, VERSION)
         try:
-            config = TraceConfig(**info["config"])
-            names = [step["file"] for step in info["steps"] if step["file"]]
-            layers, count = info["layers"], len(info["steps"])
-        except (KeyError, TypeError, ValueError) as error:
+            config = TraceConfig.from_dict(info["config"])
+        except (TypeError, ValueError) as error:
             raise TraceError(f"{path} is damaged: trace.json does not describe a run ({error})") from error
-        if count != config.steps or not layers:
-            raise TraceError(f"{path} is damaged: trace.json has {count} of {config.steps} steps, {len(layers)} layers")
+        steps = info["steps"]
+        if len(steps) != config.steps:
+            raise TraceError(f"{path} is damaged: trace.json has {len(steps)} of {config.steps} steps")
+        if any(step["drift"].keys() != {*precisions(config)} for step in steps):
+            raise TraceError(f"{path} is damaged: trace.json has no drift for {' and '.join(precisions(config))}")
+        names = [step["file"] for step in steps if step["file"]]
         folder.verify(["initial.safetensors", *names], info)
         arrays = folder.read_arrays("initial.safetensors")
         initial = {key[6:]: array for key, array in arrays.items() if key.startswith("state.")}
         batches = [read_array(folder.path, arrays, f"batch.{step}") for step in range(1, config.steps + 1)]
+        if any(batch.dtype.kind not in "iu" or batch.ndim != 1 or len(batch) == 0 for batch in batches):
+            raise TraceError(f"{path} is damaged: initial.safetensors has no indices of samples")
         return cls(folder.path, config, info, initial, batches)
 
     def steps(self) -> Iterator[dict[str, Any]]:
@@ -93,26 +99,49 @@ def record(
         config: what to train.
         device: where to train.
         data_dir: the folder of the data sets; see `xpcnn.data.load_dataset`.
-        limit: how many bytes of arrays to keep. Steps beyond it are kept as array sizes only.
+        limit: how many bytes of arrays to keep, 0 or more. Steps beyond it are kept as array sizes only.
 
     Returns:
         the trace, read back from the folder.
 
     Raises:
-        TraceError: if the loss is not finite, or the folder exists.
+        TraceError: if the loss is not finite.
+        ValueError: if the folder exists already, or an option is outside its range.
+        OSError: if the folder cannot be written to. After any error, no folder is left behind.
     """
-    device = backend.device(device)
+    if limit < 0:
+        raise ValueError(f"limit must be at least 0, got {limit}")
+    path, device = Path(path), backend.device(device)
     dataset = load_dataset(config.data, "train", data_dir)
     batches = config.batches(dataset)
     model = config.make_model(dataset)
     initial = host_state(model)
-    folder = Folder.create(Path(path))
+    model.to(device)
+    try:
+        with new_folder(path, "choose another --output"):
+            _record(Folder(path), config, device, dataset, batches, model, initial, limit)
+            return Trace.load(path)
+    except OSError as error:  # writing to a full disk raises it without a name
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _record(
+    folder: Folder,
+    config: TraceConfig,
+    device: Device,
+    dataset: Dataset,
+    batches: list[HostArray],
+    model: Sequential,
+    initial: dict[str, HostArray],
+    limit: int,
+) -> None:
+    """Train, and write everything into the folder."""
     start = {f"state.{name}": array for name, array in initial.items()}
     start |= {f"batch.{step}": indices for step, indices in enumerate(batches, 1)}
     folder.write_arrays("initial.safetensors", start)
     steps: list[dict[str, Any]] = []
     own: list[tuple[dict[str, float], int]] = []
-    for result in train_steps(config, model.to(device), dataset, batches):
+    for result in train_steps(config, model, dataset, batches):
         loss = float(result.loss.value)
         if not np.isfinite(loss):
             raise TraceError(f"the loss became {loss} at step {result.step}: nothing to compare; a lower lr may help")
@@ -133,7 +162,6 @@ def record(
         "steps": steps,
     }
     folder.write_info(FORMAT, VERSION, info)
-    return Trace.load(path)
 
 
 def versions() -> dict[str, str]:

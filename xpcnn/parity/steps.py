@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +43,24 @@ class StepResult:
     def quantities(self) -> dict[str, float]:
         """Return the sizes, and the value of the loss as `"loss"`."""
         return {"loss": float(self.loss.value)} | self.sizes()
+
+    def layout(self) -> Any:
+        """Return the layers that were called, and the shape and data type of every array."""
+        calls = [
+            (
+                *(call.name, call.kind, call.arithmetic),
+                *map(_shape_and_dtype, (call.x, call.y, call.dy, call.dx)),
+                {name: _shape_and_dtype(array) for name, array in call.gradients.items()},
+            )
+            for call in self.calls
+        ]
+        loss = self.loss
+        of_loss = loss.kind, *map(_shape_and_dtype, (loss.output, loss.target, loss.value, loss.gradient))
+        return calls, of_loss, {name: _shape_and_dtype(array) for name, array in self.after.items()}
+
+
+def _shape_and_dtype(array: HostArray | None) -> Any:
+    return None if array is None else (array.shape, array.dtype)
 
 
 def train_steps(

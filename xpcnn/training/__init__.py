@@ -1,11 +1,11 @@
 """Training: the loop, callbacks, metrics, checkpoints, runs and their configuration, and prediction."""
 
-from .callbacks import Callback, Checkpointer, History, ProgressBar, Record, Table, read_history
+from .callbacks import Callback, Checkpointer, History, ProgressBar, Record, Table, read_history, write_history
 from .checkpoint import Checkpoint, CheckpointError
 from .config import RunConfig, TrainingConfig
 from .metrics import Metrics
 from .predict import predict
-from .run import Run, load_trained
+from .run import Run, SaveError, load_trained
 from .trainer import Trainer, TrainingDivergedError, evaluate
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Record",
     "Run",
     "RunConfig",
+    "SaveError",
     "Table",
     "Trainer",
     "TrainingConfig",
@@ -27,4 +28,5 @@ __all__ = [
     "load_trained",
     "predict",
     "read_history",
+    "write_history",
 ]

@@ -14,9 +14,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO, TypeAlias
+from typing import Any, Literal, TextIO, TypeAlias
 
+from .files import write_atomically
 from .metrics import Metrics
+from .streams import TolerantStream
 
 Record: TypeAlias = dict[str, float]  # "epoch", "step", "train_loss", "train_accuracy", "learning_rate", "seconds", …
 
@@ -60,7 +62,9 @@ class ProgressBar(Callback):
         layout = "{desc} {percentage:3.0f}%|{bar:24}| {n}/{total} [{elapsed}<{remaining}{postfix}]"
         if batches is None:
             layout = "{desc} {n} [{elapsed}{postfix}]"
-        self._bar = self._tqdm(total=batches, desc=f"epoch {epoch}/{epochs}", bar_format=layout, leave=False)
+        stream = TolerantStream(sys.stderr)
+        title = f"epoch {epoch}/{epochs}"
+        self._bar = self._tqdm(total=batches, desc=title, bar_format=layout, leave=False, file=stream)
         self._samples, self._started = 0, time.perf_counter()
 
     def on_step(self, metrics: Metrics) -> None:
@@ -85,7 +89,7 @@ class ProgressBar(Callback):
 
 
 class Table(Callback):
-    """One line per epoch, under a heading, printed to stdout or another stream.
+    """One line per epoch, under a heading, printed to stdout or another stream; dropped if it cannot be written.
 
     The columns are the metrics of the first record, for training and test.
     """
@@ -95,7 +99,7 @@ class Table(Callback):
         self._columns: list[tuple[str, str, str]] = []  # key, heading, format
 
     def on_epoch_end(self, record: Record) -> None:
-        stream = self._stream or sys.stdout
+        stream = TolerantStream(self._stream or sys.stdout)
         if not self._columns:
             names = [key.removeprefix("train_") for key in record if key.startswith("train_")]
             measured = [f"{part}_{name}" for part in ("train", "test") for name in names]
@@ -114,7 +118,7 @@ class Table(Callback):
 
 
 class History(Callback):
-    """Appends each epoch's record to a JSON Lines file, and keeps all of them in `records`."""
+    """Appends each epoch's record to `records` and to a JSON Lines file, which is replaced atomically."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -122,40 +126,108 @@ class History(Callback):
 
     def on_epoch_end(self, record: Record) -> None:
         self.records.append(record)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        write_history(self.path, self.records)
+
+
+OnSaveError: TypeAlias = Literal["stop", "continue"]
 
 
 class Checkpointer(Callback):
-    """Calls `save` after every epoch and on interruption, but never after a loss that is not finite."""
+    """Calls `save` at the start, every few minutes, after every epoch and on interruption.
 
-    def __init__(self, save: Callable[[], None]) -> None:
-        self._save = save
+    Pass it before the callbacks that print, so that every epoch that was printed is saved.
+
+    Args:
+        save: writes the checkpoint.
+        minutes: between two checkpoints within an epoch; 0 for one after each step.
+        on_error: what to do if `save` raises an OSError, such as for a full disk: `"stop"` raises it; `"continue"`
+            prints a warning to stderr, continues training and tries again when the next checkpoint is due.
+
+    Attributes:
+        failure: the error of the last save; None if it succeeded.
+    """
+
+    def __init__(self, save: Callable[[], None], minutes: float = 5.0, on_error: OnSaveError = "stop") -> None:
+        if not 0 <= minutes < float("inf"):
+            raise ValueError(f"expected minutes between checkpoints of at least 0, got {minutes!r}")
+        if on_error not in ("stop", "continue"):
+            raise ValueError(f'expected on_error "stop" or "continue", got {on_error!r}')
+        self._save_run, self._seconds, self._on_error = save, 60 * minutes, on_error
+        self.failure: OSError | None = None
+        self._saved_at: float | None = None  # the time of the last save, successful or not
+        self._changed = True  # whether training has continued since
+
+    def on_epoch_start(self, epoch: int, epochs: int, batches: int | None) -> None:
+        if self._saved_at is None:
+            self._save()
+
+    def on_step(self, metrics: Metrics) -> None:
+        self._changed = True
+        if self._saved_at is None or time.monotonic() - self._saved_at >= self._seconds:
+            self._save()
 
     def on_epoch_end(self, record: Record) -> None:
+        self._changed = True
         self._save()
 
     def on_interrupt(self) -> None:
-        self._save()
+        if self._changed:
+            self._save()
+
+    def _save(self) -> None:
+        try:
+            self._save_run()
+            self.failure, self._changed = None, False
+        except OSError as error:
+            if self._on_error == "stop":
+                raise
+            self.failure = error
+            print(f"xpcnn: warning: {error}; training continues", file=TolerantStream(sys.stderr), flush=True)
+        finally:
+            self._saved_at = time.monotonic()
 
 
 def _number_format(metric: str) -> str:
     return "{:.2%}" if metric.endswith("accuracy") else "{:.4f}"
 
 
-def read_history(path: str | os.PathLike[str]) -> list[Record]:
-    """Return the records of a JSON Lines file that `History` wrote.
+def write_history(path: str | os.PathLike[str], records: list[Record]) -> None:
+    """Write records as a JSON Lines file, atomically.
 
     Raises:
-        ValueError: if a line is not a JSON object.
+        OSError: if it cannot be written; then the old content stays.
     """
+    write_atomically(path, "".join(json.dumps(record) + "\n" for record in records).encode())
+
+
+def read_history(path: str | os.PathLike[str]) -> list[Record]:
+    """Return the records of a JSON Lines file that `write_history` wrote.
+
+    Raises:
+        ValueError: if a line is not a JSON object of numbers; the message names the file, the line and the key.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except ValueError as error:
+        raise ValueError(f"{path}: not a text file ({error})") from error
     records: list[Record] = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(text.splitlines(), 1):
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
+            records.append(checked_record(json.loads(line)))
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}, line {number}: not a JSON record ({error})") from error
-        if not isinstance(record, dict):
-            raise ValueError(f"{path}, line {number}: expected a JSON object, got {line[:40]!r}")
-        records.append(record)
     return records
+
+
+def checked_record(record: Any) -> Record:
+    """Return a record that was read from a file, checked.
+
+    Raises:
+        ValueError: if it is not a dictionary of numbers with an epoch.
+    """
+    if not isinstance(record, dict) or "epoch" not in record:
+        raise ValueError(f'expected a JSON object with "epoch", got {record!r:.40}')
+    for key, value in record.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"expected {key} to be a number, got {value!r:.40}")
+    return record

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Self
+from dataclasses import asdict, dataclass
+from math import isfinite
+from typing import Any, Self, get_args, get_type_hints
 
 from ..backend import CPU, Device
 from ..data import Dataset, Loader, RandomAffine, Transform
 from ..data.catalog import dataset_info
-from ..models import build_model
+from ..models import MODELS, build_model
 from ..nn import Sequential
 from ..optim import OPTIMIZERS, CosineSchedule, build_optimizer
 from .callbacks import Callback
 from .trainer import Trainer
 
 EVALUATION_BATCH = 256  # images
+_LARGEST = 2**63 - 1  # the largest integer that other programs can read from the files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +47,20 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            _check_type(name, getattr(self, name), hint)
         if self.batch_size < 1 or self.seed < 0:
             raise ValueError(
                 f"batch size must be at least 1 and the seed at least 0, got {self.batch_size} and {self.seed}"
             )
+        if self.model not in MODELS:
+            raise ValueError(f"unknown model {self.model!r}: expected one of {', '.join(sorted(MODELS))}")
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"unknown optimizer {self.optimizer!r}: expected one of {', '.join(OPTIMIZERS)}")
+        for name in ("lr", "weight_decay"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"{name} must be at least 0, got {value!r}")
         dataset_info(self.data)  # refuses an unknown name
 
     @classmethod
@@ -58,12 +68,20 @@ class TrainingConfig:
         """Return the configuration that `dataclasses.asdict` made a dictionary of.
 
         Raises:
-            ValueError: if an entry is missing, unknown, or has a wrong value.
+            ValueError: if an entry is missing, unknown, or has a wrong value; the message names it.
         """
-        names = {item.name for item in fields(cls)}
-        if not isinstance(values, dict) or values.keys() != names:
-            raise ValueError(f"expected a configuration with {', '.join(sorted(names))}, got {values!r:.80}")
+        names = get_type_hints(cls)
+        if not isinstance(values, dict):
+            raise ValueError(f"expected a configuration with {', '.join(names)}, got {values!r:.60}")
+        for fault, keys in (("lacks", names.keys() - values), ("has an unknown", values.keys() - names.keys())):
+            if keys:
+                raise ValueError(f"the configuration {fault} {', '.join(sorted(map(repr, keys)))}"[:200])
         return cls(**values)
+
+    def differences(self, other: TrainingConfig) -> str:
+        """Return which entries differ from those of another configuration of the same kind, for a message."""
+        own, others = asdict(self), asdict(other)
+        return ", ".join(f"{name} ({own[name]!r}, there {others[name]!r})" for name in own if own[name] != others[name])
 
     def make_model(self, dataset: Dataset) -> Sequential:
         """Return the untrained network for a data set's images and classes, on the CPU."""
@@ -98,6 +116,23 @@ class TrainingConfig:
         parameters = model.named_parameters()
         optimizer = build_optimizer(self.optimizer, parameters, schedule, weight_decay=self.weight_decay)
         return Trainer(model, optimizer, callbacks=callbacks)
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    """Raise ValueError unless a value is of a field's type; an integer is allowed for a float."""
+    kinds = get_args(hint) or (hint,)
+    allowed = (*kinds, int) if float in kinds else kinds
+    # bool is a subclass of int.
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in kinds):
+        expected = " or ".join(_WORDS[kind] for kind in kinds)
+        raise ValueError(f"{name} must be {expected}, got {value!r:.60}")
+    if isinstance(value, int) and not -_LARGEST <= value <= _LARGEST:
+        raise ValueError(f"{name} must be below 2**63, got a number of {len(str(abs(value)))} digits")
+    if isinstance(value, float) and not isfinite(value):
+        raise ValueError(f"{name} must be a finite number, got {value!r}")
+
+
+_WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -68,10 +69,40 @@ class Metrics:
         seen = len(self.losses)
         self.losses += to_host(xp.stack(losses)).tolist()
         for name, values in zip(self.functions, measured, strict=True):
-            self.sums[name] += float(to_host(xp.stack(values)).sum())
+            # One by one, so that the sum has the same bits however often it is read.
+            for value in to_host(xp.stack(values)).tolist():
+                self.sums[name] += value
         for batch in range(seen, len(self.losses)):
             if not np.isfinite(self.losses[batch]):
                 raise NonFiniteLossError(batch, self.losses[batch])
+
+    def state(self) -> dict[str, Any]:
+        """Return losses, sizes and sums as values that JSON can represent.
+
+        Raises:
+            NonFiniteLossError: if a loss is infinite or not a number.
+        """
+        self.read()
+        return {"losses": self.losses, "sizes": self.sizes, "sums": self.sums}
+
+    def load_state(self, state: Any) -> None:
+        """Load what `state` returned.
+
+        Raises:
+            ValueError: if it belongs to other metrics, or is damaged.
+        """
+        try:
+            losses = [float(loss) for loss in state["losses"]]
+            sizes = [int(size) for size in state["sizes"]]
+            sums = {str(name): float(total) for name, total in state["sums"].items()}
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+            raise ValueError(f"expected the losses, sizes and sums of metrics, got {state!r:.60}") from error
+        if sums.keys() != self.sums.keys() or len(losses) != len(sizes) or not all(size > 0 for size in sizes):
+            raise ValueError(
+                f"expected sums of {', '.join(self.sums) or 'nothing'} and a size for each loss, "
+                f"got sums of {', '.join(sums) or 'nothing'} and {len(sizes)} sizes for {len(losses)} losses"
+            )
+        self.losses, self.sizes, self.sums, self._pending = losses, sizes, sums, []
 
     @property
     def samples(self) -> int:

@@ -11,6 +11,7 @@ from ..backend import Array, HostArray, to_host
 from ..data.normalize import Normalize
 from ..functional import softmax_forward
 from ..nn import Module
+from .out_of_memory import naming_the_layer
 
 
 def predict(
@@ -51,7 +52,8 @@ def predict(
     with _evaluating(model):
         for first in range(0, len(images), batch_size):
             batch = device.asarray(images[first : first + batch_size])
-            values, _ = softmax_forward(model(normalize(batch)), dim=1)
+            with naming_the_layer(model, len(batch)):
+                values, _ = softmax_forward(model(normalize(batch)), dim=1)
             probabilities.append(to_host(values))
     return np.concatenate(probabilities)
 

@@ -4,33 +4,47 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Self
 
 from .. import backend
 from ..backend import Device
 from ..data import DATASETS, load_dataset
 from ..models import build_model
 from ..nn import Sequential
-from .callbacks import Callback, Checkpointer, History
-from .checkpoint import Checkpoint, CheckpointError
+from .callbacks import Callback, Checkpointer, OnSaveError, Record, checked_record, write_history
+from .checkpoint import Checkpoint, CheckpointError, non_finite
 from .config import RunConfig
-from .folder import make_folder
+from .files import remove_parts, write_atomically
+from .folder import FolderLock, check_new, claim_new, claim_next, is_unused
 
-CHECKPOINT, CONFIG = "checkpoint.safetensors", "config.json"
+CHECKPOINT, CONFIG, HISTORY = "checkpoint.safetensors", "config.json", "history.jsonl"
+
+
+class SaveError(OSError):
+    """A file of a run could not be written; the message names it and the last good checkpoint."""
 
 
 class Run:
-    """A training run with its folder.
+    """A training run with its folder, which is locked: no other process can train the same run.
+
+    The checkpoint is the only file that matters: it has copies of the configuration and of the history, and when a run
+    is resumed, `history.jsonl` is written again from it. So the process may be killed at any moment: the resumed run
+    ends with the bits and the history of an uninterrupted one.
 
     Args:
-        path: the folder: a new one, or with `resume` that of an earlier run.
+        path: the folder: a new one, or with `resume` that of an earlier run. Of an endless iterator of paths, the first
+            that does not exist yet.
         config: the configuration.
         data_dir: see `load_dataset`.
         device: where to train.
-        callbacks: called before those that update the folder.
-        resume: continue from the folder's checkpoint.
+        callbacks: called after the one that saves the checkpoint.
+        resume: continue from the folder's checkpoint, or from the start if the run was killed before it wrote one.
+        checkpoint_minutes: time between checkpoints within an epoch; see `Checkpointer`.
+        on_save_error: what to do if a checkpoint cannot be written; see `Checkpointer`.
 
     Attributes:
         path: the folder, holding `config.json`, `history.jsonl`, `checkpoint.safetensors` and pictures.
@@ -38,50 +52,136 @@ class Run:
         loader: the loader of the training images.
         trainer: at the start of training, or in the state of the folder's checkpoint.
         test: the loader of the test images.
-        history: the records of all epochs.
+        saving: whether a checkpoint is being written.
+        last_checkpoint: the last good checkpoint, described for messages.
+
+    `close`, or the end of a `with` block, unlocks the folder.
 
     Raises:
-        ValueError: if the folder exists already or cannot be made, or the network cannot take the images.
+        ValueError: if the folder exists already, cannot be made or is locked, the images do not fit the network, or the
+            configuration differs from the checkpoint's.
         CheckpointError: if there is no usable checkpoint to resume.
+        SaveError: if the configuration cannot be written.
         DataError: if the data set cannot be read.
         DeviceUnavailableError: if the device does not answer.
     """
 
     def __init__(
         self,
-        path: Path,
+        path: Path | Iterator[Path],
         config: RunConfig,
         *,
         data_dir: str | None = None,
         device: Device | str = "auto",
         callbacks: Sequence[Callback] = (),
         resume: bool = False,
+        checkpoint_minutes: float = 5.0,
+        on_save_error: OnSaveError = "stop",
     ) -> None:
-        self.path, self.config = path, config
-        device = backend.device(device)
-        train, test = (load_dataset(config.data, split, data_dir) for split in ("train", "test"))
-        self.loader = config.make_loader(train, train=True, device=device)
-        self.test = config.make_loader(test, train=False, device=device)
-        model = config.make_model(train)
-        trainer = config.make_trainer(model, config.epochs * len(self.loader), callbacks)
-        if resume:
-            trainer.resume(Checkpoint.load(path / CHECKPOINT))
-        model.to(device)
-        self.trainer = trainer
-        if not resume:
-            make_folder(path, "choose another --output, or continue it with --resume")
-            text = json.dumps(asdict(config), indent=2) + "\n"
-            (path / CONFIG).write_text(text, encoding="utf-8")
-        self.history = History(path / "history.jsonl")
-        trainer.callbacks += [self.history, Checkpointer(self.save)]
+        self.config, self.saving, self.last_checkpoint = config, False, "there is no checkpoint yet"
+        self._checkpointer = Checkpointer(self.save, checkpoint_minutes, on_save_error)
+        lock = None
+        if isinstance(path, Path):
+            if resume:
+                lock = FolderLock(path)
+            else:
+                check_new(path)  # before any work
+        try:
+            device = backend.device(device)
+            train, test = (load_dataset(config.data, split, data_dir) for split in ("train", "test"))
+            self.loader = config.make_loader(train, train=True, device=device)
+            self.test = config.make_loader(test, train=False, device=device)
+            model = config.make_model(train)
+            # The checkpoint comes before what the other callbacks print about it.
+            steps = config.epochs * len(self.loader)
+            self.trainer = config.make_trainer(model, steps, [self._checkpointer, *callbacks])
+            if isinstance(path, Path):
+                self.path = path
+            if resume:
+                self._resume()
+            model.to(device)
+            if lock is None:  # last, so that bad input leaves no folder behind
+                self.path, lock = (path, claim_new(path)) if isinstance(path, Path) else claim_next(path)
+                self._begin()
+        except BaseException:
+            if lock is not None:
+                lock.release()
+            raise
+        self._lock = lock
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Unlock the folder."""
+        self._lock.release()
+
+    @property
+    def records(self) -> list[Record]:
+        """The records of all complete epochs."""
+        return self.trainer.records
 
     def fit(self) -> None:
-        """Train to the end, or until `trainer.stop()`; the folder is updated after each epoch."""
+        """Train to the end, or until `trainer.stop()`, with checkpoints.
+
+        Raises:
+            SaveError: if a checkpoint cannot be written; with `on_save_error="continue"`, if the last one cannot.
+            TrainingDivergedError, MemoryError: see `Trainer.fit`.
+        """
         self.trainer.fit(self.loader, self.config.epochs, self.test)
+        if self._checkpointer.failure is not None:
+            raise self._checkpointer.failure
 
     def save(self) -> None:
-        """Write the checkpoint."""
-        self.trainer.checkpoint({"config": asdict(self.config)}).save(self.path / CHECKPOINT)
+        """Write the checkpoint, then the history.
+
+        Raises:
+            SaveError: if one of them cannot be written.
+            TrainingDivergedError: if the loss or a weight is not finite; then the previous checkpoint stays.
+        """
+        self.saving = True
+        try:
+            checkpoint = self.trainer.checkpoint({"config": asdict(self.config)})
+            self._write(CHECKPOINT, checkpoint.save)
+            self.last_checkpoint = _described(checkpoint, time.time())
+            self._write(HISTORY, lambda path: write_history(path, self.records))
+        finally:
+            self.saving = False
+
+    def _begin(self) -> None:
+        """Write the configuration of a new run."""
+        text = json.dumps(asdict(self.config), indent=2) + "\n"
+        self._write(CONFIG, lambda path: write_atomically(path, text.encode()))
+
+    def _write(self, name: str, write: Callable[[Path], None]) -> None:
+        """Write a file of the folder, with the error that `SaveError` describes."""
+        try:
+            write(self.path / name)
+        except OSError as error:
+            reason = error.strerror or error
+            raise SaveError(f"{self.path / name} cannot be written: {reason}; {self.last_checkpoint}") from error
+
+    def _resume(self) -> None:
+        """Load the checkpoint, and write the history again from it."""
+        remove_parts(self.path)
+        file = self.path / CHECKPOINT
+        if not file.exists() and not (self.path / HISTORY).exists():
+            return  # killed before the first checkpoint
+        checkpoint = Checkpoint.load(file)
+        saved = config_of(file, checkpoint)
+        if differences := self.config.differences(saved):
+            raise ValueError(f"{self.path / CONFIG} differs from the copy in {CHECKPOINT}: {differences}")
+        try:
+            self.trainer.resume(checkpoint)
+        except ValueError as error:
+            raise CheckpointError(f"{file}: {error}") from error
+        self.last_checkpoint = _described(checkpoint, file.stat().st_mtime)
+        if "records" not in checkpoint.info:  # before version 3 they were in the history only
+            self.trainer.records = _older_records(self.path / HISTORY, self.trainer.epoch)
+        self._write(HISTORY, lambda path: write_history(path, self.records))
 
 
 def read_config(path: Path) -> RunConfig:
@@ -90,12 +190,29 @@ def read_config(path: Path) -> RunConfig:
     Raises:
         ValueError: if the folder is not that of a run, or its configuration is damaged.
     """
+    file = path / CONFIG
     try:
-        return RunConfig.from_dict(json.loads((path / CONFIG).read_text(encoding="utf-8")))
+        if file.exists() and not file.is_file():
+            raise ValueError("it is not a regular file")
+        return RunConfig.from_dict(json.loads(file.read_text(encoding="utf-8")))
     except OSError as error:
+        if is_unused(path):
+            raise ValueError(f"nothing was trained in {path} yet: start with --output {path}") from error
         raise ValueError(f"{path} is not the folder of a run: {CONFIG} cannot be read ({error.strerror})") from error
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path / CONFIG} is damaged: {error}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+
+
+def config_of(file: Path, checkpoint: Checkpoint) -> RunConfig:
+    """Return the copy of the configuration in a run's checkpoint.
+
+    Raises:
+        CheckpointError: if it is absent or damaged.
+    """
+    try:
+        return RunConfig.from_dict(checkpoint.info.get("config"))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{file} does not describe a run of this package: {error}") from error
 
 
 def load_trained(path: str | os.PathLike[str], device: Device | str = "auto") -> tuple[Sequential, RunConfig]:
@@ -106,16 +223,39 @@ def load_trained(path: str | os.PathLike[str], device: Device | str = "auto") ->
         device: where the network goes.
 
     Raises:
-        CheckpointError: if there is no usable checkpoint.
+        CheckpointError: if there is no usable checkpoint, or a weight in it is nan or infinite.
     """
     path = Path(path)
     file = path / CHECKPOINT if path.is_dir() else path
     checkpoint = Checkpoint.load(file)
+    config = config_of(file, checkpoint)
+    if fault := non_finite(checkpoint.model):
+        raise CheckpointError(f"{file} cannot be used: {fault}")
     try:
-        config = RunConfig.from_dict(checkpoint.info.get("config"))
         info = DATASETS[config.data]
         model = build_model(config.model, info.shape, len(info.classes), seed=config.seed)
         model.load_state_dict(checkpoint.model)
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{file} does not describe a model of this package: {error}") from error
     return model.to(device).eval(), config
+
+
+def _described(checkpoint: Checkpoint, seconds: float) -> str:
+    progress: dict[str, Any] = checkpoint.info["progress"]
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    place = f"step {progress['step']}, {progress['epoch']} epochs complete"
+    return f"the last good checkpoint is of {when} ({place})"
+
+
+def _older_records(path: Path, epoch: int) -> list[Record]:
+    """Return the records of the first epochs from an older history, where a kill may have cut or repeated lines."""
+    found: dict[float, Record] = {}
+    if path.exists():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                record = checked_record(json.loads(line))
+            except (ValueError, RecursionError):
+                continue
+            if record["epoch"] <= epoch:
+                found[record["epoch"]] = record
+    return [found[number] for number in sorted(found)]

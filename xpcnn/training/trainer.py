@@ -3,37 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from itertools import islice
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from typing import Any
 
 import numpy as np
 
-from ..backend import Array, device_of
+from ..backend import Array, to_host
 from ..nn import CrossEntropyLoss, Dropout, Loss, Module
 from ..nn.loss import Metric
 from ..optim import Optimizer
-from .callbacks import Callback, Record
-from .checkpoint import Checkpoint, CheckpointError
+from .batches import Batch, Batches, check_batch, checked, epoch_of
+from .callbacks import Callback, Record, checked_record
+from .checkpoint import Checkpoint, CheckpointError, non_finite
 from .metrics import Metrics, NonFiniteLossError
-
-Batch: TypeAlias = tuple[Array, Array]
-
-
-@runtime_checkable
-class Epochs(Protocol):
-    """Batches of any epoch, from any batch on, as a `Loader` gives them."""
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Return the batches of epoch `epoch` (0 is the first), from batch `start` on."""
-        ...
-
-
-Batches: TypeAlias = Epochs | Iterable[Batch]
+from .out_of_memory import naming_the_layer
 
 
 class TrainingDivergedError(ArithmeticError):
-    """The loss became infinite or not a number; the message names the step and the learning rate."""
+    """The loss or a weight became infinite or not a number; the message names the step and the learning rate."""
 
 
 class Trainer:
@@ -53,6 +40,11 @@ class Trainer:
         epoch: how many epochs are complete.
         batch: how many batches of the current epoch are done.
         metrics: those of the current epoch, or of the last one.
+        records: of all complete epochs, including those before the run was resumed.
+        interrupted: whether the last `fit` returned because `stop` was called.
+
+    Raises:
+        ValueError: if the optimizer has a parameter that is not one of the model's.
 
     Example: gradients summed over four batches, then clipped.
 
@@ -73,15 +65,24 @@ class Trainer:
         metrics: Mapping[str, Metric] | None = None,
         before_step: Callable[[Optimizer], bool | None] | None = None,
     ) -> None:
+        own = {id(parameter) for parameter in model.parameters()}
+        other = next((name for name, parameter in optimizer.parameters.items() if id(parameter) not in own), None)
+        if other is not None:
+            raise ValueError(
+                f"the optimizer belongs to another model: its parameter {other!r} is not one of this model's"
+            )
         self.model, self.optimizer, self.before_step = model, optimizer, before_step
         self.loss = CrossEntropyLoss() if loss is None else loss
         self.callbacks = list(callbacks)
         self.epoch = self.batch = 0
+        self.records: list[Record] = []
         self._functions = self.loss.metrics if metrics is None else metrics
         self.metrics = Metrics(self._functions)
-        self._steps: list[int] = []  # to which step each batch of the metrics belongs
+        self._steps: list[int] = []  # the step of each batch of the metrics
+        self._seconds = 0.0  # spent on the current epoch before `_started`
+        self._started: float | None = None
         self._keep_gradients = False
-        self._stop_requested = False
+        self.interrupted = self._stop_requested = False
 
     def fit(self, batches: Batches, epochs: int, test: Batches | None = None) -> list[Record]:
         """Train until `epochs` epochs are complete, and return the record of each epoch trained by this call.
@@ -93,10 +94,10 @@ class Trainer:
             test: batches to evaluate on after each epoch.
 
         Raises:
-            TrainingDivergedError: if the loss became infinite or not a number.
+            TrainingDivergedError: if the loss or a weight became infinite or not a number.
+            MemoryError: if there is not enough memory; the message names the layer and the batch size.
             ValueError: if there are no batches, or one does not fit the model.
         """
-        self._stop_requested = False
         # An overflow is reported once, below, with its step, rather than by NumPy in each layer.
         with np.errstate(over="ignore", invalid="ignore"):
             return self._fit(batches, epochs, test)
@@ -106,32 +107,32 @@ class Trainer:
         length = len(batches) if isinstance(batches, Sized) else None
         try:
             while self.epoch < epochs and not self._stop_requested:
+                if not self.batch:  # else a resumed epoch, whose metrics continue
+                    self.metrics, self._steps, self._seconds = Metrics(self._functions), [], 0.0
+                self._started = time.perf_counter()
                 self._tell("on_epoch_start", self.epoch + 1, epochs, length)
-                started = time.perf_counter()
                 self.model.train()
-                self._reset_metrics()
-                complete = self._train_epoch(_epoch(batches, self.epoch, self.batch), length)
+                complete = self._train_epoch(epoch_of(batches, self.epoch, self.batch), length)
                 self.metrics.read()
+                self._seconds, self._started = self._elapsed(), None
                 if complete:
                     self.epoch, self.batch = self.epoch + 1, 0
-                    records.append(self._record(time.perf_counter() - started, test))
+                    records.append(self._record(self._seconds, test))
+                    self.records.append(records[-1])
                     self._tell("on_epoch_end", records[-1])
             if self._stop_requested:
                 self._tell("on_interrupt")
         except NonFiniteLossError as error:
-            step = self._steps[error.batch]
-            rate = self.optimizer.learning_rate(step - 1)
-            hint = ", or a label is none of the network's classes" if np.isnan(error.value) else ""
-            raise TrainingDivergedError(
-                f"the loss became {error.value} at step {step} (learning rate {rate:g}{hint})"
-            ) from error
+            raise self._diverged(error) from error
         finally:
+            self._started = None
+            self.interrupted, self._stop_requested = self._stop_requested, False
             self._tell("on_stop")
         return records
 
     def _train_epoch(self, batches: Iterator[Batch], length: int | None) -> bool:
         """Train on the batches of an epoch; return False if it was stopped before its end."""
-        for inputs, targets in self.model.device.prefetch(_checked(batches)):
+        for inputs, targets in self.model.device.prefetch(checked(batches)):
             self._train_step(inputs, targets)
             self.batch += 1
             self._tell("on_step", self.metrics)
@@ -151,56 +152,92 @@ class Trainer:
         self._train_step(self.model.device.asarray(inputs), targets)
 
     def _train_step(self, inputs: Array, targets: Array) -> None:
-        outputs = self.model(inputs)
-        targets = self.loss.place(outputs, targets)
-        loss = self.loss(outputs, targets)
-        if not self._keep_gradients:
-            self.optimizer.zero_grad()
-        self.model.backward(self.loss.backward(), input_gradient=False)
-        self._steps.append(self.optimizer.steps + 1)
-        self._keep_gradients = self.before_step is not None and self.before_step(self.optimizer) is False
-        if not self._keep_gradients:
-            self.optimizer.step()
-        self.metrics.update(loss, outputs, targets)
+        with naming_the_layer(self.model, len(inputs)):
+            outputs = self.model(inputs)
+            targets = self.loss.place(outputs, targets)
+            loss = self.loss(outputs, targets)
+            if not self._keep_gradients:
+                self.optimizer.zero_grad()
+            self.model.backward(self.loss.backward(), input_gradient=False)
+            self._steps.append(self.optimizer.steps + 1)
+            self._keep_gradients = self.before_step is not None and self.before_step(self.optimizer) is False
+            if not self._keep_gradients:
+                self.optimizer.step()
+            self.metrics.update(loss, outputs, targets)
 
     def stop(self) -> None:
-        """Make a running `fit` return after the current step; may be called from a signal handler."""
+        """Make `fit` return after the current step, or the next `fit` at once; may be called from a signal handler."""
         self._stop_requested = True
 
-    @property
-    def interrupted(self) -> bool:
-        """Whether the last `fit` returned because `stop` was called."""
-        return self._stop_requested
-
     def checkpoint(self, info: dict[str, Any] | None = None) -> Checkpoint:
-        """Return a checkpoint from which training resumes with the same bits as without interruption.
+        """Return a checkpoint from which training resumes with the same bits and records as without interruption.
+
+        Gradients that `before_step` kept for the next batch are not included.
 
         Args:
             info: further entries for `Checkpoint.info`.
+
+        Raises:
+            TrainingDivergedError: if the loss or a weight is infinite or not a number.
         """
-        progress = {"epoch": self.epoch, "batch": self.batch, "step": self.optimizer.steps}
-        return Checkpoint(self.model.state_dict(), self.optimizer.state_dict(), {**(info or {}), "progress": progress})
+        kept: dict[str, Any] = {"records": self.records}
+        try:
+            if self.batch:
+                kept["metrics"] = self.metrics.state() | {"steps": self._steps}
+        except NonFiniteLossError as error:
+            raise self._diverged(error) from error
+        seconds = self._elapsed() if self.batch else 0.0
+        steps = self.optimizer.steps
+        kept["progress"] = {"epoch": self.epoch, "batch": self.batch, "step": steps, "seconds": seconds}
+        model, optimizer = ({k: to_host(v) for k, v in x.state_dict().items()} for x in (self.model, self.optimizer))
+        if fault := non_finite(model):
+            rate = self.optimizer.learning_rate(max(0, steps - 1))
+            raise TrainingDivergedError(f"{fault} after step {steps} (learning rate {rate:g})")
+        return Checkpoint(model, optimizer, {**(info or {}), **kept})
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Load a checkpoint, so that `fit` continues with the next batch.
 
+        Checkpoints before version 3 have neither records nor metrics: the record of an epoch that was interrupted
+        is then of the rest of that epoch.
+
         Raises:
             CheckpointError: if it has no training progress.
-            ValueError: if it belongs to another model or optimizer.
+            ValueError: if it belongs to another model, optimizer or metrics.
         """
         try:
-            epoch, batch, step = (int(checkpoint.info["progress"][key]) for key in ("epoch", "batch", "step"))
-        except (KeyError, TypeError, ValueError) as error:
+            progress = checkpoint.info["progress"]
+            epoch, batch, step = (int(progress[key]) for key in ("epoch", "batch", "step"))
+            seconds = float(progress.get("seconds", 0))
+            records = [checked_record(record) for record in checkpoint.info.get("records", [])]
+            if not (0 <= epoch < 2**63 and 0 <= batch < 2**63 and 0 <= step < 2**63 and seconds >= 0):
+                raise ValueError(f"expected numbers of at least 0, got {progress}")
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise CheckpointError(f"the checkpoint has no training progress to resume: {error!r}") from error
+        metrics, steps = Metrics(self._functions), []
+        if batch and (state := checkpoint.info.get("metrics")) is not None:
+            try:
+                metrics.load_state(state)
+                steps = [int(number) for number in state["steps"]]
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                raise CheckpointError(f"the checkpoint's metrics cannot be resumed: {error}") from error
         self.model.load_state_dict(checkpoint.model)
         self.optimizer.load_state_dict({"steps": np.array(step), **checkpoint.optimizer})
-        self.epoch, self.batch = epoch, batch
+        self.epoch, self.batch, self.records = epoch, batch, records
+        self.metrics, self._steps, self._seconds = metrics, steps, seconds
         for _, module in self.model.named_modules():
             if isinstance(module, Dropout):
                 module.calls = step
 
-    def _reset_metrics(self) -> None:
-        self.metrics, self._steps = Metrics(self._functions), []
+    def _elapsed(self) -> float:
+        """Return the seconds spent on the current epoch."""
+        return self._seconds + (0.0 if self._started is None else time.perf_counter() - self._started)
+
+    def _diverged(self, error: NonFiniteLossError) -> TrainingDivergedError:
+        step = self._steps[error.batch]
+        rate = self.optimizer.learning_rate(step - 1)
+        hint = ", or a label is none of the network's classes" if np.isnan(error.value) else ""
+        return TrainingDivergedError(f"the loss became {error.value} at step {step} (learning rate {rate:g}{hint})")
 
     def _record(self, seconds: float, test: Batches | None) -> Record:
         record: Record = {"epoch": self.epoch, "step": self.optimizer.steps}
@@ -237,30 +274,12 @@ def evaluate(
     found = Metrics(loss.metrics if metrics is None else metrics)
     model.eval()
     try:
-        for inputs, targets in model.device.prefetch(_checked(_epoch(batches, 0, 0))):
-            outputs = model(inputs)
-            targets = loss.place(outputs, targets)
-            found.update(loss(outputs, targets), outputs, targets)
+        for inputs, targets in model.device.prefetch(checked(epoch_of(batches, 0, 0))):
+            with naming_the_layer(model, len(inputs)):
+                outputs = model(inputs)
+                targets = loss.place(outputs, targets)
+                found.update(loss(outputs, targets), outputs, targets)
     finally:
         model.train(training)
     found.read()
     return found
-
-
-def _epoch(batches: Batches, epoch: int, start: int) -> Iterator[Batch]:
-    return batches.epoch(epoch, start) if isinstance(batches, Epochs) else islice(iter(batches), start, None)
-
-
-def _checked(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Yield the batches, checked; on the host checking costs no synchronisation."""
-    for inputs, targets in batches:
-        check_batch(inputs, targets)
-        yield inputs, targets
-
-
-def check_batch(inputs: Array, targets: Array) -> None:
-    """Raise ValueError if a batch has unequal lengths, or is on the host and has values that are not finite."""
-    if len(inputs) != len(targets):
-        raise ValueError(f"expected as many targets as inputs, got {len(targets)} for {len(inputs)}")
-    if device_of(inputs).on_host and not np.isfinite(inputs).all():
-        raise ValueError(f"the inputs have {np.count_nonzero(~np.isfinite(inputs))} values that are nan or infinite")

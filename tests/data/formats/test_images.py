@@ -46,19 +46,31 @@ def test_a_photograph_keeps_its_proportions(tmp_path):
     assert image[1:].max() == 0
 
 
-def test_transparency_counts_as_white_paper(tmp_path):
+def test_ink_on_a_transparent_ground_becomes_a_light_figure(tmp_path):
     pixels = np.zeros((28, 28, 4), np.uint8)
     pixels[10:18, 10:18, 3] = 255  # an opaque black square; all else is transparent black
-    image, done = read_image(save(tmp_path, pixels), (1, 28, 28), drawing=True)
-    assert done[1].startswith("inverted")
-    assert image[0, 14, 14] == 255
-    assert image[0, 0, 0] == 0
+    for ink in (0, 255):
+        pixels[..., :3] = ink
+        image, done = read_image(save(tmp_path, pixels), (1, 28, 28), drawing=True)
+        assert ("inverted, as its ground is light" in done) == (ink == 0)
+        assert image[0, 14, 14] == 255
+        assert image[0, 0, 0] == 0
 
 
 def test_a_blank_page_is_no_error(tmp_path):
     image, _ = read_image(save(tmp_path, np.full((50, 60), 255, np.uint8)), (1, 28, 28), drawing=True)
     assert image.shape == (1, 28, 28)
     assert image.max() == 0
+
+
+def test_extreme_proportions_take_no_memory_and_no_ink_is_no_error(tmp_path):
+    line = np.full((1, 60_000, 3), 7, np.uint8)
+    image, _ = read_image(save(tmp_path, line), (3, 32, 32), drawing=False)  # scaled as a whole: 180 MB
+    assert (image == 7).all()
+    specks = np.zeros((3000, 3000), np.uint8)
+    specks[0, 0] = specks[-1, -1] = 255
+    image, _ = read_image(save(tmp_path, specks), (1, 28, 28), drawing=True)
+    assert image.shape == (1, 28, 28)
 
 
 def test_what_is_no_picture_is_refused(tmp_path):

@@ -8,30 +8,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from ..files import open_file
 from .format import Format
 
 RECORD = 1 + 3 * 32 * 32
 
 
-def read_cifar(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+def read_cifar(path: str | os.PathLike[str], limit: int | None = None) -> NDArray[np.uint8]:
     """Read one file of CIFAR-10's binary version (https://www.cs.toronto.edu/~kriz/cifar.html).
+
+    Args:
+        path: the file.
+        limit: how many bytes it may have; None for any number.
 
     Returns:
         The records `(N, 3073)`: a label from 0 to 9, then the image as `(3, 32, 32)`, red plane first.
 
     Raises:
-        DataError: if the file is missing, unreadable, not a whole number of records, or holds another label.
+        DataError: if the file is missing, unreadable, beyond the limit, not a whole number of records, or holds another
+            label.
     """
     path = Path(path)
     try:
-        content = np.fromfile(path, np.uint8)
+        with open_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size == 0 or size % RECORD:
+                raise DataError(f"{path}: expected whole records of {RECORD} bytes, got {size} bytes")
+            if limit is not None and size > limit:
+                raise DataError(f"{path}: expected at most {limit} bytes, got {size}")
+            records = np.fromfile(file, np.uint8, size).reshape(-1, RECORD)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    if content.size == 0 or content.size % RECORD:
-        raise DataError(f"{path}: expected whole records of {RECORD} bytes, got {content.size} bytes")
-    records = content.reshape(-1, RECORD)
     if (highest := records[:, 0].max()) > 9:
         raise DataError(f"{path}: expected labels from 0 to 9, got {highest}")
     return records

@@ -13,12 +13,13 @@ import zlib
 from collections.abc import Sequence
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from ..files import open_file
 from .format import Format
 
 _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -27,24 +28,29 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 1 << 20
 
 
-def read_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
+def read_idx(path: str | os.PathLike[str], limit: int | None = None) -> NDArray[Any]:
     """Read the array of a plain or gzip-compressed IDX file; its content tells which.
+
+    Args:
+        path: the file.
+        limit: how many bytes it may have once decompressed; None for as many as its header says.
 
     Returns:
         A writable array in native byte order, with the shape and data type that the header states.
 
     Raises:
-        DataError: if the file is missing, unreadable, not IDX, shorter or longer than its header says, or corrupt.
+        DataError: if the file is missing, unreadable, not IDX, beyond the limit, shorter or longer than its header
+            says, or corrupt.
     """
     path = Path(path)
     try:
-        with path.open("rb") as raw:
+        with open_file(path) as raw:
             compressed = raw.read(2) == _GZIP_MAGIC
             raw.seek(0)
             if not compressed:
-                return _parse(raw, path)
+                return _parse(raw, path, limit)
             with gzip.GzipFile(fileobj=raw) as unpacked:
-                return _parse(unpacked, path)
+                return _parse(unpacked, path, limit)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -53,7 +59,7 @@ def read_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _parse(file: BufferedIOBase, path: Path) -> NDArray[Any]:
+def _parse(file: BufferedIOBase | BinaryIO, path: Path, limit: int | None) -> NDArray[Any]:
     magic = file.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _DTYPES or magic[3] == 0:
         raise DataError(f"{path}: not an IDX file (first bytes: {magic.hex(' ') or 'none'})")
@@ -63,6 +69,9 @@ def _parse(file: BufferedIOBase, path: Path) -> NDArray[Any]:
         raise DataError(f"{path}: truncated in the header, which announces {ndim} dimensions")
     shape = struct.unpack(f">{ndim}I", sizes)
     expected = math.prod(shape) * dtype.itemsize
+
+    if limit is not None and len(magic) + len(sizes) + expected > limit:
+        raise DataError(f"{path}: shape {shape} of {dtype.name} takes {expected} bytes, but the file may have {limit}")
 
     # Memory grows with the bytes that really come, since a damaged header can announce any size. The byte asked for
     # beyond the last one finds trailing data, and makes gzip reach its end and compare its own checksum.

@@ -1,4 +1,4 @@
-"""Reading pictures of any size in the shape that a model was trained on; needs Pillow, from the `viz` extra."""
+"""Pictures of any size in the shape that a model was trained on; needs Pillow, from the `viz` extra."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import os
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..errors import DataError
+from .pictures import read_picture
 
 
-def read_image(path: str | os.PathLike[str], shape: tuple[int, int, int], *, drawing: bool) -> tuple[Any, list[str]]:
-    """Read a PNG, JPEG or other picture as an image of the given shape.
+def read_image(
+    path: str | os.PathLike[str], shape: tuple[int, int, int], *, drawing: bool
+) -> tuple[NDArray[np.uint8], list[str]]:
+    """Read a picture file as an image of the given shape.
 
     Args:
-        path: the file.
+        path: the file; see `read_picture` for the formats and how pixels become grey or RGB.
         shape: `(C, H, W)` to produce, with one channel (grey) or three (RGB).
         drawing: the data are light figures on a dark background, as MNIST's: a picture on a light background is
             inverted, and one of another size has its figure cut out, scaled to 5/7 of the image and centred on its
@@ -24,23 +27,12 @@ def read_image(path: str | os.PathLike[str], shape: tuple[int, int, int], *, dra
         The image, `(C, H, W)` uint8, and what was done to it, in words.
 
     Raises:
-        DataError: if the file is absent or not a picture.
+        DataError: if the file is absent, damaged, no picture, or one that `read_picture` refuses.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     channels, height, width = shape
-    picture: Any
-    try:
-        with Image.open(path) as picture:
-            # Transparent pixels count as white paper, not as whatever colour lies under them.
-            if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-                paper = Image.new("RGBA", picture.size, "white")
-                picture = Image.alpha_composite(paper, picture.convert("RGBA"))
-            picture = picture.convert("L" if channels == 1 else "RGB")
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read as a picture ({error})"
-        raise DataError(f"{path}: {reason}") from error
-    done = [f"read {picture.width}×{picture.height} as {'grey' if channels == 1 else 'RGB'}"]
+    picture, done = read_picture(path, channels)
     if drawing:
         pixels = np.asarray(picture)
         border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
@@ -52,10 +44,12 @@ def read_image(path: str | os.PathLike[str], shape: tuple[int, int, int], *, dra
             picture = _centred_figure(picture, width, height)
             done.append(f"figure cut out, scaled and centred in {width}×{height}")
         else:
+            # The box is cut out while scaling: what lies beside it may be a million times as large.
             scale = max(width / picture.width, height / picture.height)
-            size = (max(width, round(picture.width * scale)), max(height, round(picture.height * scale)))
-            left, top = (size[0] - width) // 2, (size[1] - height) // 2
-            picture = picture.resize(size, Image.Resampling.LANCZOS).crop((left, top, left + width, top + height))
+            left = max(0.0, (picture.width - width / scale) / 2)
+            top = max(0.0, (picture.height - height / scale) / 2)
+            box = left, top, picture.width - left, picture.height - top
+            picture = picture.resize((width, height), Image.Resampling.LANCZOS, box)
             done.append(f"scaled and cropped to {width}×{height}")
     return np.atleast_3d(np.asarray(picture)).transpose(2, 0, 1), done
 
@@ -73,6 +67,8 @@ def _centred_figure(picture: Any, width: int, height: int) -> Any:
     picture = picture.resize(size, Image.Resampling.LANCZOS)
     weights = np.asarray(picture, np.float64)
     mass = weights.sum()
+    if mass == 0:  # a few specks far apart, lost in scaling
+        return Image.new("L", (width, height))
     # MNIST's centre of mass lies in the middle of the pixel right and below of the image's midpoint.
     left = round(width / 2 + 0.5 - (weights.sum(axis=0) @ (np.arange(size[0]) + 0.5)) / mass)
     top = round(height / 2 + 0.5 - (weights.sum(axis=1) @ (np.arange(size[1]) + 0.5)) / mass)

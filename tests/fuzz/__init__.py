@@ -1,0 +1,1 @@
+"""Targets and damage, for the tests here and for `scripts/fuzz.py`."""

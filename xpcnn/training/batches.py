@@ -1,0 +1,45 @@
+"""Batches of inputs and targets: where training gets them from, and which ones it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+
+from ..backend import Array, device_of
+
+Batch: TypeAlias = tuple[Array, Array]
+
+
+@runtime_checkable
+class Epochs(Protocol):
+    """Batches of any epoch, from any batch on, as a `Loader` gives them."""
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Return the batches of epoch `epoch` (0 is the first), from batch `start` on."""
+        ...
+
+
+Batches: TypeAlias = Epochs | Iterable[Batch]
+
+
+def epoch_of(batches: Batches, epoch: int, start: int) -> Iterator[Batch]:
+    """Return the batches of epoch `epoch` (0 is the first), from batch `start` on."""
+    return batches.epoch(epoch, start) if isinstance(batches, Epochs) else islice(iter(batches), start, None)
+
+
+def checked(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield the batches, checked; on the host checking costs no synchronisation."""
+    for inputs, targets in batches:
+        check_batch(inputs, targets)
+        yield inputs, targets
+
+
+def check_batch(inputs: Array, targets: Array) -> None:
+    """Raise ValueError if a batch has unequal lengths, or is on the host and has values that are not finite."""
+    if len(inputs) != len(targets):
+        raise ValueError(f"expected as many targets as inputs, got {len(targets)} for {len(inputs)}")
+    if device_of(inputs).on_host and not np.isfinite(inputs).all():
+        raise ValueError(f"the inputs have {np.count_nonzero(~np.isfinite(inputs))} values that are nan or infinite")
