@@ -85,10 +85,19 @@ def draw_pooling(rng: np.random.Generator) -> tuple[nn.Module, torch.nn.Module]:
     return nn.AvgPool2d(kernel, **options), torch.nn.AvgPool2d(kernel, **options)
 
 
+class LayerNorm2d(torch.nn.LayerNorm):
+    """As torchvision's."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 def draw_norm(rng: np.random.Generator, shape: tuple[int, ...], N: int) -> tuple[nn.Module, torch.nn.Module]:
     """Return a layer that normalises at least 4 values at a time: of fewer, little but rounding errors is left."""
     C, pixels = shape[0], prod(shape[1:])
     kinds = [("batch", N * pixels), ("group", pixels), ("layer", C * pixels)]
+    if len(shape) == 3:
+        kinds.append(("pixels", C))
     fitting = [kind for kind, values in kinds if values >= 4]
     if not fitting:
         return nn.Identity(), torch.nn.Identity()
@@ -97,6 +106,8 @@ def draw_norm(rng: np.random.Generator, shape: tuple[int, ...], N: int) -> tuple
         options: dict[str, Any] = {"momentum": choose(rng, 0.1, None), "affine": choose(rng, True, False)}
         name = "BatchNorm2d" if len(shape) == 3 else "BatchNorm1d"
         return getattr(nn, name)(C, **options, dtype=np.float64), getattr(torch.nn, name)(C, **options).double()
+    if kind == "pixels":
+        return nn.LayerNorm2d(C, dtype=np.float64), LayerNorm2d(C, 1e-6).double()
     if kind == "group":
         groups = choose(rng, *(g for g in (1, 2, C) if C % g == 0))
         return nn.GroupNorm(groups, C, dtype=np.float64), torch.nn.GroupNorm(groups, C).double()
@@ -105,7 +116,9 @@ def draw_norm(rng: np.random.Generator, shape: tuple[int, ...], N: int) -> tuple
 
 
 def draw_activation(rng: np.random.Generator) -> tuple[nn.Module, torch.nn.Module]:
-    name = choose(rng, "ReLU", "ReLU", "ReLU", "LeakyReLU", "ELU", "GELU", "SiLU", "Sigmoid", "Tanh", "Identity")
+    name = choose(
+        rng, "ReLU", "ReLU", "ReLU", "ReLU6", "LeakyReLU", "ELU", "GELU", "SiLU", "Sigmoid", "Tanh", "Identity"
+    )
     return getattr(nn, name)(), getattr(torch.nn, name)()
 
 
@@ -274,6 +287,8 @@ def normalization_factor(layer: torch.nn.Module, x: torch.Tensor) -> float:
         values = x.detach().transpose(0, 1).flatten(1)
     elif isinstance(layer, torch.nn.GroupNorm):
         values = x.detach().reshape(len(x) * layer.num_groups, -1)
+    elif isinstance(layer, LayerNorm2d):
+        values = x.detach().permute(0, 2, 3, 1).flatten(0, 2)
     elif isinstance(layer, torch.nn.LayerNorm):
         values = x.detach().flatten(1)
     else:

@@ -5,7 +5,9 @@ is not an answer or a documented error of one line is a finding: its content is 
 reads it once more. An execution that takes longer than 5 seconds or more than 2 GiB of memory is a finding, too.
 libtiff writes lines of its own to stderr.
 
-Measured 2026-11-21 on two cores of an AMD EPYC (Zen 4) with other work beside: 217,200 executions in 9 minutes.
+Result of 2026-11-21, two cores of an AMD EPYC (Zen 4), two processes for 22 minutes: 1,369,400 executions, no finding.
+The runs before it (about half a million) found five causes, all mended: a step without a file's name in a trace, NaN in
+a trace, an array of 71 axes in a checkpoint, and messages of several lines about a checkpoint and a trace.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Helpers that many test files use."""
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,8 +18,11 @@ def to_device(device: backend.Device, *arrays: Any, dtype: Any = None) -> list[A
 
 
 def load_script(name: str) -> ModuleType:
-    """Import a file of `scripts/`, which is not a package."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "scripts" / f"{name}.py")
+    """Import a file of `scripts/`, which is not a package, and the files there that it imports."""
+    folder = Path(__file__).parents[1] / "scripts"
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))  # the last, as there is a fuzz.py in it
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -166,6 +166,9 @@ def _sigmoid(x):
 # By name: the function of one number, and its derivative.
 ACTIVATIONS = {
     "LeakyReLU(0.2)": (lambda x: x if x > 0 else 0.2 * x, lambda x: 1 if x > 0 else 0.2),
+    "ReLU6()": (lambda x: min(max(x, 0), 6), lambda x: 1 if 0 < x < 6 else 0),
+    "LeakyReLU(-0.5)": (lambda x: x if x > 0 else -0.5 * x, lambda x: 1 if x > 0 else -0.5),
+    "ELU()": (lambda x: x if x > 0 else exp(x) - 1, lambda x: 1 if x > 0 else exp(x)),
     "LeakyReLU(1.5)": (lambda x: x if x > 0 else 1.5 * x, lambda x: 1 if x > 0 else 1.5),
     "ELU(1.7)": (lambda x: x if x > 0 else 1.7 * (exp(x) - 1), lambda x: 1 if x > 0 else 1.7 * exp(x)),
     "GELU()": (

@@ -63,6 +63,13 @@ def test_few_long_rows_are_added_up_in_parts(shape, parts, monkeypatch):
     np.testing.assert_allclose(device.row_dots(x, y), exact, rtol=1e-4, atol=0.05)
 
 
+def test_half_of_the_free_memory_is_for_a_data_set():
+    device = fake_cuda()
+    device.xp.cuda.Device.mem_info = (6 << 30, 8 << 30)
+    device.xp.get_default_memory_pool = lambda: SimpleNamespace(free_bytes=lambda: 1 << 30)
+    assert device.dataset_bytes == 3.5 * (1 << 30)
+
+
 def test_tf32_is_off_unless_asked_for_and_off_again_after_the_block():
     device = fake_cuda()
     assert not device.tf32

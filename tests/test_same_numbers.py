@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xpcnn.backend import CPU, to_host
-from xpcnn.data import Loader, RandomAffine, load_dataset
+from xpcnn.backend import CPU, device_of, to_host
+from xpcnn.data import Loader, load_dataset, make_transform
 from xpcnn.models import MODELS
 from xpcnn.nn import Dropout, Sequential
 from xpcnn.random import counter_bits, stream
@@ -32,12 +32,13 @@ def test_initial_weights(name, device):
 
 def test_shuffles_and_augmentation(device):
     dataset = load_dataset("mnist-mini").subset(slice(64))
-    vary = RandomAffine(degrees=10, scale=(0.9, 1.1), shear=5, translate=(0.1, 0.1))
-    loader = Loader(dataset, 16, shuffle=True, seed=5, transform=vary)
+    vary = make_transform("flip,crop,affine,colour,cutout", dataset.shape)
+    ours, theirs = (Loader(dataset, 16, shuffle=True, seed=5, transform=vary, device=where) for where in (device, CPU))
     for epoch in (0, 3):
-        for (images, labels), (again, same) in zip(loader.epoch(epoch), loader.epoch(epoch), strict=True):
-            np.testing.assert_array_equal(to_host(device.asarray(images)), again)
-            np.testing.assert_array_equal(to_host(device.asarray(labels)), same)
+        for (images, labels), (again, same) in zip(ours.epoch(epoch), theirs.epoch(epoch), strict=True):
+            assert device_of(images) is device
+            np.testing.assert_array_equal(to_host(images), again)
+            np.testing.assert_array_equal(to_host(labels), same)
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5])

@@ -1,10 +1,13 @@
-"""The benchmark's picture, the fuzzer, the check against PyTorch; tests of the source documents run other scripts."""
+"""The benchmark, the fuzzer, the check against PyTorch; tests of the source documents run other scripts."""
 
 import xml.etree.ElementTree as ElementTree
 
+import numpy as np
 import pytest
 from helpers import load_script
 from pytorch import single_threaded_torch
+
+from xpcnn import models, nn
 
 
 def test_the_picture_of_the_benchmark_shows_each_ratio():
@@ -19,6 +22,36 @@ def test_the_picture_of_the_benchmark_shows_each_ratio():
     assert [bar.get("class") for bar in (first, second)] == ["bar", "bar slower"]
     right = max(float(bar.get("x")) + float(bar.get("width")) for bar in (first, second))
     assert right < float(root.get("viewBox").split()[2])
+
+
+def test_the_benchmark_measures_every_layer_and_the_same_one_in_pytorch(rng):
+    torch = single_threaded_torch()
+    layers, to_torch = load_script("benchmark_layers").LAYERS, load_script("benchmark_torch").to_torch
+    public = {name for name in nn.__all__ if isinstance(getattr(nn, name), type)}
+    public = {name for name in public if issubclass(getattr(nn, name), nn.Module)}
+    # Containers, base classes, what computes nothing, and what PyTorch does not have.
+    others = {
+        "Module",
+        "Sequential",
+        "Residual",
+        "ResidualSequential",
+        "Activation",
+        "Identity",
+        "Flatten",
+        "PositionBias",
+    }
+    assert {type(make(8)).__name__ for make, _ in layers.values()} == public - others
+    networks = [
+        (models.resnet18((3, 33, 32), 5, width=4), (3, 33, 32)),
+        (models.mobilenet_v2((3, 33, 32), 5, width_mult=0.25, dropout=0), (3, 33, 32)),
+        (models.convnext((3, 8, 9), 5, depths=(1, 2), widths=(4, 8), layer_scale=0.5), (3, 8, 9)),
+    ]
+    small = [(make(8), (8, 14, 14)[: len(shapes[0]) - 1]) for make, shapes in layers.values()]
+    for module, shape in small + networks:
+        x = rng.normal(size=(4, *shape)).astype(np.float32)
+        if not isinstance(module, nn.Dropout):
+            expected = to_torch(module)(torch.tensor(x)).detach().numpy()
+            np.testing.assert_allclose(module(x), expected, 1e-4, 2e-5, err_msg=repr(module))
 
 
 def test_the_fuzzer_counts_and_keeps_each_kind_of_finding_once(tmp_path, capsys):

@@ -29,6 +29,11 @@ def test_curves_hold_each_record():
     np.testing.assert_allclose(accuracy.lines[1].get_ydata(), [0.5] * 3)
     assert [line.get_label() for line in accuracy.lines] == ["train", "test"]
 
+    validated = [{"epoch": 1, "train_loss": 1.0, "validation_loss": 3.0}, {"epoch": 2, "validation_loss": 2.0}]
+    (loss,) = rendered(viz.curves(validated)).axes
+    assert [line.get_label() for line in loss.lines] == ["train", "validation"]
+    np.testing.assert_allclose(loss.lines[1].get_xydata(), [(1, 3), (2, 2)])
+
 
 def test_loss_curve_and_its_running_mean():
     losses = np.arange(10.0)

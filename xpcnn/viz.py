@@ -13,24 +13,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .backend import Array, to_host
+from .extras import needed_for
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def curves(records: Sequence[Mapping[str, float]]) -> Figure:
-    """Draw the loss and each metric by epoch, for training and test, from the records of a `History`."""
+    """Draw the loss and each metric by epoch, of training, validation and test, from the records of a `History`."""
     keys = dict.fromkeys(key for record in records for key in record)
-    measured = {key.partition("_")[2]: None for key in keys if key.startswith(("train_", "test_"))}
+    measured = {key.partition("_")[2]: None for key in keys if key.startswith(("train_", "validation_", "test_"))}
     quantities = sorted(measured, key=lambda name: name != "loss")  # which comes first
     figure = _figure(4.5 * len(quantities), 3.6)
     for axes, quantity in zip(figure.subplots(1, len(quantities), squeeze=False).flat, quantities, strict=True):
-        for part, style in (("train", "o-"), ("test", "s-")):
+        for part, style in (("train", "o-"), ("validation", "^-"), ("test", "s-")):
             points = [
                 (record["epoch"], record[f"{part}_{quantity}"]) for record in records if f"{part}_{quantity}" in record
             ]
             if points:
                 axes.plot(*zip(*points, strict=True), style, markersize=3, label=part)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("epoch")
         axes.set_ylabel(quantity)
         axes.grid(alpha=0.3)
@@ -156,7 +158,8 @@ def confusion_matrix(labels: Array, guesses: Array, classes: Sequence[str]) -> F
 
 
 def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
+    with needed_for("drawing"):
+        from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=120, layout="constrained")
 

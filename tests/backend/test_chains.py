@@ -20,7 +20,7 @@ from xpcnn.optim import SGD, Adam, AdamW, RMSprop
 def train(model: nn.Module, optimizer: Callable[..., Any], *, loss: Any = None) -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (3, 1, 28, 28), np.uint8)
-    dataset = Dataset("random", "train", images, rng.integers(0, 10, 3), tuple("0123456789"))
+    dataset = Dataset(images, rng.integers(0, 10, 3), classes=["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"])
     model.to(DEVICE)
     step = optimizer(model.named_parameters(), 0.01)
     loss = loss or nn.CrossEntropyLoss()
@@ -35,8 +35,21 @@ def activations() -> nn.Sequential:
     return nn.Sequential(
         nn.MaxPool2d(3, stride=2, padding=1),
         nn.BatchNorm2d(1, momentum=None, affine=False),
+        nn.GroupNorm(1, 1),
+        nn.LayerNorm2d(1, bias=False),
         nn.Dropout(0.5),
-        *(nn.LeakyReLU(), nn.ELU(), nn.GELU(), nn.GELU("tanh"), nn.SiLU(), nn.Sigmoid(), nn.Tanh()),
+        *(
+            nn.ReLU6(),
+            nn.LeakyReLU(),
+            nn.LeakyReLU(-2),
+            nn.ELU(),
+            nn.ELU(2),
+            nn.GELU(),
+            nn.GELU("tanh"),
+            nn.SiLU(),
+            nn.Sigmoid(),
+            nn.Tanh(),
+        ),
         nn.Flatten(),
         nn.Linear(14 * 14, 10),
     )

@@ -98,7 +98,8 @@ PRODUCT = """
         def __matmul__(self, other):
 """
 FAILURES = {
-    "not installed": ("raise ModuleNotFoundError('No module named cupy')", "No module named cupy"),
+    "not installed": ("raise ModuleNotFoundError('No module named cupy', name='cupy')", "No module named cupy"),
+    "package missing": ("raise ModuleNotFoundError('No module named fastrlock', name='fastrlock')", "fastrlock"),
     "library missing": ("raise ImportError('libcudart.so.12: cannot open\\nand more')", "libcudart.so.12: cannot open"),
     "no driver": (CUPY.replace("return 2", "raise RuntimeError('cudaErrorNoDevice: none')"), "cudaErrorNoDevice: none"),
     "product fails": (
@@ -144,7 +145,8 @@ def test_a_gpu_that_does_not_answer(failure, tmp_path):
     named, listed = printed.splitlines()
     assert reason in named
     assert listed == named
-    assert complaint == f"xpcnn: using the CPU: {named}\n"  # once, in one line
+    expected = "" if failure == "not installed" else f"<string>:9: UserWarning: using the CPU: {named}\n"
+    assert complaint == expected  # once, in one line, at the place that asked
     assert (INSTALL in named) == (failure not in ("product wrong", "no such GPU"))
 
 

@@ -1,5 +1,8 @@
 """The same bits for any number of threads, from one layer to a whole training run, and work in the background."""
 
+import os
+import subprocess
+import sys
 import threading
 import weakref
 
@@ -228,3 +231,11 @@ def test_a_gradient_asked_for_too_early_is_waited_for(rng):
         early = conv.weight.grad.copy()
     assert np.abs(early).min() > 0
     assert bits(early) == bits(conv.weight.grad)
+
+
+@pytest.mark.parametrize(("variable", "expected"), [("1", 1), ("1,4", 1), ("100000", None), ("0", 1), ("x", None)])
+def test_omp_num_threads_limits_the_threads(variable, expected):
+    code = "from xpcnn.backend import CPU; print(CPU.threads)"
+    environment = {**os.environ, "OMP_NUM_THREADS": variable}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert int(found.stdout) == (expected or len(os.sched_getaffinity(0)))

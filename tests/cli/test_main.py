@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 from xpcnn.cli import main
-from xpcnn.data import load_dataset
+from xpcnn.data import load_dataset, sources
 from xpcnn.training import Checkpoint, SaveError, TrainingDivergedError, read_history
-from xpcnn.training import run as run_module
 
 
 def few(name, split="train", data_dir=None):
@@ -26,7 +25,7 @@ def few(name, split="train", data_dir=None):
 def few_images(monkeypatch):
     """Lets the command line see the first images of each split only, so that an epoch is a blink."""
 
-    monkeypatch.setattr(run_module, "load_dataset", few)
+    monkeypatch.setattr(sources, "load_dataset", few)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +33,7 @@ def usual_weight(tmp_path_factory):
     """The first filters after training without any option."""
     folder = tmp_path_factory.mktemp("usual") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "load_dataset", few)
+        patch.setattr(sources, "load_dataset", few)
         train(folder)
     return saved(folder)["conv1.weight"]
 
@@ -62,6 +61,7 @@ def test_train_keeps_everything_about_the_run(tmp_path, few_images, capsys):
         "curves.png",
         "history.jsonl",
         "predictions.png",
+        "report.html",
     ]
     records = read_history(folder / "history.jsonl")
     assert f"test accuracy {records[-1]['test_accuracy']:.2%}" in captured.out
@@ -69,8 +69,30 @@ def test_train_keeps_everything_about_the_run(tmp_path, few_images, capsys):
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
 
     assert main(["evaluate", str(folder), "--device", "cpu"]) == 0
-    full = load_dataset("mnist-mini", "test")
-    assert f"of {len(full):,} test images" in capsys.readouterr().out
+    assert "of 256 test images" in capsys.readouterr().out
+
+
+def test_train_with_patience_shows_validation_and_gives_back_the_best_weights(tmp_path, few_images, capsys):
+    folder = tmp_path / "run"
+    # With a learning rate of 0 no epoch is better than the first.
+    assert train(folder, "--epochs", "6", "--patience", "2", "--validation", "0.2", "--lr", "0") == 0
+    out = capsys.readouterr().out
+    assert "(512 training, 128 validation and 256 test images)" in out
+    assert "validation loss  validation accuracy" in out
+    records = read_history(folder / "history.jsonl")
+    best = records[0]
+    assert [record["epoch"] for record in records] == [1, 2, 3]
+    loss, accuracy = best["validation_loss"], best["validation_accuracy"]
+    (line,) = [line for line in out.splitlines() if line.startswith("best epoch ")]
+    assert line.startswith(f"best epoch 1 of 3 (validation loss {loss:.4f}, accuracy {accuracy:.2%}); ")
+    test = Checkpoint.load(folder / "best.safetensors").info["test"]
+    assert f"); test accuracy {test['accuracy']:.2%}, " in line
+    assert Checkpoint.load(folder / "best.safetensors").info["record"] == best
+
+    assert main(["train", "--resume", str(folder), "--device", "cpu"]) == 0
+    assert line.rpartition(", ")[0] in capsys.readouterr().out
+    assert main(["train", "--resume", str(folder), "--validation", "0.1", "--device", "cpu"]) == 2
+    assert "leave out --validation" in capsys.readouterr().err
 
 
 def test_the_default_folder_is_the_next_free_one(tmp_path, few_images, monkeypatch, capsys):
@@ -104,7 +126,10 @@ def test_one_seed_gives_the_same_bits_on_any_number_of_threads(tmp_path, few_ima
         ["--optimizer", "adam"],
         ["--lr", "0.001"],
         ["--weight-decay", "0.5"],
-        ["--no-augment"],
+        ["--augment", "none"],
+        ["--class-weights"],
+        ["--validation", "0.2"],
+        ["--patience", "1"],
     ],
     ids=" ".join,
 )
@@ -126,6 +151,8 @@ def test_each_option_changes_the_result(tmp_path, few_images, usual_weight, opti
         (["--threads", "0"], "threads must be at least 1, got 0"),
         (["--seed", "-1"], "at least 0"),
         (["--lr", "-1"], "lr must be at least 0, got -1"),
+        (["--validation", "1"], "validation must be at least 0 and below 1, got 1.0"),
+        (["--patience", "0"], "patience must be at least 1, got 0"),
         (["--data", "mnist", "--data-dir", "{tmp}/damaged"], "train-images-idx3-ubyte.gz"),
         (["--output", "{tmp}/taken"], "taken exists already"),
         (["--output", "{tmp}/taken/file/run"], "cannot be made: Not a directory"),
@@ -182,7 +209,6 @@ def test_a_diverging_run_says_where_and_keeps_the_last_good_checkpoint(tmp_path,
 
 
 def test_evaluate_takes_another_data_set_of_the_same_shape_only(tmp_path, few_images, monkeypatch, capsys):
-    from xpcnn.cli import predict
     from xpcnn.data import Dataset
 
     train(tmp_path / "run")
@@ -191,15 +217,15 @@ def test_evaluate_takes_another_data_set_of_the_same_shape_only(tmp_path, few_im
     def load(name, split, data_dir):
         asked.append((name, split, data_dir))
         shape = (4, 3, 32, 32) if name == "cifar10" else (4, 1, 28, 28)
-        return Dataset(name, split, np.zeros(shape, np.uint8), np.arange(4), tuple("0123456789"))
+        return Dataset(np.zeros(shape, np.uint8), np.arange(4), classes=tuple("0123456789"), name=name)
 
-    monkeypatch.setattr(predict, "load_dataset", load)
+    monkeypatch.setattr(sources, "load_dataset", load)
     capsys.readouterr()
     options = ["evaluate", str(tmp_path / "run"), "--device", "cpu", "--data-dir", "there", "--data"]
     assert main([*options, "fashion-mnist"]) == 0
     assert capsys.readouterr().out.startswith("fashion-mnist: accuracy ")
     assert main([*options, "cifar10"]) == 2
-    assert "(3, 32, 32), this network takes (1, 28, 28)" in capsys.readouterr().err
+    assert "(3, 32, 32) of 10 classes, this network takes (1, 28, 28)" in capsys.readouterr().err
     assert asked == [("fashion-mnist", "test", "there"), ("cifar10", "test", "there")]
 
 
@@ -207,34 +233,6 @@ def test_resume_takes_no_other_options(tmp_path, few_images, capsys):
     train(tmp_path / "run")
     assert main(["train", "--resume", str(tmp_path / "run"), "--lr", "0.1", "--device", "cpu"]) == 2
     assert "leave out --lr" in capsys.readouterr().err
-
-
-def test_predict_says_class_probability_and_what_it_did(tmp_path, few_images, capsys):
-    Image = pytest.importorskip("PIL.Image", reason="predict reads pictures with Pillow, of the viz extra")
-    main(["train", "--device", "cpu", "--epochs", "6", "--output", str(tmp_path / "run")])
-    digits = load_dataset("mnist-mini", "test")
-    paths = []
-    for i in range(20):
-        page = Image.new("L", (300, 200), "white")
-        ink = Image.fromarray(255 - digits.images[i, 0]).resize((112, 112))
-        page.paste(ink, (150, 40))
-        paths.append(tmp_path / f"{i}.{'png' if i % 2 else 'jpg'}")
-        page.save(paths[-1])
-    capsys.readouterr()
-    assert main(["predict", str(tmp_path / "run"), "--device", "cpu", *map(str, paths)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 20
-    assert all("read 300×200 as grey; inverted" in line and "centred in 28×28" in line for line in lines)
-    right = sum(
-        line.startswith(f"{path}: {digits.labels[i]} (")
-        for i, (path, line) in enumerate(zip(paths, lines, strict=True))
-    )
-    assert right >= 15  # a network that saw 640 images; chance is 2
-
-    assert main(["predict", str(tmp_path / "run"), "--device", "cpu", str(paths[0]), "absent.png"]) == 2
-    captured = capsys.readouterr()
-    assert "absent.png: no such file" in captured.err
-    assert not captured.out
 
 
 def test_devices_lists_what_answers(capsys):

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from html_pages import Page
 from other_order import other_order
 from strict_xp import DEVICE
 
@@ -47,8 +48,9 @@ def test_record_says_what_it_kept_and_what_to_do_next(tmp_path, capsys):
 
 
 def test_check_prints_tables_and_a_verdict(trace, strict_by_name, tmp_path, capsys):
-    picture = tmp_path / "growth.png"
-    assert main(["parity", "check", str(trace), "--device", "strict", "--picture", str(picture)]) == 0
+    picture, report = tmp_path / "growth.png", tmp_path / "report.html"
+    files = ["--picture", str(picture), "--report", str(report)]
+    assert main(["parity", "check", str(trace), "--device", "strict", *files]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "lenet5 on mnist-mini, 3 steps of 8 images, float32"
     assert lines[4].split() == [
@@ -70,6 +72,7 @@ def test_check_prints_tables_and_a_verdict(trace, strict_by_name, tmp_path, caps
     assert [line.split()[-1] for line in lines if re.match(" +[123] ", line)] == ["agrees"] * 3
     assert lines[-1] == "AGREE: strict and cpu, 13 layers, 3 steps (every array of 3 of them)"
     assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "Do cpu and strict compute the same?" in Page(report.read_text()).text
 
 
 def test_json_is_all_that_is_printed(trace, capsys):
@@ -119,6 +122,8 @@ def test_run_differs_with_exit_code_1(strict_by_name, monkeypatch, capsys):
         (["check", "TRACE", "--picture", "x.xyz"], "--picture x.xyz: expected a name that ends in .eps"),
         (["check", "TRACE", "--picture", "."], "--picture .: it is a folder"),
         (["run", *FEW, "--devices", "cpu,cpu", "--picture", "missing/x.png"], "there is no folder missing"),
+        (["check", "TRACE", "--report", "missing/x.html"], "--report missing/x.html: there is no folder missing"),
+        (["run", *FEW, "--devices", "cpu,cpu", "--report", "."], "--report .: it is a folder"),
     ],
     ids=str,
 )

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import json
 import os
 import sys
 from dataclasses import replace
@@ -11,14 +12,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xpcnn.data import DATASETS, DataError, Dataset, DatasetInfo, data_folder, load_dataset, write_idx
+from xpcnn.data import (
+    DATASETS,
+    DataError,
+    Dataset,
+    DatasetInfo,
+    DataSpec,
+    Loader,
+    data_folder,
+    load_dataset,
+    statistics,
+    write_idx,
+)
 from xpcnn.data.formats.format import Format, Published
+from xpcnn.data.rows import Rows
 
 
 def a_dataset(**changes):
     images = np.arange(5 * 3 * 2 * 2, dtype=np.uint8).reshape(5, 3, 2, 2)
     fields = {"images": images, "labels": np.array([0, 1, 2, 0, 1]), "classes": ("a", "b", "c")}
-    return Dataset("toy", "train", **(fields | changes))
+    return Dataset(**(fields | {"name": "toy"} | changes))
 
 
 @pytest.fixture
@@ -80,7 +93,7 @@ def test_mnist_is_read_from_its_folder(small_mnist, monkeypatch):
     monkeypatch.setenv("XPCNN_DATA", str(folder))
     for split, rows in (("train", slice(0, 2)), ("test", slice(2, 5))):
         dataset = load_dataset("mnist", split)
-        assert (dataset.name, dataset.split, dataset.labels.dtype) == ("mnist", split, np.int64)
+        assert (dataset.name, dataset.part, dataset.labels.dtype) == ("mnist", split, np.int64)
         np.testing.assert_array_equal(dataset.images[:, 0], images[rows])
         np.testing.assert_array_equal(dataset.labels, labels[rows])
 
@@ -213,21 +226,137 @@ def test_what_is_no_file_is_neither_waited_for_nor_replaced(small_mnist):
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"images": np.zeros((5, 2, 2), np.uint8)}, r"expected images \(N, C, H, W\) uint8, got \(5, 2, 2\) uint8"),
-        ({"images": np.zeros((5, 1, 2, 2), np.float32)}, r"got \(5, 1, 2, 2\) float32"),
-        ({"labels": np.zeros(4, np.int64)}, r"expected labels \(5,\) int64, got \(4,\) int64"),
-        ({"labels": np.zeros((5, 1), np.int64)}, r"got \(5, 1\) int64"),
-        ({"labels": np.zeros(5, np.uint8)}, "got .* uint8"),
-        ({"labels": np.array([0, 1, 2, 3, 0])}, "expected labels from 0 to 2, got 0 to 3"),
-        ({"labels": np.array([0, 1, 2, -1, 0])}, "got -1 to 2"),
+        ({"images": np.zeros((5, 2), np.uint8)}, r"expected images \(N, C, H, W\) or .*, got \(5, 2\) uint8"),
+        ({"images": np.zeros((5, 1, 2, 2), np.int64)}, r"uint8 or float, got \(5, 1, 2, 2\) int64"),
+        ({"images": np.zeros((5, 1, 0, 2), np.uint8)}, r"got \(5, 1, 0, 2\) uint8"),
+        ({"images": np.zeros((5, 8, 8, 3), np.uint8)}, r"\(N, H, W, C\): use images.transpose\(0, 3, 1, 2\)"),
+        ({"images": np.where(np.arange(5) == 3, np.nan, 1.0)[:, None, None]}, "image 3 has pixels that are nan"),
+        ({"labels": np.zeros(4, int)}, r"expected labels \(5,\), got \(4,\)"),
+        ({"labels": np.zeros((5, 1), int)}, r"got \(5, 1\)"),
+        ({"labels": np.zeros(5)}, "expected labels that are integers or strings, got float64"),
+        ({"labels": np.array([0, 1, 2, 3, 0])}, "the label 3 of image 3 is none of the classes 0, 1, 2"),
+        ({"labels": np.array([0, 1, 2, -1, 0])}, "the label -1 of image 3"),
+        ({"labels": ["a", "b", "c", "d", "a"]}, "the label d of image 3 is none of the classes a, b, c"),
+        ({"classes": ("a", "b", "a")}, "expected names of classes, each once"),
+        ({"classes": "abc"}, "expected names of classes"),
         ({"mean": (0.5,)}, r"expected 3 values of mean, got \(0.5,\)"),
+        ({"mean": (0.5, 0.5, np.nan)}, r"expected 3 values of mean, got"),
         ({"std": (1.0, 1.0)}, r"expected 3 values of std, got"),
         ({"std": (1.0, 0.0, 1.0)}, r"expected positive values of std, got \(1.0, 0.0, 1.0\)"),
+        ({"like": a_dataset()}, "give classes, mean and std, or like, not both"),
     ],
 )
 def test_a_data_set_refuses_what_does_not_fit(changes, fault):
-    with pytest.raises(DataError, match=rf"toy \(train\): .*{fault}"):
+    with pytest.raises(DataError, match=rf"toy: .*{fault}"):
         a_dataset(**changes)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "indices"),
+    [
+        (np.array([10, 2, 10, 3], np.uint8), ("2", "3", "10"), [2, 0, 2, 1]),
+        ([-1, 1, 1, -1], ("-1", "1"), [0, 1, 1, 0]),
+        ([True, False, True, True], ("0", "1"), [1, 0, 1, 1]),
+        (["dog", "cat", "dog", "emu"], ("cat", "dog", "emu"), [1, 0, 1, 2]),
+        (np.array(["dog", "cat", "dog", "emu"], object), ("cat", "dog", "emu"), [1, 0, 1, 2]),
+    ],
+)
+def test_classes_are_the_distinct_labels_and_a_test_set_has_those_of_its_training_set(labels, classes, indices):
+    images = np.arange(4 * 6, dtype=np.uint8).reshape(4, 2, 3)
+    train = Dataset(images, labels)
+    assert (train.shape, train.classes, train.num_classes) == ((1, 2, 3), classes, len(classes))
+    assert (train.labels.tolist(), train.labels.dtype) == (indices, np.int64)
+    for like in (train, DataSpec.from_dict(json.loads(json.dumps(train.spec.to_dict())))):
+        test = Dataset(images[1:2] + 200, labels[:1], like=like)
+        assert (test.labels.tolist(), test.spec) == (indices[:1], train.spec)
+    with pytest.raises(DataError, match=r"expected images \(C, H, W\) = \(1, 2, 3\) of uint8, as in training, got"):
+        Dataset(images[:1] / 255, labels[:1], like=train)
+    other = ["x"] if train.classes[-1] == "emu" else [77]
+    with pytest.raises(DataError, match="is none of the classes"):
+        Dataset(images[:1], other, like=train)
+
+
+def test_strings_expect_strings():
+    train = Dataset(np.zeros((2, 2, 2), np.uint8), ["cat", "dog"])
+    with pytest.raises(DataError, match="expected labels that are strings, as in training, got int64"):
+        Dataset(np.zeros((2, 2, 2), np.uint8), [0, 1], like=train)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("value", [0.1, 1e6 + 0.3, -7.7])
+def test_rounding_is_no_deviation(dtype, value):
+    """The mean of 101 equal numbers may differ from them in the last bit."""
+    assert Dataset(np.full((101, 1, 3, 3), value, dtype), np.arange(101) % 2).std == (1.0,)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_mean_and_std_are_those_of_the_training_images(dtype, monkeypatch):
+    monkeypatch.setattr(statistics, "_BLOCK", 1000)  # several blocks
+    images = np.random.default_rng(0).integers(0, 256, (70, 3, 4, 5)).astype(dtype)
+    images[:, 2] = 7
+    white = 255 if dtype == np.uint8 else 1
+    dataset = Dataset(images, np.arange(70) % 2)
+    np.testing.assert_allclose(dataset.mean, images.mean((0, 2, 3), np.float64) / white, rtol=1e-12)
+    np.testing.assert_allclose(dataset.std[:2], images.std((0, 2, 3), np.float64)[:2] / white, rtol=1e-12)
+    assert dataset.std[2] == 1
+    train, test = dataset.split(0.5)
+    assert (train.mean, train.std) == (test.mean, test.std) != (dataset.mean, dataset.std)
+    np.testing.assert_allclose(train.mean, train.images.mean((0, 2, 3), np.float64) / white, rtol=1e-12)
+    # What was given, or belongs to a larger training set, stays.
+    for known in (Dataset(images, np.arange(70) % 2, mean=(1, 2, 3), std=(1, 1, 1)), dataset.subset(slice(40))):
+        assert [part.mean for part in known.split(0.5)] == [known.mean] * 2
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.8, 0.97])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_split_is_exact_stratified_and_reproducible(fraction, seed):
+    labels = np.random.default_rng(0).choice(5, 400, p=[0.5, 0.3, 0.1, 0.05, 0.05])
+    images = np.arange(400, dtype=np.float32).reshape(400, 1, 1)
+    dataset = Dataset(images, labels)
+    train, test = dataset.split(fraction, seed)
+    assert (len(train), len(test)) == (round(fraction * 400), 400 - round(fraction * 400))
+    together = np.concatenate([train.images, test.images]).reshape(-1)
+    assert sorted(together.tolist()) == list(range(400))
+    for part in (train, test):
+        assert (part.labels == labels[part.images.reshape(-1).astype(int)]).all()
+        assert (np.diff(part.images.reshape(-1)) > 0).all()
+    counts = np.bincount(labels)
+    shares = np.bincount(train.labels, minlength=5)
+    assert (np.abs(shares - fraction * counts) <= 1).all()
+    assert (shares >= 1).all()
+    assert (shares < counts).all()
+    again, other = (dataset.split(fraction, chosen)[0].images.tobytes() for chosen in (seed, seed + 1))
+    assert again == train.images.tobytes() != other
+
+
+def test_a_split_needs_two_samples_of_each_class():
+    dataset = Dataset(np.zeros((4, 2, 2), np.uint8), ["a", "a", "b", "b"])
+    assert [part.labels.tolist() for part in dataset.split(0.9)] == [[0, 1], [0, 1]]
+    with pytest.raises(DataError, match="needs two samples of each class, got one of b"):
+        dataset.subset([0, 1, 2]).split()
+    with pytest.raises(DataError, match="got none"):
+        dataset.subset([]).split()
+    for wrong in (0, 1, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            dataset.split(wrong)
+
+
+def test_a_memory_map_is_not_read_as_a_whole(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (50, 3, 4, 4), np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    labels = np.arange(50) % 5
+    whole, lazy = Dataset(images, labels).split(0.7), Dataset(mapped, labels).split(0.7)
+    for expected, part in zip(whole, lazy, strict=True):
+        chosen = part.subset(np.arange(len(part))[::-2])
+        for found, same in ((part, expected), (chosen, expected.subset(np.arange(len(part))[::-2]))):
+            assert isinstance(found.images, Rows)
+            assert found.spec == same.spec
+            assert (found.images.shape, found.images.nbytes) == (same.images.shape, same.images.nbytes)
+            np.testing.assert_array_equal(found.images, same.images)
+            for batch, other in zip(Loader(found, 4, shuffle=True), Loader(same, 4, shuffle=True), strict=True):
+                np.testing.assert_array_equal(batch[0], other[0])
+                np.testing.assert_array_equal(batch[1], other[1])
 
 
 @pytest.mark.parametrize(

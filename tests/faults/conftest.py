@@ -3,8 +3,7 @@
 import pytest
 
 from xpcnn.cli import train
-from xpcnn.data import load_dataset
-from xpcnn.training import run
+from xpcnn.data import load_dataset, sources
 
 
 @pytest.fixture
@@ -14,5 +13,5 @@ def few_images(monkeypatch):
     def few(name, split, data_dir=None):
         return load_dataset(name, split, data_dir).subset(slice(320 if split == "train" else 64))
 
-    monkeypatch.setattr(run, "load_dataset", few)
+    monkeypatch.setattr(sources, "load_dataset", few)
     monkeypatch.setattr(train, "_draw", lambda run: None)

@@ -9,10 +9,11 @@ import pytest
 from helpers import load_script
 
 from xpcnn.cli import main
-from xpcnn.training import Checkpoint, read_history
+from xpcnn.training import Checkpoint, Run, read_history
 from xpcnn.training.files import write_atomically
 
 kill_check = load_script("kill_check")
+VALIDATION = ["--validation", "0.2"]
 FILES = {"checkpoint.safetensors", "config.json", "history.jsonl", ".lock"}
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot flush folders, nor limit file sizes")
 
@@ -49,12 +50,13 @@ def run_train(folder, *options):
         (3, "checkpoint.safetensors", "there is no checkpoint yet"),
         (5, "history.jsonl", "step 0, 0 epochs complete"),
         (11, "checkpoint.safetensors", "step 5, 1 epochs complete"),
+        (9, "best.safetensors", "step 4, 1 epochs complete"),
     ],
 )
 def test_a_full_disk_ends_training_with_the_last_checkpoint(tmp_path, few_images, full, capsys, flush, name, last):
     folder = tmp_path / "run"
     full(range(flush, 1000))
-    assert run_train(folder) == 3
+    assert run_train(folder, *(VALIDATION if name == "best.safetensors" else [])) == 3
     (error,) = capsys.readouterr().err.splitlines()
     assert error.startswith(f"xpcnn: error: {folder / name} cannot be written: No space left on device; ")
     assert last in error
@@ -77,6 +79,25 @@ def test_training_continues_if_asked_to_and_saves_when_there_is_room_again(tmp_p
         assert warning.endswith("(step 0, 0 epochs complete); training continues")
     assert len(Checkpoint.load(folder / "checkpoint.safetensors").info["records"]) == 3
     assert len(read_history(folder / "history.jsonl")) == 3
+
+
+def test_best_weights_are_written_once_and_again_when_there_is_room(tmp_path, few_images, full, monkeypatch, capsys):
+    folder, written, write = tmp_path / "run", [], Run._write
+
+    def noted(run, name, function):
+        written.append(name.partition(".")[0])
+        write(run, name, function)
+
+    monkeypatch.setattr(Run, "_write", noted)
+    full([9])  # the best weights of the first epoch
+    # With a rate of 0 no epoch is better than the first.
+    assert run_train(folder, "--on-save-error", "continue", *VALIDATION, "--lr", "0", "--weight-decay", "0") == 0
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert f"{folder}/best.safetensors cannot be written: No space left on device; the last good checkpoint" in warning
+    saves = " ".join(written).split("checkpoint ")
+    expected = ["config", "history", "best", "best history", "history", "best history"]  # the last has the test figures
+    assert [save.strip() for save in saves] == expected
+    assert Checkpoint.load(folder / "best.safetensors").info["record"]["epoch"] == 1
 
 
 def test_a_limit_on_file_sizes(tmp_path):

@@ -18,6 +18,14 @@ pytestmark = [
 SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
 
 
+@pytest.fixture(autouse=True)
+def not_ignored():
+    """What `nohup` starts ignores SIGHUP; the tests may be run by it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def send(*names):
     for name in names:
         os.kill(os.getpid(), getattr(signal, name))

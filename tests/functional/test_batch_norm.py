@@ -11,7 +11,8 @@ from inputs import MEMORY, choose, in_memory, noted, refused
 from pytorch import single_threaded_torch
 
 from xpcnn import functional as F
-from xpcnn.nn import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm
+from xpcnn.backend import CPU
+from xpcnn.nn import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm, LayerNorm2d
 
 EPS = 0.01  # large enough to be noticed where it is missing
 
@@ -28,18 +29,28 @@ CASES = {
     "layer, last axis": ("layer", (4,), (2, 3, 2, 4), (4,)),
     "layer, two axes": ("layer", (3, 4), (2, 2, 3, 4), (3, 4)),
     "layer, all axes": ("layer", (2, 3, 2), (3, 2, 3, 2), (2, 3, 2)),
+    "layer of pixels": ("pixels", None, (3, 4, 3, 2), (4,)),
+    "layer of many pixels": ("pixels", None, (7, 2, 3, 1), (2,)),
+    "groups of many rows": ("group", 2, (2, 4, 3, 4), (4,)),
 }
 
 
 def forward(kind, option, x, weight=None, bias=None, eps=EPS):
-    """Return y and the cache of any of the three."""
+    """Return y and the cache of any of them."""
     if kind == "batch":
         y, _, cache = F.batch_norm_forward(x, weight, bias, eps=eps)
         return y, cache
+    if kind == "pixels":
+        return F.layer_norm2d_forward(x, weight, bias, eps=eps)
     return {"group": F.group_norm_forward, "layer": F.layer_norm_forward}[kind](x, option, weight, bias, eps=eps)
 
 
-BACKWARD = {"batch": F.batch_norm_backward, "group": F.group_norm_backward, "layer": F.layer_norm_backward}
+BACKWARD = {
+    "batch": F.batch_norm_backward,
+    "group": F.group_norm_backward,
+    "layer": F.layer_norm_backward,
+    "pixels": F.layer_norm2d_backward,
+}
 
 
 def loops(kind, option, x, weight, bias):
@@ -47,13 +58,16 @@ def loops(kind, option, x, weight, bias):
         return reference_layers.batch_norm(x, weight, bias, EPS)[0]
     if kind == "group":
         return reference_layers.group_norm(x, option, weight, bias, EPS)
+    if kind == "pixels":
+        return reference_layers.layer_norm(x.transpose(0, 2, 3, 1), weight, bias, EPS).transpose(0, 3, 1, 2)
     return reference_layers.layer_norm(x, weight, bias, EPS)
 
 
-@pytest.mark.parametrize("tile_bytes", [1, 100, 1 << 20])
+@pytest.mark.parametrize(("tile_bytes", "long_row"), [(1, 1), (1, 10**4), (100, 4), (800, 6), (1 << 20, 1024)])
 @pytest.mark.parametrize("case", CASES)
-def test_equals_the_loops_and_numeric_gradients(case, tile_bytes, device, rng, monkeypatch):
+def test_equals_the_loops_and_numeric_gradients(case, tile_bytes, long_row, device, rng, monkeypatch):
     monkeypatch.setattr(device, "tile_bytes", tile_bytes)
+    monkeypatch.setattr(device, "long_row", long_row)
     kind, option, shape, parameters = CASES[case]
     x, dy = 3 + 2 * rng.normal(size=shape), rng.normal(size=shape)
     weight, bias = rng.normal(size=parameters), rng.normal(size=parameters)
@@ -100,10 +114,10 @@ def draw_layer(rng):
     N, C = choose(rng, 2, 3, 33), choose(rng, 1, 2, 6)
     positions = [(), (int(rng.integers(1, 9)),), tuple(int(n) for n in rng.integers(1, 8, 2))]
     eps = choose(rng, 1e-5, 1e-2)
-    name = choose(rng, "BatchNorm1d", "BatchNorm2d", "BatchNorm2d", "GroupNorm", "LayerNorm")
+    name = choose(rng, "BatchNorm1d", "BatchNorm2d", "BatchNorm2d", "GroupNorm", "LayerNorm", "LayerNorm2d")
     if name == "BatchNorm1d":
         positions = positions[:2]
-    elif name == "BatchNorm2d":
+    elif name in ("BatchNorm2d", "LayerNorm2d"):
         positions = positions[2:]
     shape = (N, C, *positions[rng.integers(len(positions))])
     if name == "GroupNorm":
@@ -112,15 +126,29 @@ def draw_layer(rng):
             shape = (*shape, 2)
         options = {"eps": eps, "affine": bool(rng.random() < 0.7)}
         return name, (groups, C), options, shape, np.prod(shape[1:]) // groups
+    affine = {"elementwise_affine": bool(rng.random() < 0.7), "bias": bool(rng.random() < 0.7)}
+    if name == "LayerNorm2d":
+        return name, (C,), {"eps": eps} | affine, shape, C
     if name == "LayerNorm":
-        affine = {"elementwise_affine": bool(rng.random() < 0.7), "bias": bool(rng.random() < 0.7)}
         normalized = shape[rng.integers(1, len(shape)) :]
         return name, (normalized,), {"eps": eps} | affine, shape, np.prod(normalized)
     options = {"eps": eps, "momentum": choose(rng, 0.1, 0.7, None), "affine": bool(rng.random() < 0.7)}
     return name, (C,), options | {"track_running_stats": bool(rng.random() < 0.8)}, shape, np.prod(shape) // C
 
 
-LAYERS = {layer.__name__: layer for layer in (BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm)}
+def pytorchs(torch, name):
+    """Return PyTorch's class of a layer, and of the one that it lacks, torchvision's."""
+    if name != "LayerNorm2d":
+        return getattr(torch.nn, name)
+
+    class LayerNorm2d(torch.nn.LayerNorm):
+        def forward(self, x):
+            return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    return LayerNorm2d
+
+
+LAYERS = {layer.__name__: layer for layer in (BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm, LayerNorm2d)}
 
 
 def test_layers_equal_pytorchs(device, rng):
@@ -132,7 +160,7 @@ def test_layers_equal_pytorchs(device, rng):
         dtype = choose(draw_rng, np.float32, np.float64) if values > 4 else np.float64
         memory = choose(draw_rng, *MEMORY)
         with noted(draw=i, name=name, arguments=arguments, options=options, shape=shape, memory=memory, dtype=dtype):
-            theirs = getattr(torch.nn, name)(*arguments, **options).to(torch.tensor(np.zeros(1, dtype)).dtype)
+            theirs = pytorchs(torch, name)(*arguments, **options).to(torch.tensor(np.zeros(1, dtype)).dtype)
             ours = LAYERS[name](*arguments, **options, dtype=dtype).to(device)
             fresh = {key: tensor.numpy() for key, tensor in theirs.state_dict().items()}
             assert list(ours.state_dict()) == list(fresh)
@@ -181,10 +209,10 @@ def test_running_averages_by_hand(device):
     assert_close(layer.num_batches_tracked.data, np.array(1), 0, 0, device=device)
 
 
-@pytest.mark.parametrize("kind", ["batch", "group", "layer"])
+@pytest.mark.parametrize("kind", ["batch", "group", "layer", "pixels"])
 def test_values_far_from_zero(kind, device, rng):
     """Around 1e4 float32 numbers are 0.001 apart, so a mean or variance taken carelessly is off by as much."""
-    shape, option = (16, 8, 24, 24), {"batch": None, "group": 2, "layer": (8, 24, 24)}[kind]
+    shape, option = (16, 8, 24, 24), {"batch": None, "group": 2, "layer": (8, 24, 24), "pixels": None}[kind]
     x, dy = (1e4 + rng.normal(size=shape)).astype(np.float32), rng.normal(size=shape).astype(np.float32)
     y, cache = forward(kind, option, device.asarray(x), eps=1e-5)
     exact, exact_cache = forward(kind, option, device.asarray(x, np.float64), eps=1e-5)
@@ -236,9 +264,39 @@ def test_one_value_per_channel(device):
         without_averages(device.asarray(np.ones((1, 3), np.float32)))
 
 
+@pytest.mark.parametrize(
+    ("kind", "option", "shape"),
+    [
+        ("group", 8, (2, 16, 30, 4)),
+        ("group", 1, (2, 3, 30, 4)),
+        ("layer", (30, 4), (2, 6, 30, 4)),
+        ("pixels", None, (9, 8, 30, 4)),
+    ],
+)
+def test_the_same_bits_on_any_number_of_threads(kind, option, shape, rng, monkeypatch):
+    monkeypatch.setattr(CPU, "part_work", 1 << 12)
+    monkeypatch.setattr(CPU, "long_row", 16)
+    x, dy = (rng.normal(size=shape).astype(np.float32) for _ in range(2))
+    seen, before = [], CPU.threads
+    try:
+        for CPU.threads in (1, 2, 3, 16):
+            y, cache = forward(kind, option, x)
+            seen.append((y.tobytes(), BACKWARD[kind](dy, cache)[0].tobytes()))
+    finally:
+        CPU.threads = before
+    assert len(set(seen)) == 1
+
+
+def test_numpys_buffer_is_as_it_was_afterwards():
+    before = np.getbufsize()
+    with CPU.long_rows():
+        assert np.getbufsize() < before
+    assert np.getbufsize() == before
+
+
 def test_order_of_memory_changes_no_bit(device, rng):
     x, dy, weight, bias = rng.normal(size=(33, 4, 5, 6)), rng.normal(size=(33, 4, 5, 6)), *rng.normal(size=(2, 4))
-    for kind, option in (("batch", None), ("group", 2)):
+    for kind, option in (("batch", None), ("group", 2), ("pixels", None)):
         seen = []
         for order in MEMORY:
             y, cache = forward(kind, option, in_memory(device, x, order), *to_device(device, weight, bias))
@@ -279,6 +337,9 @@ def test_buffers_are_saved_moved_and_not_trained(device, rng):
         (lambda x: GroupNorm(2, 6)(x), ["(N, 6, ...)", "(2, 4, 3, 3)"]),
         (lambda x: LayerNorm((4, 3))(x), ["(N, ..., 4, 3)", "(2, 4, 3, 3)"]),
         (lambda x: LayerNorm((2, 4, 3, 3))(x), ["(N, ..., 2, 4, 3, 3)", "(2, 4, 3, 3)"]),
+        (lambda x: LayerNorm2d(5)(x), ["(N, C, H, W) with C=5", "(2, 4, 3, 3)"]),
+        (lambda x: LayerNorm2d(4)(x[0]), ["(N, C, H, W) with C=4", "(4, 3, 3)"]),
+        (lambda x: F.layer_norm2d_forward(x[0, 0, 0]), ["(N, C, ...)", "(3,)"]),
         (lambda x: BatchNorm2d(4, dtype=np.float64)(x), ["weight", "float32", "float64"]),
         (lambda x: BatchNorm2d(4, affine=False, dtype=np.float64).eval()(x), ["mean", "float32", "float64"]),
         (lambda x: GroupNorm(2, 4, dtype=np.float64)(x), ["weight", "float32", "float64"]),

@@ -32,16 +32,17 @@ IMAGES, ROWS = (3, 4, 6, 5), (6, 4)
 # The shape of the input, the forward and the backward function, and which of them take float16.
 FUNCTIONS = {
     "relu": (IMAGES, lambda d, x: F.relu_forward(x), F.relu_backward, "both"),
-    "sigmoid": (
+    "relu6": (IMAGES, lambda d, x: F.relu6_forward(x), F.relu6_backward, "both"),
+    "leaky_relu": (IMAGES, lambda d, x: F.leaky_relu_forward(x, 0.1), F.leaky_relu_backward, "both"),
+    "sigmoid": (IMAGES, lambda d, x: F.sigmoid_forward(x), F.sigmoid_backward, "both"),
+    "tanh": (IMAGES, lambda d, x: F.tanh_forward(x), F.tanh_backward, "both"),
+    "elu": (IMAGES, lambda d, x: F.elu_forward(x, 1.5), F.elu_backward, "both"),
+    "silu": (IMAGES, lambda d, x: F.silu_forward(x), F.silu_backward, "both"),
+    "gelu": (IMAGES, lambda d, x: F.gelu_forward(x), F.gelu_backward, "both"),
+    "elementwise": (
         IMAGES,
-        lambda d, x: F.elementwise_forward(x, F.sigmoid),
-        lambda dy, cache: F.elementwise_backward(dy, cache, F.sigmoid_derivative),
-        "both",
-    ),
-    "gelu": (
-        IMAGES,
-        lambda d, x: F.elementwise_forward(x, F.gelu),
-        lambda dy, cache: F.elementwise_backward(dy, cache, F.gelu_derivative),
+        lambda d, x: F.elementwise_forward(x, F.tanh),
+        lambda dy, cache: F.elementwise_backward(dy, cache, lambda x, y: 1 - y * y),
         "both",
     ),
     "softmax": (IMAGES, lambda d, x: F.softmax_forward(x, 1), F.softmax_backward, "none"),
@@ -58,6 +59,13 @@ FUNCTIONS = {
     "batch_norm": (IMAGES, lambda d, x: batch_norm(x), F.batch_norm_backward, "none"),
     "group_norm": (IMAGES, lambda d, x: F.group_norm_forward(x, 2), F.group_norm_backward, "none"),
     "layer_norm": (IMAGES, lambda d, x: F.layer_norm_forward(x, (6, 5)), F.layer_norm_backward, "none"),
+    "layer_norm2d": (IMAGES, lambda d, x: F.layer_norm2d_forward(x), F.layer_norm2d_backward, "none"),
+    "layer_scale": (
+        IMAGES,
+        lambda d, x: F.layer_scale_forward(x, x, place(d, x, 4, 1, 1)),
+        F.layer_scale_backward,
+        "none",
+    ),
     "linear": (ROWS, lambda d, x: F.linear_forward(x, place(d, x, 5, 4), place(d, x, 5)), F.linear_backward, "both"),
     "conv2d": (
         IMAGES,
@@ -197,6 +205,8 @@ def test_losses_refuse_float16(name, device):
         LOSSES[name](device.asarray(draw(*ROWS).astype(np.float16)))
 
 
+ACTIVATIONS = ("relu", "relu6", "leaky_relu", "sigmoid", "tanh", "elu", "silu", "gelu", "elementwise", "softmax")
+
 # What an input without elements gives in PyTorch: True for zeros or an empty array, False for an error.
 EMPTY = {
     "relu": True,
@@ -209,6 +219,7 @@ EMPTY = {
     "dropout": True,
     "group_norm": True,
     "layer_norm": True,
+    "layer_norm2d": True,
     "linear": True,
     "batch_norm": "more than one value per channel",
     "conv2d": "N of at least 1",
@@ -239,6 +250,9 @@ def test_a_mean_over_nothing_is_refused(name, device):
             LOSSES[name](device.asarray(np.zeros(shape, np.float32)))
 
 
+EMPTY_IMAGES = [("layer_norm", 1), ("layer_scale", 2), ("layer_scale", 3)]
+
+
 @pytest.mark.parametrize("name", [name for name in FUNCTIONS if " of " not in name])
 @pytest.mark.parametrize("axis", [1, 2, 3])
 def test_sizes_of_0(name, axis, device):
@@ -246,7 +260,7 @@ def test_sizes_of_0(name, axis, device):
     shape, forward, backward, _ = FUNCTIONS[name]
     shape = tuple(0 if i == axis else size for i, size in enumerate(shape))
     x = device.asarray(np.zeros(shape, np.float32))
-    if name in ("relu", "sigmoid", "gelu", "softmax", "dropout") or (name, axis) == ("layer_norm", 1):
+    if name in (*ACTIVATIONS, "dropout") or (name, axis) in EMPTY_IMAGES:
         y, cache = forward(device, x)
         dx, *_ = as_tuple(backward(y, cache))
         assert y.shape == dx.shape == shape

@@ -12,12 +12,15 @@ from pytorch import single_threaded_torch
 
 from xpcnn import functional as F
 from xpcnn.backend import CPU, array_namespace
-from xpcnn.functional.normal import normal_cdf
-from xpcnn.nn import ELU, GELU, Activation, Identity, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Tanh
+from xpcnn.functional.normal import normal_cdf_and_bell
+from xpcnn.nn import ELU, GELU, Activation, Identity, LeakyReLU, ReLU, ReLU6, Sigmoid, SiLU, Softmax, Tanh
 
 LAYERS = {
+    "ReLU6()": ReLU6(),
     "LeakyReLU(0.2)": LeakyReLU(0.2),
     "LeakyReLU(1.5)": LeakyReLU(1.5),
+    "LeakyReLU(-0.5)": LeakyReLU(-0.5),
+    "ELU()": ELU(),
     "ELU(1.7)": ELU(1.7),
     "GELU()": GELU(),
     "GELU('tanh')": GELU("tanh"),
@@ -75,18 +78,18 @@ def test_far_from_zero_without_a_warning(name, dtype, device):
     layer, (function, derivative) = LAYERS[name], reference_layers.ACTIVATIONS[name]
     near = [10.0, 50.0, 100.0]
     x = np.array([[sign * value for value in [*near, 1e4, 1e10, 1e30, 2e38] for sign in (1, -1)]], dtype)
-    slope_below = {"LeakyReLU(0.2)": 0.2, "LeakyReLU(1.5)": 1.5}.get(name, 0.0)
-    bounded = name in ("Sigmoid()", "Tanh()")
+    slope_below = {"LeakyReLU(0.2)": 0.2, "LeakyReLU(1.5)": 1.5, "LeakyReLU(-0.5)": -0.5}.get(name, 0.0)
+    bounded = {"Sigmoid()": 1.0, "Tanh()": 1.0, "ReLU6()": 6.0}
     values, slopes = [], []
     for number in x[0].astype(float):
         if abs(number) <= 100:
             values.append(function(number))
             slopes.append(derivative(number))
         elif number > 0:
-            values.append(1.0 if bounded else number)
-            slopes.append(0.0 if bounded else 1.0)
+            values.append(bounded.get(name, number))
+            slopes.append(0.0 if name in bounded else 1.0)
         else:
-            values.append({"ELU(1.7)": -1.7, "Tanh()": -1.0}.get(name, slope_below * number))
+            values.append({"ELU()": -1.0, "ELU(1.7)": -1.7, "Tanh()": -1.0}.get(name, slope_below * number))
             slopes.append(slope_below)
     y = layer(device.asarray(x))
     rtol = 1e-6 if dtype == np.float32 else 1e-14
@@ -98,7 +101,7 @@ def test_the_normal_distribution_also_in_its_tails(device):
     for dtype, absolute, relative, least in ((np.float32, 2e-7, 1e-5, 1e-30), (np.float64, 1e-15, 1e-12, 1e-300)):
         x = np.linspace(-40, 12, 20_001).astype(dtype)
         expected = np.array([math.erfc(-value / math.sqrt(2)) / 2 for value in x.astype(float)])
-        found = normal_cdf(device.asarray(x))
+        found, _ = normal_cdf_and_bell(device.asarray(x))
         assert_close(found, expected.astype(dtype), 0, absolute, device=device)
         inside = (expected > least) & (x < -1)
         np.testing.assert_allclose(device.to_host(found)[inside], expected[inside], relative)
@@ -110,6 +113,25 @@ def test_small_sigmoids_keep_their_digits(device):
     expected = np.exp(x.astype(float)).astype(np.float32)
     assert_close(Sigmoid()(device.asarray(x)), expected, 1e-5, 0, device=device)
     assert_close(SiLU()(device.asarray(x)), x * expected, 1e-5, 0, device=device)
+
+
+def test_elu_near_zero_keeps_its_digits(device):
+    """exp(x) - 1 has few left there."""
+    x = -np.geomspace(1e-30, 1e-2, 50, dtype=np.float32)[None]
+    assert_close(ELU()(device.asarray(x)), np.expm1(x.astype(float)).astype(np.float32), 3e-7, 0, device=device)
+
+
+@every
+def test_nan_comes_through(name, device):
+    assert np.isnan(device.to_host(LAYERS[name](device.asarray(np.full((2, 1), np.nan, np.float32))))).all()
+
+
+@pytest.mark.parametrize("forward", [lambda x, **o: F.elu_forward(x, 1.7, **o), F.silu_forward, F.gelu_forward])
+def test_the_derivative_may_be_left_out(forward, device, rng):
+    x = device.asarray(rng.normal(size=(3, 4)))
+    y, cache = forward(x, derivative=False)
+    assert cache is None
+    assert_close(y, device.to_host(forward(x)[0]), 0, 0, device=device)
 
 
 # -- Softmax and identity ---------------------------------------------------------------------------------------------

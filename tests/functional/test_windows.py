@@ -8,6 +8,8 @@ import reference
 from helpers import assert_close
 from inputs import choose, draw_pair, draw_size, noted, refused
 
+from xpcnn import functional as F
+from xpcnn.backend import CPU
 from xpcnn.functional.im2col import Tile, col2im, im2col, tiles
 from xpcnn.functional.windows import Window, make_window, reach
 
@@ -112,7 +114,10 @@ def a_tile(rng, OH, OW, N):
     return Tile(*(slice(*border) for border in borders))
 
 
-def test_im2col_and_col2im_move_each_value_to_its_place(device, rng):
+@pytest.mark.parametrize("apart", [False, True])
+def test_im2col_and_col2im_move_each_value_to_its_place(apart, device, rng, monkeypatch):
+    """Also where the columns of pixels are taken apart by the stride, as for few images."""
+    monkeypatch.setattr(device, "launch_bytes", 0 if apart else 1 << 60)
     for draw_rng in rng.spawn(40):
         kernel, stride, padding, dilation, (H, W) = draw_window(draw_rng)
         window = make_window(kernel, stride, padding, dilation)
@@ -132,9 +137,24 @@ def test_im2col_and_col2im_move_each_value_to_its_place(device, rng):
         with noted(window=window, H=H, W=W, tile=tile):
             lowered = im2col(device.asarray(x), window, tile, device)
             assert_close(lowered, columns.reshape(flat), 0, 0, device=device)
-            dx = device.asarray(np.zeros(x.shape))
-            col2im(device.asarray(weights.reshape(flat)), window, tile, dx)
-            assert_close(dx, back, 1e-12, 1e-14, device=device)
+            step = window.stride[1] if apart else 1
+            dx = device.asarray(np.zeros((C, H, step, -(-W // step), N)))
+            col2im(device.asarray(weights.reshape(flat)), window, tile, dx, W)
+            joined = device.to_host(dx).swapaxes(2, 3).reshape(C, H, -1, N)[:, :, :W]
+            np.testing.assert_allclose(joined, back, 1e-12, 1e-14)
+
+
+def test_few_images_with_a_stride_give_the_same_bits(rng, monkeypatch):
+    """However the columns are copied, they are multiplied and added up in the same order."""
+    x, weight = rng.normal(size=(3, 4, 13, 15)), rng.normal(size=(4, 4, 3, 5))
+    results = []
+    for launch_bytes in (0, 1 << 60):
+        monkeypatch.setattr(CPU, "launch_bytes", launch_bytes)
+        y, cache = F.conv2d_forward(x, weight, stride=(2, 3), padding=1, dilation=(1, 2))
+        back, back_cache = F.conv_transpose2d_forward(x, weight, weight[:, 0, 0, 0], stride=2)
+        results.append([y, *F.conv2d_backward(y, cache)[:2], back, *F.conv_transpose2d_backward(back, back_cache)[:2]])
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_im2col_copies_no_image_where_no_padding_is_met(device, monkeypatch):

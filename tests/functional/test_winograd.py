@@ -80,7 +80,9 @@ def test_float32_stays_within_one_part_in_a_hundred_thousand(rng):
         ({"padding": (0, 1, 2, 1)}, True),
         ({"padding": 3}, False),
         ({"stride": 2}, False),
-        ({"dilation": 2}, False),
+        ({"dilation": 2, "images": 7}, False),  # 28 patches of the four images that each is taken apart into
+        ({"dilation": 2, "padding": 2}, True),
+        ({"dilation": 2, "stride": 2}, False),
         ({"groups": 2}, False),
         ({"channels": 63}, False),
         ({"kernel": 5}, False),

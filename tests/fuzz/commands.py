@@ -30,14 +30,27 @@ _NAMES = [
     "cpu,cpu",
     "é\n\x1b[2J",
 ]
-_PATHS = ["", "new", "new/deep", "file", "file/x", ".", "~nosuchuser/x", "a\nb\x1b[31m\udcff", "n" * 300, "fifo"]
+_PATHS = [
+    "",
+    "new",
+    "new/deep",
+    "file",
+    "file/x",
+    ".",
+    "~nosuchuser/x",
+    "a\nb\x1b[31m\udcff",
+    "n" * 300,
+    "fifo",
+    "x.png",
+    "-",
+]
 
-_NUMERIC = ["--epochs", "--batch-size", "--lr", "--weight-decay", "--seed", "--steps", "--limit"]
+_NUMERIC = ["--epochs", "--batch-size", "--size", "--lr", "--weight-decay", "--seed", "--steps", "--limit"]
 _NAMED = ["--model", "--data", "--optimizer", "--device", "--devices", "--dtype"]
-_FILES = ["--output", "--resume", "--data-dir", "--picture"]
-_FLAGS = ["--augment", "--no-augment", "--progress", "--json", "--tf32", "--help", "--version", "--unknown"]
+_FILES = ["--output", "--resume", "--data-dir", "--data", "--picture", "--csv", "--report"]
+_FLAGS = ["--skip-bad", "--class-weights", "--progress", "--json", "--tf32", "--help", "--version", "--unknown"]
 _COMMANDS = [["train"], ["evaluate"], ["predict"], ["devices"], ["parity", "record"], ["parity", "check"]]
-_COMMANDS += [["parity", "run"], ["parity"], [], ["unknown"]]
+_COMMANDS += [["parity", "run"], ["parity"], ["compare"], [], ["unknown"]]
 
 
 def _option(names: list[str], values: list[str]) -> st.SearchStrategy[list[str]]:
@@ -76,11 +89,7 @@ def playground(folder: Path) -> Iterator[None]:
     (folder / "file").write_bytes(b"text")
     if hasattr(os, "mkfifo"):
         os.mkfifo(folder / "fifo")
-    places = ["xpcnn.training.run", "xpcnn.cli.predict", "xpcnn.parity.record", "xpcnn.parity.check"]
-    with contextlib.ExitStack() as stack:
-        for place in places:
-            stack.enter_context(mock.patch(f"{place}.load_dataset", few))
-        stack.enter_context(contextlib.chdir(folder))
+    with mock.patch("xpcnn.data.sources.load_dataset", few), contextlib.chdir(folder):
         yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import struct
 import zlib
@@ -93,3 +94,10 @@ def repair_png(content: bytes) -> bytes:
         result += struct.pack(">I", length) + body + struct.pack(">I", zlib.crc32(body))
         place += 12 + length
     return result + content[place:]
+
+
+def sign_cache(content: bytes) -> bytes:
+    """Return a folder's cache with the checksum of its description made right, if it still has one."""
+    length = int.from_bytes(content[-56:-48], "little")
+    text = content[-56 - length : -56]
+    return content if len(text) < length else content[:-48] + hashlib.sha256(text).digest() + content[-16:]

@@ -11,6 +11,7 @@ from typing import Any
 from hypothesis import strategies as st
 from picture_files import png_file, tiff_file
 
+from fuzz.mutate import sign_cache
 from fuzz.targets import Target
 
 _NUMBERS = st.one_of(
@@ -53,6 +54,28 @@ def idx_files(draw: st.DrawFn) -> bytes:
     sizes = draw(st.lists(st.one_of(st.integers(0, 3), st.sampled_from([2**16, 2**31, 2**32 - 1])), max_size=70))
     header = struct.pack(f">BBBB{len(sizes)}I", 0, 0, code, len(sizes), *sizes)
     return header + draw(st.binary(max_size=40))
+
+
+@st.composite
+def npy_files(draw: st.DrawFn) -> bytes:
+    """Arrays in NumPy's format of any header."""
+    kinds = ["|u1", "<f4", ">f8", "<U1", "|S3", "|O", "<i8", "|b1", "<M8[s]", "<c8", "|V4", "<U0", "<U99999999", "x"]
+    sizes = st.one_of(st.integers(-1, 4), st.sampled_from([2**16, 2**31, 2**62, 10**30]))
+    dtype = draw(st.one_of(st.sampled_from(kinds), st.just([("a", "|u1")]), JSON))
+    values = {"descr": dtype, "fortran_order": draw(st.booleans()), "shape": tuple(draw(st.lists(sizes, max_size=70)))}
+    text = draw(st.one_of(st.just(repr(values)), st.text())).encode("utf-8", "replace") + b"\n"
+    version = draw(st.sampled_from([1, 2, 3, 9]))
+    length = len(text).to_bytes(2 if version == 1 else 4, "little")
+    return b"\x93NUMPY" + bytes([version, 0]) + length + text + draw(st.binary(max_size=100))
+
+
+@st.composite
+def cache_files(draw: st.DrawFn, content: bytes) -> bytes:
+    """Caches of folders whose description says anything, with its checksum made right."""
+    length = int.from_bytes(content[-56:-48], "little")
+    info = json.loads(content[-56 - length : -56])
+    text = draw(changed_json(info))
+    return sign_cache(content[: -56 - length] + text + len(text).to_bytes(8, "little") + bytes(32) + content[-16:])
 
 
 _SIDES = st.one_of(st.integers(0, 9), st.sampled_from([65_535, 65_536, 2**31 - 1, 2**32 - 1]))
@@ -137,8 +160,10 @@ def structures(targets: dict[str, Target]) -> dict[str, st.SearchStrategy[bytes]
     arrays = {name: safetensors_files(targets[name].seeds[0]) for name in targets if name.startswith("trace, ")}
     return {
         "idx": idx_files(),
+        "npz, array": npy_files(),
         "png": png_files(),
         "tiff": tiff_files(),
+        "cache, signed": cache_files(targets["cache, signed"].seeds[0]),
         "config.json": st.one_of(changed_json(config), JSON.map(lambda value: json.dumps(value).encode())),
         "history.jsonl": lines.map(b"\n".join),
         "trace.json": changed_json(json.loads(trace.seeds[0])).map(sign),

@@ -6,12 +6,14 @@ return what the undamaged file gave: nothing is misread.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
 import json
 import random
 import tarfile
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +22,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fuzz.mutate import mutate, repair_png
-from xpcnn.data import DataError
+from fuzz.mutate import mutate, repair_png, sign_cache
+from xpcnn.data import DataError, Dataset, read_npz
 from xpcnn.data.download import unpack
 from xpcnn.data.formats.cifar import CIFAR10, RECORD, read_cifar
 from xpcnn.data.formats.format import Published
 from xpcnn.data.formats.idx import IDX, idx_header, read_idx
 from xpcnn.data.formats.images import read_image
+from xpcnn.data.image_folder.cache import read_cache
 from xpcnn.models import build_model
 from xpcnn.parity import TraceConfig, TraceError, check, record
 from xpcnn.parity import files as trace_files
@@ -92,7 +95,7 @@ class Target:
 
 def targets(folder: Path) -> list[Target]:
     """Return all targets, with their files in a folder."""
-    return [*_data(folder), *_pictures(folder), *_runs(folder), *_traces(folder)]
+    return [*_data(folder), *_npz(folder), *_pictures(folder), *_cache(folder), *_runs(folder), *_traces(folder)]
 
 
 def _digest(arrays: Any) -> str:
@@ -168,6 +171,67 @@ def _archive() -> bytes:
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     return file.getvalue()
+
+
+def _npz(folder: Path) -> list[Target]:
+    x = np.random.default_rng(0).integers(0, 256, (6, 3, 4), np.uint8)
+    y = np.array(["a", "b", "c"] * 2)
+    four = {"x_train": x / 255, "y_train": y, "x_test": x[:2] / 255, "y_test": y[:2]}
+    contents = []
+    for save, arrays in ((np.savez, {"x": x, "y": y == "a"}), (np.savez_compressed, four)):
+        file = io.BytesIO()
+        save(file, **arrays)
+        contents.append(file.getvalue())
+    arrays = []
+    for array in (x, y, x.astype(">f4"), np.asfortranarray(x)):
+        file = io.BytesIO()
+        np.save(file, array)
+        arrays.append(file.getvalue())
+
+    def read_array(path: Path) -> Any:
+        """Read a `.npz` file with the array as images and as labels: its checksums are right."""
+        content = path.read_bytes()
+        for names in (("x", "y"), ("y", "x")):
+            with zipfile.ZipFile(path.with_suffix(".npz"), "w", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr(f"{names[0]}.npy", content)
+                archive.writestr(f"{names[1]}.npy", arrays["xy".index(names[1])])
+            try:
+                return read_npz(path.with_suffix(".npz"))
+            except DataError as error:
+                message = str(error)
+        raise DataError(message)
+
+    return [
+        Target(
+            "npz",
+            folder / "npz",
+            contents,
+            read_npz,
+            (DataError,),
+            same=lambda parts: _digest([part.images for part in parts] + [part.labels for part in parts]),
+        ),
+        Target("npz, array", folder / "array", arrays, read_array, (DataError,)),
+    ]
+
+
+def _cache(folder: Path) -> list[Target]:
+    pictures, caches = folder / "pictures", folder / "data" / "folders"
+    for i, name in enumerate(("train/a/1.png", "train/b/1.png", "val/a/1.png", "val/a/bad.png")):
+        (pictures / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 5), i, np.uint8)).save(pictures / name)
+    (pictures / "val/a/bad.png").write_bytes(b"")
+    with contextlib.redirect_stderr(io.StringIO()):
+        Dataset.from_folder(pictures, cache_dir=caches.parent, skip_bad=True)
+    (path,) = caches.iterdir()
+
+    def same(cache: Any) -> str:
+        return repr((cache.files, cache.faults, cache.plan, cache.images.shape))
+
+    content = path.read_bytes()
+    return [
+        Target("cache", folder / "cache", [content], read_cache, (DataError,), same=same),
+        Target("cache, signed", folder / "cache", [content], read_cache, (DataError,), sign_cache),
+    ]
 
 
 def _pictures(folder: Path) -> list[Target]:

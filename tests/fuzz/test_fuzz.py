@@ -28,12 +28,21 @@ def readers(tmp_path_factory):
 
 NAMES = [
     *("idx", "idx, compressed", "idx, published", "cifar", "cifar, published", "archive", "archive, compressed"),
-    *("png", "jpeg", "tiff", "gif, bmp, webp, ppm"),
+    *("npz", "npz, array"),
+    *("png", "jpeg", "tiff", "gif, bmp, webp, ppm", "cache", "cache, signed"),
     *("checkpoint", "trained network", "config.json", "history.jsonl"),
     *("trace.json", "trace, initial.safetensors", "trace, step-0001.safetensors"),
 ]
 STRUCTURED = [
-    *("idx", "png", "tiff", "trace, initial.safetensors", "trace, step-0001.safetensors"),
+    *(
+        "idx",
+        "npz, array",
+        "png",
+        "tiff",
+        "cache, signed",
+        "trace, initial.safetensors",
+        "trace, step-0001.safetensors",
+    ),
     *("config.json", "history.jsonl", "checkpoint", "trained network", "trace.json"),
 ]
 

@@ -1,6 +1,7 @@
 """Every network against the same one in PyTorch, with the same weights; and what each is known for."""
 
 from collections import OrderedDict
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -9,14 +10,23 @@ import strict_xp
 from helpers import assert_close, to_device
 from inputs import refused
 from pytorch import single_threaded_torch
+from torchvision_networks import theirs_convnext, theirs_mobilenet_v2, theirs_resnet18
 
 from xpcnn.models import (
     MODELS,
     build_model,
+    convnext,
+    convnext_femto,
+    convnext_tiny,
     deep_sigmoid_net,
+    mlp,
+    mobilenet_v2,
     numpy_cnn,
     resnet,
+    resnet18,
     resnet20,
+    resnet34,
+    small_cnn,
     three_layer_net,
     vgg,
 )
@@ -70,6 +80,23 @@ def theirs_resnet(torch, channels, height, width, classes, n):
     return nn.Sequential(OrderedDict(layers))
 
 
+def theirs_mlp(torch, channels, height, width, classes, hidden_dim=7):
+    nn = torch.nn
+    layers = {"flatten": nn.Flatten(), "fc1": nn.Linear(channels * height * width, hidden_dim), "relu1": nn.ReLU()}
+    return nn.Sequential(OrderedDict(layers | {"fc2": nn.Linear(hidden_dim, classes)}))
+
+
+def theirs_small_cnn(torch, channels, height, width, classes):
+    nn, layers = torch.nn, {}
+    for i, out_channels in enumerate((16, 32), 1):
+        layers[f"conv{i}"] = nn.Conv2d(channels, out_channels, 3, padding=1, bias=False)
+        layers[f"bn{i}"], layers[f"relu{i}"] = nn.BatchNorm2d(out_channels), nn.ReLU()
+        channels = out_channels
+    layers |= {"pool": nn.MaxPool2d(2), "flatten": nn.Flatten()}
+    layers |= {"fc1": nn.Linear(32 * (height // 2) * (width // 2), 64), "relu3": nn.ReLU()}
+    return nn.Sequential(OrderedDict(layers | {"fc2": nn.Linear(64, classes)}))
+
+
 def theirs_vgg(torch, channels, height, width, classes):
     nn, layers = torch.nn, {}
     for stage, width_here in enumerate((64, 128, 256), 1):
@@ -81,6 +108,7 @@ def theirs_vgg(torch, channels, height, width, classes):
     return nn.Sequential(OrderedDict(layers | {"flatten": nn.Flatten(), "fc": nn.Linear(256, classes)}))
 
 
+STAGES = {"depths": (1, 2, 1), "widths": (4, 6, 8)}
 SMALL = {"num_filters": 4, "filter_size": 5, "hidden_dim": 7}
 NETWORKS = {
     "three_layer_net": (lambda *args, **kw: three_layer_net(*args, **kw, **SMALL), theirs_three_layer_net, (3, 9, 12)),
@@ -89,7 +117,33 @@ NETWORKS = {
     "resnet, n=1": (lambda *args, **kw: resnet(*args, **kw, n=1), lambda *args: theirs_resnet(*args, 1), (3, 9, 12)),
     "resnet20": (resnet20, lambda *args: theirs_resnet(*args, 3), (3, 6, 8)),
     "vgg": (vgg, theirs_vgg, (3, 8, 6)),
+    "mlp": (lambda *args, **kw: mlp(*args, **kw, hidden_dim=7), theirs_mlp, (2, 3, 5)),
+    "small_cnn": (lambda *args, **kw: small_cnn(*args, **kw, dropout=0), theirs_small_cnn, (3, 9, 12)),
+    "resnet18": (lambda *args, **kw: resnet18(*args, **kw, width=4), theirs_resnet18, (3, 35, 40)),
+    "mobilenet_v2": (
+        lambda *args, **kw: mobilenet_v2(*args, **kw, width_mult=0.25, dropout=0),
+        theirs_mobilenet_v2,
+        (3, 40, 35),
+    ),
+    "convnext": (
+        lambda *args, **kw: convnext(*args, **kw, **STAGES),
+        lambda *args: theirs_convnext(*args, **STAGES),
+        (3, 17, 22),
+    ),
 }
+# Options and images that make the large networks small, but not so small that an image ends as one value per channel.
+QUICK = {
+    "convnext_femto": {"in_shape": (2, 33, 64), "depths": (1, 1, 2, 1), "widths": (4, 6, 8, 10)},
+    "mobilenet_v2": {"in_shape": (2, 33, 40), "width_mult": 0.25},
+    "resnet18": {"in_shape": (2, 33, 40), "width": 8},
+    "resnet34": {"in_shape": (2, 33, 40), "width": 8},
+}
+
+
+def small_model(name, **options):
+    options = {"in_shape": (2, 14, 13), "classes": 3} | QUICK.get(name, {}) | options
+    build = convnext if name == "convnext_femto" else partial(build_model, name)  # its sizes are the name's meaning
+    return build(**options), options["in_shape"]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -127,9 +181,10 @@ def test_outputs_and_gradients_equal_pytorchs(name, device, rng):
 @pytest.mark.parametrize("name", MODELS)
 def test_a_step_reads_nothing_on_the_host(name):
     """Each read would wait for a GPU to come to the end of its work."""
-    model, loss = build_model(name, (2, 14, 13), 3).to(strict_xp.DEVICE), CrossEntropyLoss()
+    model, in_shape = small_model(name)
+    model, loss = model.to(strict_xp.DEVICE), CrossEntropyLoss()
     optimizer = RMSprop(model.named_parameters(), momentum=0.9)
-    x, labels = to_device(strict_xp.DEVICE, np.ones((2, 2, 14, 13), np.float32), np.array([2, 0]))
+    x, labels = to_device(strict_xp.DEVICE, np.ones((2, *in_shape), np.float32), np.array([2, 0]))
     with strict_xp.forbid_host_reads():
         for _ in range(2):
             optimizer.zero_grad()
@@ -143,12 +198,12 @@ def test_a_step_reads_nothing_on_the_host(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_by_name(name):
     """One seed, one network; any number of classes; float32 unless asked otherwise; training and evaluation."""
-    one, same, other = (build_model(name, (2, 14, 13), 3, seed=seed).state_dict() for seed in (1, 1, 2))
+    one, same, other = (small_model(name, seed=seed)[0].state_dict() for seed in (1, 1, 2))
     assert all(np.array_equal(one[key], same[key]) for key in one)
     assert any(not np.array_equal(one[key], other[key]) for key in one)
     assert {array.dtype.name for array in one.values()} <= {"float32", "int64"}
-    model = build_model(name, (2, 14, 13), 3, dtype=np.float64)
-    x = np.random.default_rng(0).normal(size=(2, 2, 14, 13))
+    model, in_shape = small_model(name, dtype=np.float64)
+    x = np.random.default_rng(0).normal(size=(2, *in_shape))
     assert model(x).shape == (2, 3)
     assert model(x).dtype == np.float64
     model.backward(np.ones((2, 3)), input_gradient=False)
@@ -167,6 +222,12 @@ def test_sizes():
     for n in (3, 5):
         names = [name for name, _ in resnet(n=n).named_modules()]
         assert sum(name.endswith(("conv1", "conv2")) for name in names) == 6 * n + 1
+    # torchvision's.
+    assert resnet18().count_parameters() == 11_689_512
+    assert resnet34().count_parameters() == 21_797_672
+    assert mobilenet_v2().count_parameters() == 3_504_872
+    assert convnext_femto().count_parameters() == 5_217_784
+    assert convnext_tiny().count_parameters() == 28_589_128
     filters = 3 * 64 + 64 * 64 + 64 * 128 + 128 * 128 + 128 * 256 + 256 * 256
     assert vgg().count_parameters() == 9 * filters + 4 * (64 + 128 + 256) + 2570
 
@@ -224,7 +285,11 @@ def test_the_deep_sigmoid_nets_cost_falls_at_every_step():
         (lambda: numpy_cnn((1, 28, 6)), ["7×7", "28×6"]),
         (lambda: deep_sigmoid_net((1, 8, 28)), ["9×9", "8×28"]),
         (lambda: vgg((3, 3, 32)), ["4×4", "3×32"]),
+        (lambda: small_cnn((1, 8, 1)), ["2×2", "8×1"]),
         (lambda: resnet(n=0), ["n must", "0"]),
+        (lambda: convnext_femto((3, 40, 31)), ["32×32", "40×31"]),
+        (lambda: convnext(depths=(1, 2), widths=(4,)), ["2 and 1"]),
+        (lambda: mobilenet_v2(width_mult=0), ["width_mult", "0"]),
     ],
 )
 def test_what_a_network_cannot_take_is_refused(make, words):

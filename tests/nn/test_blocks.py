@@ -17,6 +17,7 @@ from xpcnn.nn import (
     Linear,
     ReLU,
     Residual,
+    ResidualSequential,
     Sequential,
     Sigmoid,
     Tanh,
@@ -85,6 +86,10 @@ RESIDUALS = {
     "main without parameters": lambda conv: Residual(Tanh(), conv(3, 3)),
     "nested": lambda conv: Residual(Residual(conv(3, 3), activation=Tanh()), activation=Sigmoid()),
     "between layers": lambda conv: Sequential(conv(3, 2), Residual(conv(2, 2), activation=Tanh()), Flatten()),
+    "sequential": lambda conv: ResidualSequential(conv1=conv(3, 4), act=Tanh(), conv2=conv(4, 3)),
+    "sequential, projection": lambda conv: ResidualSequential(
+        conv1=conv(3, 4), downsample=conv(3, 4), activation=Tanh()
+    ),
     "twice the input": lambda conv: Residual(Identity(), activation=Tanh()),
 }
 
@@ -183,3 +188,11 @@ def test_residuals_show_and_move_their_parts(device):
         ")"
     )
     assert module.to(device)(device.asarray(np.ones((3, 2), np.float32))).shape == (3, 2)
+
+
+def test_a_residual_sequential_names_its_layers_without_a_level_between():
+    layers = {"conv1": Conv2d(3, 3, 1, bias=False), "relu": ReLU()}
+    module = ResidualSequential(**layers, downsample=Sequential(Conv2d(3, 3, 1)), activation=ReLU())
+    assert list(module.state_dict()) == ["conv1.weight", "downsample.0.weight", "downsample.0.bias"]
+    assert list(module) == [*layers.values()]
+    assert not any(inner.training for _, inner in module.eval().named_modules())

@@ -32,6 +32,12 @@ def test_variance_and_distribution(name, shape, rng):
             assert 0.99 * bound < np.abs(weight).max() <= bound
 
 
+def test_the_scale_of_gradients_by_the_fan_out(rng):
+    for shape, (_, fan_out) in FANS.items():
+        weight = init.he_normal_fan_out(shape, rng)
+        assert abs(weight.var() * fan_out / 2 - 1) < 5 * np.sqrt(2 / weight.size)
+
+
 def test_a_given_standard_deviation(rng):
     layer = Linear(300, 200, weight_init=init.normal(0.01), rng=rng)
     assert layer.weight.data.std() == pytest.approx(0.01, rel=0.02)

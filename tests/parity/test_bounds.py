@@ -138,6 +138,7 @@ def test_a_layer_that_declares_nothing_may_sum_over_a_sample(rng):
         (nn.MaxPool2d(3, 1, 1), "exact", 1),
         (nn.SiLU(), "elementwise", 1),
         (nn.BatchNorm2d(2), "normalization", SAMPLES * 6 * 6),
+        (nn.LayerNorm2d(2), "normalization", SAMPLES * 6 * 6),
         (nn.Conv2d(2, 2, 3, padding=1), "product", 2 * 3 * 3),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,

@@ -15,6 +15,7 @@ from strict_xp import DEVICE
 
 from xpcnn import nn, parity
 from xpcnn.backend import CPU, device_of
+from xpcnn.data import Dataset
 from xpcnn.parity import TraceConfig, TraceError, check, record, run
 from xpcnn.parity import files as trace_files
 from xpcnn.parity.drift import drift_by_step
@@ -254,7 +255,7 @@ DAMAGE = {
         of_type("step-0001.safetensors", "BF16"),
         "step-0001.safetensors has arrays that cannot be read .'BF16'",
     ),
-    "a type of two lines": (of_type("step-0001.safetensors", "a\nb"), "step-0001.safetensors has arrays that cannot be"),
+    "two lines": (of_type("step-0001.safetensors", "a\nb"), "step-0001.safetensors has arrays that cannot be"),
     "bfloat16 weights": (of_type("initial.safetensors", "BF16"), "initial.safetensors has arrays that cannot be read"),
     "float16 weights": (
         edit_arrays("initial.safetensors", lambda a: a.update({"state.fc3.bias": np.zeros(10, np.float16)})),
@@ -369,6 +370,9 @@ def test_the_number_that_changes_sides_is_the_root_of_its_squares():
 
 def test_the_package_says_what_it_offers():
     assert all(hasattr(parity, name) for name in parity.__all__)
-    # Augmentation is drawn, but not computed, alike everywhere: a trace has none.
-    assert RunConfig().make_transform() is not None
-    assert TraceConfig().make_transform() is None
+
+
+def test_a_trace_has_no_augmentation():
+    dataset = Dataset(np.zeros((2, 28, 28), np.uint8), [0, 1])
+    assert RunConfig().make_transform(dataset) is not None
+    assert TraceConfig().make_transform(dataset) is None

@@ -211,7 +211,7 @@ def stripes(rng, count):
         image[label % 3] += lines if label % 2 else lines[:, None]
         image[(label + 1) % 3] += 150 * (label > 5)
     info = DATASETS["cifar10"]
-    return Dataset("cifar10", "train", images.astype(np.uint8), labels, info.classes, info.mean, info.std)
+    return Dataset(images.astype(np.uint8), labels, classes=info.classes, mean=info.mean, std=info.std)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"], indirect=True)  # the make-believe device takes minutes

@@ -75,7 +75,7 @@ def test_the_checkpointer_refuses_options_it_does_not_have():
 def test_table_aligns_its_columns():
     stream = io.StringIO()
     table = Table(stream)
-    table.on_epoch_end(RECORD)
+    table.on_epoch_end(RECORD | {"test_loss": 0.5, "test_accuracy": 0.5})
     table.on_epoch_end(RECORD | {"epoch": 2, "test_loss": 0.25, "test_accuracy": 0.9875})
     heading, first, second = stream.getvalue().splitlines()
     assert len(heading) == len(first) == len(second)
@@ -85,6 +85,15 @@ def test_table_aligns_its_columns():
     assert heading.index("test accuracy") + len("test accuracy") == second.index("98.75%") + len("98.75%")
 
 
+def test_validation_has_columns_of_its_own():
+    stream = io.StringIO()
+    Table(stream).on_epoch_end(RECORD | {"validation_loss": 0.25, "validation_accuracy": 0.9875})
+    heading, row = stream.getvalue().splitlines()
+    for name, value in (("validation loss", "0.2500"), ("validation accuracy", "98.75%")):
+        assert heading.index(name) + len(name) == row.index(value) + len(value)
+    assert "test" not in heading
+
+
 def test_progress_bar_shows_loss_accuracy_rate_and_time(capsys):
     bar = ProgressBar(interval=0)
     bar.on_epoch_start(2, 5, batches=3)
@@ -92,12 +101,17 @@ def test_progress_bar_shows_loss_accuracy_rate_and_time(capsys):
     for _ in range(3):
         metrics.update(np.float32(0.75), np.eye(4), np.arange(4))
         bar.on_step(metrics)
-    bar.on_epoch_end({})
+    bar.on_epoch_end({"validation_loss": 0.25, "validation_accuracy": 0.9})
     shown = capsys.readouterr().err
     assert "epoch 2/5" in shown
+    assert "validation" not in shown
     assert "loss 0.7500, accuracy 100.00%" in shown
     assert "images/s" in shown
     assert "<" in shown  # tqdm's time left
+    bar.on_epoch_start(3, 5, batches=3)
+    bar.on_step(metrics)
+    bar.on_stop()
+    assert "accuracy 100.00%, validation loss 0.2500, validation accuracy 90.00%" in capsys.readouterr().err
 
 
 def test_progress_bar_looks_at_the_loss_only_now_and_then(capsys):

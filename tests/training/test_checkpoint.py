@@ -29,13 +29,14 @@ def test_round_trip_on_every_device(tmp_path, device, rng):
     arrays["a.num_batches_tracked"] = np.array(7)
     on_device = {name: device.asarray(array) for name, array in arrays.items()}
     flipped = device.asarray(arrays["a.weight"]).transpose(3, 2, 1, 0)
-    Checkpoint(on_device, {"mean.a": flipped}, {"note": "π", "epoch": 3}).save(tmp_path / "c")
+    Checkpoint(on_device, {"mean.a": flipped}, {"note": "π", "epoch": 3}, {"a.bias": flipped}).save(tmp_path / "c")
     loaded = Checkpoint.load(tmp_path / "c")
     assert loaded.info == {"note": "π", "epoch": 3}
     for name, array in arrays.items():
         assert (loaded.model[name].dtype, loaded.model[name].shape) == (array.dtype, array.shape)
         np.testing.assert_array_equal(loaded.model[name], array)
-    np.testing.assert_array_equal(loaded.optimizer["mean.a"], arrays["a.weight"].transpose(3, 2, 1, 0))
+    for part in (loaded.optimizer["mean.a"], loaded.best["a.bias"]):
+        np.testing.assert_array_equal(part, arrays["a.weight"].transpose(3, 2, 1, 0))
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 

@@ -1,25 +1,28 @@
 """Configurations: what they refuse, what they make, and that their JSON keys stay."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
-from xpcnn.data import load_dataset
+from xpcnn.data import Cutout, Dataset, DataSpec, RandomAffine, RandomHorizontalFlip, RandomShift, load_dataset
 from xpcnn.optim import OPTIMIZERS
 from xpcnn.parity import TraceConfig
 from xpcnn.training.config import RunConfig, TrainingConfig
 
-SHARED = {"model", "data", "batch_size", "optimizer", "lr", "weight_decay", "seed"}
+SHARED = {"model", "data", "batch_size", "optimizer", "lr", "weight_decay", "seed", "model_sha256", "size", "skip_bad"}
+OF_RUNS = {"epochs", "augment", "class_weights", "validation", "patience"}
+ADDED = {"model_sha256", "size", "skip_bad", "class_weights", "validation", "patience"}
 
 
 @pytest.mark.parametrize(
-    ("kind", "own"), [(TrainingConfig, set()), (RunConfig, {"epochs", "augment"}), (TraceConfig, {"steps", "dtype"})]
+    ("kind", "own"), [(TrainingConfig, set()), (RunConfig, OF_RUNS), (TraceConfig, {"steps", "dtype"})]
 )
 def test_the_keys_in_files_stay_and_come_back(kind, own):
     values = asdict(kind(seed=3, lr=0.5))
     assert values.keys() == SHARED | own
     assert kind.from_dict(values) == kind(seed=3, lr=0.5)
+    assert kind.from_dict({key: value for key, value in values.items() if key not in ADDED}) == kind(seed=3, lr=0.5)
     for wrong, fault in (
         (values | {"more": 1}, "has an unknown 'more'"),
         ({key: value for key, value in values.items() if key != "seed"}, "lacks 'seed'"),
@@ -53,10 +56,32 @@ def test_impossible_options_are_refused(kind, options, fault):
         kind(**options)
 
 
-@pytest.mark.parametrize(("options", "fault"), [({"epochs": 4.5}, "epochs"), ({"augment": "no"}, "true or false")])
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"epochs": 4.5}, "epochs"),
+        ({"augment": 3}, "augment must be a text"),
+        ({"augment": "auto,flip"}, "augmentation: got 'auto,flip', expected none, or some of flip, crop, affine"),
+        ({"validation": 1.0}, "below 1"),
+        ({"patience": 0}, "at least 1"),
+    ],
+)
 def test_a_run_refuses_options_of_wrong_types(options, fault):
     with pytest.raises(ValueError, match=fault):
         RunConfig(**options)
+
+
+def test_patience_holds_images_out():
+    assert RunConfig(patience=3).validation == 0.1
+    assert RunConfig(patience=3, validation=0.3).validation == 0.3
+    assert RunConfig().validation == 0
+
+
+def test_a_loader_takes_the_mean_and_std_of_the_training_images():
+    dataset = load_dataset("mnist-mini").subset(slice(80))
+    spec = replace(dataset.spec, mean=(0.5,), std=(0.25,))
+    assert RunConfig().make_loader(dataset, train=False, spec=spec).spec == spec
+    assert RunConfig().make_loader(dataset, train=False).spec == dataset.spec
 
 
 def test_only_a_run_augments_and_only_its_training_images():
@@ -66,7 +91,53 @@ def test_only_a_run_augments_and_only_its_training_images():
         assert (loader.transform is not None) == (kind is RunConfig)
         assert loader.shuffle
         assert kind().make_loader(dataset, train=False).transform is None
-    assert RunConfig(augment=False).make_loader(dataset, train=True).transform is None
+    assert RunConfig(augment="none").make_loader(dataset, train=True).transform is None
+
+
+def test_augmentation_is_that_of_the_data_set_unless_others_are_named():
+    def kinds(channels=3, **options):
+        spec = DataSpec((channels, 16, 16), ("a", "b"), (0,) * channels, (1,) * channels)
+        transform = RunConfig(**options).make_transform(spec)
+        return [] if transform is None else [type(part) for part in transform.transforms]
+
+    flip, crop = RandomHorizontalFlip, RandomShift
+    for data, expected in (
+        ("mnist-mini", [RandomAffine]),
+        ("mnist", [RandomAffine]),
+        ("fashion-mnist", [flip]),
+        ("cifar10", [flip, crop]),
+        ("/pictures/of/birds", [flip, crop]),
+        ("/arrays/of.NPZ", []),
+    ):
+        assert kinds(data=data) == expected
+        assert kinds(data=data, augment="cutout, crop") == [crop, Cutout]
+        assert kinds(data=data, augment="none") == []
+    assert kinds(1, data="/pictures/of/letters") == []
+    assert kinds(1, data="fashion-mnist") == [flip]
+
+
+def test_class_weights_are_those_of_the_training_labels():
+    train = Dataset(np.zeros((4, 28, 28), np.uint8), [0, 1, 1, 1])
+    config = RunConfig(class_weights=True)
+    loss = config.make_loss(train)
+    np.testing.assert_allclose(loss.weight, [2, 2 / 3])
+    assert config.make_trainer(config.make_model(train), 40, loss=loss).loss is loss
+    assert RunConfig().make_loss(train).weight is None
+    assert TrainingConfig().make_loss(train).weight is None
+
+
+def test_older_runs_said_yes_or_no_to_augmentation():
+    values = asdict(RunConfig())
+    for old, new in ((True, "affine"), (False, "none")):
+        assert RunConfig.from_dict(values | {"augment": old}).augment == new
+
+
+def test_data_may_be_a_path_of_any_system():
+    for path in ("/home/me/flowers", "/data/x.npz", "C:\\pictures", "//server/share"):
+        assert RunConfig(data=path).data == path
+    for relative in ("flowers", "./flowers", "x.npz"):
+        with pytest.raises(ValueError, match="unknown data set"):
+            RunConfig(data=relative)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -7,7 +7,8 @@ from xpcnn.backend import to_host
 from xpcnn.data import Dataset, Loader
 from xpcnn.functional import softmax_forward
 from xpcnn.nn import BatchNorm2d, Conv2d, Dropout, Flatten, Linear, Module, Sequential
-from xpcnn.training import predict
+from xpcnn.optim import SGD
+from xpcnn.training import Trainer, predict
 
 MEAN, STD = (0.5, 0.4, 0.1), (0.2, 0.3, 0.25)
 
@@ -24,7 +25,7 @@ def some_pixels(rng, N=23):
 def expected(model, images, dtype=np.float32):
     """By hand: what the loader makes of the images, in one batch."""
     model = model.eval()
-    dataset = Dataset("toy", "test", images, np.zeros(len(images), np.int64), ("a",), MEAN, STD)
+    dataset = Dataset(images, np.zeros(len(images), int), mean=MEAN, std=STD)
     ((batch, _),) = Loader(dataset, len(images), dtype=dtype)
     probabilities, _ = softmax_forward(model(model.device.asarray(batch)), dim=1)
     return to_host(probabilities)
@@ -95,3 +96,30 @@ def test_the_model_is_left_in_the_mode_it_was_in(rng):
 def test_what_cannot_be_predicted_is_refused(rng, images, options, fault):
     with pytest.raises(ValueError, match=fault):
         predict(a_model("cpu", rng), images, **options)
+
+
+def test_a_trainer_predicts_from_pixels_as_they_are_in_the_training_set(device, rng):
+    images, labels = rng.integers(0, 256, (40, 6, 6), np.uint8), np.array(["a", "b"] * 20)
+    train, test = Dataset(images, labels).split(0.75)
+    model = Sequential(Conv2d(1, 4, 3, rng=rng), Flatten(), Linear(64, 2, rng=rng)).to(device)
+    trainer = Trainer(model, SGD(model.parameters(), 0.01))
+    with pytest.raises(ValueError, match="fit was given no Loader"):
+        trainer.predict(images)
+    with pytest.raises(ValueError, match=r"differ from the training images in mean .*like=train"):
+        trainer.fit(Loader(train, 8), 1, Loader(Dataset(images, labels), 8))
+    trainer.fit(Loader(train, 8), 1, Loader(test, 8))
+    found = trainer.predict(images[:20])
+    np.testing.assert_array_equal(found, predict(model, images[:20, None], mean=train.mean, std=train.std))
+    np.testing.assert_array_equal(found, trainer.predict(images[:20, None], batch_size=20))
+    assert trainer.predict(images[:0]).shape == (0, 2)
+    for wrong in (images / 255, images[:, :5], images[:, None].repeat(3, 1)):
+        with pytest.raises(
+            ValueError, match=r"expected images \(N, C, H, W\) = \(N, 1, 6, 6\) of uint8, as in training"
+        ):
+            trainer.predict(wrong)
+    with pytest.raises(ValueError, match="give a spec, or mean and std, not both"):
+        predict(model, images, train.spec, mean=train.mean)
+    again = Trainer(model, SGD(model.parameters(), 0.01))
+    again.resume(trainer.checkpoint())
+    assert again.spec == train.spec
+    np.testing.assert_array_equal(again.predict(images[:20]), found)

@@ -127,6 +127,76 @@ def test_an_optimizer_of_another_model_is_refused():
     Trainer(model, SGD(list(model.parameters())[:2], 0.1))  # only some of them
 
 
+class Weights(Callback):
+    """Keeps the weights of each epoch."""
+
+    def __init__(self):
+        self.trainer, self.of_epoch = None, {}
+
+    def on_epoch_end(self, record):
+        self.of_epoch[record["epoch"]] = {name: array.copy() for name, array in host_state(self.trainer).items()}
+
+
+@pytest.mark.parametrize(
+    ("patience", "last", "best"), [(1, 3, 2), (2, 4, 2), (3, 6, 5), (None, 6, 5)], ids=lambda value: f"{value}"
+)
+def test_patience_waits_so_many_epochs_for_a_lower_validation_loss(device, monkeypatch, patience, last, best):
+    losses = [3.0, 2.0, 2.5, 2.0, 1.9, 2.1]  # one that is equal is no better
+    weights = Weights()
+    trainer = weights.trainer = make_trainer(device, callbacks=[weights])
+    monkeypatch.setattr(trainer, "evaluate", lambda batches, part: {"loss": losses[trainer.epoch - 1]})
+    records = trainer.fit(make_loader(), 6, validation=make_loader(), patience=patience)
+    assert [record["validation_loss"] for record in records] == losses[:last]
+    assert trainer.best == records[best - 1]
+    assert trainer.complete
+    assert_same_bits(host_state(trainer), weights.of_epoch[last])
+    trainer.restore_best()
+    assert_same_bits(host_state(trainer), weights.of_epoch[best])
+
+
+def test_records_have_the_figures_of_each_part():
+    trainer = make_trainer()
+    other = Loader(load_dataset("mnist-mini", "test").subset(slice(64)), 32, mean=(0.13,), std=(0.31,))
+    (record,) = trainer.fit(make_loader(), 1, other, validation=make_loader())
+    for part, loader in (("validation", make_loader()), ("test", other)):
+        measured = evaluate(trainer.model, loader)
+        assert trainer.evaluate(loader) == measured.averages()
+        assert (record[f"{part}_loss"], record[f"{part}_accuracy"]) == (measured.loss, measured.accuracy)
+
+
+def test_what_validation_needs_is_said():
+    trainer = make_trainer()
+    with pytest.raises(ValueError, match="needs validation batches, got 3"):
+        trainer.fit(make_loader(), 1, make_loader(), patience=3)
+    with pytest.raises(ValueError, match="at least 1"):
+        trainer.fit(make_loader(), 1, validation=make_loader(), patience=0)
+    with pytest.raises(ValueError, match="the validation images differ from the training images in mean"):
+        trainer.fit(make_loader(), 1, validation=Loader(DIGITS, 32, mean=(0.5,), std=(0.31,)))
+    with pytest.raises(ValueError, match="no validation batches"):
+        trainer.restore_best()
+    assert trainer.optimizer.steps == 0
+
+
+def test_a_checkpoint_is_a_copy_with_the_best_weights(tmp_path, monkeypatch):
+    trainer = make_trainer()
+    trainer.fit(make_loader(), 1, validation=make_loader())
+    before = {name: array.copy() for name, array in host_state(trainer).items()}
+    checkpoint = trainer.checkpoint()
+    monkeypatch.setattr(trainer, "evaluate", lambda batches, part: {"loss": 9.0})
+    trainer.fit(make_loader(), 2, validation=make_loader())
+    assert_same_bits(checkpoint.model, before)
+    trainer.checkpoint().save(tmp_path / "c")
+
+    other = make_trainer()
+    other.resume(Checkpoint.load(tmp_path / "c"))
+    assert_same_bits(host_state(other), host_state(trainer))
+    other.restore_best()
+    assert_same_bits(host_state(other), before)
+    checkpoint.best = {}
+    with pytest.raises(CheckpointError, match="best weights"):
+        other.resume(checkpoint)
+
+
 def test_a_diverging_loss_stops_training_with_step_and_rate():
     trainer = make_trainer()
     trainer.optimizer = SGD(trainer.model.named_parameters(), 1e30)

@@ -61,6 +61,14 @@ class CudaDevice(Device):
         return cuda_device, (self._index,)
 
     @property
+    def dataset_bytes(self) -> float:
+        device = self.xp.cuda.Device(self._index)
+        with device:
+            free, _ = device.mem_info
+            kept = self.xp.get_default_memory_pool().free_bytes()  # by CuPy, for new arrays
+        return float(free + kept) / 2
+
+    @property
     def description(self) -> str:
         properties = self.xp.cuda.runtime.getDeviceProperties(self._index)
         return f"{properties['name'].decode()}, CuPy {self.xp.__version__}"
@@ -99,14 +107,15 @@ class CudaDevice(Device):
         def traced(*operands: Any) -> Any:
             for operand in operands:
                 if hasattr(operand, "ndim") and device_or_none(operand) is None:
-                    register(type(operand), lambda stand_in: self)
+                    register(type(operand), self)
             return function(*operands)
 
         return traced
 
     # CuPy sums each row on one of the GPU's many processors, so few long rows would leave most of them idle.
-    def row_sums(self, x: Array) -> Array:
-        return _join_rows(_split_rows(x).sum(axis=1), len(x))
+    def row_sums(self, x: Array, weights: Array | None = None) -> Array:
+        rows = (x if weights is None else x * weights).reshape(-1, x.shape[-1])
+        return _join_rows(_split_rows(rows).sum(axis=1), len(rows)).reshape(*x.shape[:-1], 1)
 
     def row_dots(self, x: Array, y: Array) -> Array:
         return _join_rows(self.fused(_row_dots)(_split_rows(x), _split_rows(y)), len(x))
@@ -162,7 +171,7 @@ def cuda_device(index: int) -> CudaDevice:
         raise DeviceUnavailableError(f"cuda:{index} does not answer ({_first_line(error)}). {_INSTALL}") from error
     device = CudaDevice(cupy, index)
     # Asking CuPy for an array's device is slow, and only needed if there are several.
-    register(cupy.ndarray, lambda array: device if count == 1 else _device_of(array))
+    register(cupy.ndarray, device if count == 1 else _device_of)
     return device
 
 

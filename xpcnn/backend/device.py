@@ -11,7 +11,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from math import inf
+from math import inf, isqrt
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -43,6 +43,8 @@ class Device:
         small_product: largest m·n·k served by BLAS's small-matrix kernels; 0 if there are none.
         winograd_channels: the fewest channels for which convolution is by Winograd's algorithm. May be set to
             `math.inf` for never: see `functional.conv2d_forward`.
+        long_row: the shortest rows over which elementwise operations are as fast as over whole arrays, if one operand
+            is broadcast.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Device:
     launch_bytes = 16 << 20
     small_product = 0
     winograd_channels: float = inf
+    long_row = 1
 
     def __repr__(self) -> str:
         return f"Device({self.name!r})"
@@ -86,6 +89,11 @@ class Device:
         return False
 
     @property
+    def dataset_bytes(self) -> float:
+        """How many bytes of images can be kept on this device now and leave room for training; `inf` on the host."""
+        return inf
+
+    @property
     def description(self) -> str:
         """The processor or library that computes here, for people to read."""
         raise NotImplementedError
@@ -107,6 +115,22 @@ class Device:
     def scratch(self, shape: Shape, dtype: Any, slot: str) -> Array:
         """Return uninitialised scratch memory, valid until the same thread asks for the same slot again."""
         return self.xp.empty(shape, dtype)
+
+    def pools_on_planes(self, images: int, pixels: int, *, overlapping: bool) -> bool:
+        """Return whether pooling copies images to planes first, for contiguous inner loops: see `functional/planes.py`.
+
+        A GPU has no inner loops, and each copy is one more kernel launch.
+
+        Args:
+            images: in the batch: the length of the inner loops on the images as they are.
+            pixels: of all images and channels.
+            overlapping: whether a pixel may be in several windows.
+        """
+        return False
+
+    def as_runs(self, x: Array) -> Array:
+        """Return a view of an array, contiguous along its last axis, that this device copies fast to another such."""
+        return x
 
     def parts(self, work: int, at_most: int | None = None) -> int:
         """Return the number of parts to split some work into, so that several threads can compute them.
@@ -150,15 +174,39 @@ class Device:
         result = task()
         return lambda: result
 
-    def row_sums(self, x: Array) -> Array:
-        """Return the sum of each row of `x (rows, length)`, as `(rows, 1)`."""
-        return x.sum(axis=1, keepdims=True)
+    def row_sums(self, x: Array, weights: Array | None = None) -> Array:
+        """Return the sum of each row of `x (..., rows, length)`, as `(..., rows, 1)`.
+
+        Args:
+            weights: what the numbers of each row are multiplied by, `(..., 1, length)`; None for 1.
+        """
+        return (x if weights is None else x * weights).sum(axis=-1, keepdims=True)
+
+    def column_sums(self, x: Array, weights: Array | None = None) -> Array:
+        """Return the sum of each column of `x (A, length, columns)`, as `(A, 1, columns)`.
+
+        Args:
+            weights: what the numbers of each column are multiplied by, `(A or 1, 1, length)`; None for 1.
+        """
+        if weights is not None:
+            x = x * weights.transpose(0, 2, 1)
+        # Sums of sums have smaller rounding errors, and on a GPU more of them are computed in parallel.
+        A, length, columns = x.shape
+        root = isqrt(length)
+        rows = next((rows for rows in range(root, root // 2, -1) if length % rows == 0), root)
+        whole = length - length % rows
+        total = x[:, :whole].reshape(A, rows, whole // rows, columns).sum(axis=2).sum(axis=1, keepdims=True)
+        return total + x[:, whole:].sum(axis=1, keepdims=True) if whole < length else total
 
     def row_dots(self, x: Array, y: Array) -> Array:
         """Return the dot product of each row of `x (rows, length)` with the same row of `y`, as `(rows, 1)`."""
         products = self.scratch(x.shape, x.dtype, "dots")
         self.xp.multiply(x, y, out=products)
         return products.sum(axis=1, keepdims=True)
+
+    def long_rows(self) -> AbstractContextManager[None]:
+        """Make elementwise operations in the block as fast as they can be where rows of `long_row` are broadcast."""
+        return nullcontext()
 
     @property
     def tf32(self) -> bool:
@@ -190,29 +238,34 @@ def blocks(length: int, count: int) -> list[slice]:
 
 
 DeviceOfArray: TypeAlias = Callable[[Any], Device]
+_DEVICE_OF_ALL: dict[type | str, Device] = {}  # of types whose arrays are all on one device
 _DEVICE_OF_TYPE: dict[type, DeviceOfArray] = {}
 _DEVICE_OF_NAME: dict[str, DeviceOfArray] = {}
 
 
-def register(array_type: type | str, device_of_array: DeviceOfArray) -> None:
+def register(array_type: type | str, device: Device | DeviceOfArray) -> None:
     """Register an array type, so that `device_of` knows it.
 
     Args:
         array_type: the class, or its qualified name such as `"cupy.ndarray"`, if importing it should be avoided.
-        device_of_array: returns the device of such an array.
+        device: the device of all such arrays, or a function that returns the device of one. By name, a function.
     """
-    if isinstance(array_type, str):
-        _DEVICE_OF_NAME[array_type] = device_of_array
+    if isinstance(device, Device):
+        _DEVICE_OF_ALL[array_type] = device
+    elif isinstance(array_type, str):
+        _DEVICE_OF_NAME[array_type] = device
     else:
-        _DEVICE_OF_TYPE[array_type] = device_of_array
+        _DEVICE_OF_TYPE[array_type] = device
 
 
 def device_or_none(x: object) -> Device | None:
     """Return the device of an array, or None if `x` is not an array."""
-    find = _DEVICE_OF_TYPE.get(type(x))
-    if find is not None:
-        return find(x)
+    device = _DEVICE_OF_ALL.get(type(x))
+    if device is not None:
+        return device
     for array_type in type(x).__mro__:
+        if array_type in _DEVICE_OF_ALL:
+            return _DEVICE_OF_ALL.setdefault(type(x), _DEVICE_OF_ALL[array_type])
         named = _DEVICE_OF_NAME.get(f"{array_type.__module__}.{array_type.__qualname__}")
         find = _DEVICE_OF_TYPE.get(array_type, named)
         if find is not None:
@@ -226,8 +279,7 @@ def device_of(x: Array) -> Device:
     Raises:
         TypeError: if `x` is not an array.
     """
-    find = _DEVICE_OF_TYPE.get(type(x))  # asked some sixty times in a training step
-    device = device_or_none(x) if find is None else find(x)
+    device = _DEVICE_OF_ALL.get(type(x)) or device_or_none(x)  # asked some sixty times in a training step
     if device is None:
         raise TypeError(f"expected an array, got {type(x).__name__}")
     return device

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import sys
+import warnings
 
 from .cpu import CPU
 from .cuda import cuda_device, device_count
@@ -14,9 +14,9 @@ def device(name: str | Device = "auto") -> Device:
     """Return a device by name.
 
     Args:
-        name: `"cpu"`, `"cuda"` (the first GPU), `"cuda:1"`, or `"auto"`: the first GPU if it answers, else the CPU,
-            with one line on stderr that says why. A `Device` is returned as it is. With several GPUs, the one asked for
-            last is CuPy's current one: see `Device.use`.
+        name: `"cpu"`, `"cuda"` (the first GPU), `"cuda:1"`, or `"auto"`: the first GPU if it answers, else the CPU. If
+            CuPy is installed and no GPU answers, a warning says why, once per process. A `Device` is returned as it is.
+            With several GPUs, the one asked for last is CuPy's current one: see `Device.use`.
 
     Raises:
         DeviceUnavailableError: if the GPU does not answer.
@@ -54,5 +54,7 @@ def _first_device() -> Device:
     try:
         return cuda_device(0)
     except DeviceUnavailableError as error:
-        print(f"xpcnn: using the CPU: {error}", file=sys.stderr)
+        cause = error.__cause__
+        if not (isinstance(cause, ModuleNotFoundError) and cause.name == "cupy"):  # CuPy is installed
+            warnings.warn(f"using the CPU: {error}", stacklevel=4)
         return CPU

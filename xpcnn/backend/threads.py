@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from threadpoolctl import ThreadpoolController
 
 MOST_THREADS = 1024  # far more than pay; many more cannot be started
+_UNCHANGED = nullcontext()
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -138,7 +139,8 @@ class Workers:
     def one_blas_thread(self) -> AbstractContextManager[None]:
         """Run matrix products inside the block on the calling thread only."""
         # Layers run inside a network and tasks inside a layer, where BLAS is already limited to one thread.
-        return nullcontext() if self._is_worker or getattr(self._local, "limits_blas", False) else self._limit_blas()
+        here = self._local.__dict__  # asked for every product, so this is written to be fast
+        return _UNCHANGED if here.get("is_worker") or here.get("limits_blas") else self._limit_blas()
 
     @contextmanager
     def _limit_blas(self) -> Iterator[None]:

@@ -19,6 +19,7 @@ import errno
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
@@ -27,7 +28,7 @@ from ..backend import CPU, DeviceUnavailableError
 from ..data.errors import one_line
 from ..training import SaveError, TrainingDivergedError
 from ..training.streams import TolerantStream
-from . import devices, parity, predict, train
+from . import compare, devices, parity, predict, train
 
 DIVERGED, BAD_INPUT, FAILED = 1, 2, 3
 
@@ -60,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             if (threads := getattr(args, "threads", None)) is not None:
                 CPU.threads = threads
-            code: int = args.function(args)
+            with _warnings_on_one_line():
+                code: int = args.function(args)
         except Exception as error:
             if os.environ.get("XPCNN_TRACEBACK"):
                 traceback.print_exc()
@@ -84,9 +86,8 @@ def _judge(error: Exception) -> tuple[int, str]:
         text = str(error)
         start = "" if text.startswith("out of memory") else "out of memory: " if text else "out of memory"
         return FAILED, start + text
-    if any(isinstance(e, OSError) and e.errno in _FAILURES for e in (error, error.__cause__)):
-        return FAILED, str(error)
-    if isinstance(error, SaveError):
+    of_the_system = any(isinstance(e, OSError) and e.errno in _FAILURES for e in (error, error.__cause__))
+    if of_the_system or isinstance(error, SaveError):
         return FAILED, str(error)
     if isinstance(error, ValueError | OSError | ImportError | DeviceUnavailableError):
         return BAD_INPUT, str(error)
@@ -119,6 +120,17 @@ def _tolerant_streams() -> Iterator[TolerantStream]:
                 stream.discard_rest()
 
 
+@contextlib.contextmanager
+def _warnings_on_one_line() -> Iterator[None]:
+    """Print warnings as errors are printed, without a place in the code."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("default", category=UserWarning, module=r"xpcnn\.")
+        warnings.showwarning = lambda message, *place: print(
+            f"xpcnn: warning: {_shortened(str(message))}", file=sys.stderr, flush=True
+        )
+        yield
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         # One line, as for all bad input, without argparse's usage text before it.
@@ -134,6 +146,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"xpcnn {__version__}")
     commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
-    for module in (train, predict, parity, devices):
+    for module in (train, predict, compare, parity, devices):
         module.add_commands(commands)
     return parser

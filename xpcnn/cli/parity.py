@@ -7,13 +7,25 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
+from ..extras import needed_for
 from ..parity import Report, TraceConfig, check, record, run
-from .options import add_command, add_data_dir, add_device, add_threads, add_training_options, given
+from ..report import parity_report, write_page
+from .options import (
+    add_command,
+    add_data_dir,
+    add_device,
+    add_network,
+    add_threads,
+    add_training_options,
+    check_writable,
+    config_from,
+    naming,
+    network_from,
+)
 
 
 def add_commands(commands: Any) -> None:
@@ -31,6 +43,8 @@ def add_commands(commands: Any) -> None:
 
     checking = add_command(actions, "check", _check, "repeat a recorded run on this machine and compare")
     checking.add_argument("trace", metavar="TRACE", help="folder written by `parity record`")
+    add_network(checking)
+    checking.add_argument("--data", metavar="PATH", help="where the folder or .npz file is on this machine")
     add_device(checking)
     _report_options(checking)
 
@@ -55,11 +69,12 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
 def _report_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--tf32", action="store_true", help="allow the GPU the TF32 format in products")
     sub.add_argument("--json", action="store_true", help="print the report as JSON")
+    sub.add_argument("--report", metavar="FILE", help="write the report as a page, replaced if it exists")
     sub.add_argument("--picture", metavar="FILE", help="draw the error of each step into a file")
 
 
 def _record(args: argparse.Namespace) -> int:
-    config = TraceConfig(**given(args, TraceConfig))
+    config = config_from(args, TraceConfig)
     trace = record(args.output, config, args.device, data_dir=args.data_dir, limit=_limit(args))
     size = sum(file.stat().st_size for file in trace.path.iterdir())
     kept = sum(step["file"] is not None for step in trace.steps())
@@ -72,14 +87,15 @@ def _record(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    _check_picture(args.picture)
-    return _show([check(args.trace, args.device, data_dir=args.data_dir, tf32=args.tf32)], args)
+    _check_files(args)
+    options = {"data": args.data, "data_dir": args.data_dir, "tf32": args.tf32, "network": network_from(args)}
+    return _show([check(args.trace, args.device, **options)], args)
 
 
 def _run(args: argparse.Namespace) -> int:
-    _check_picture(args.picture)
+    _check_files(args)
     devices = [name.strip() for name in args.devices.split(",") if name.strip()]
-    config = TraceConfig(**given(args, TraceConfig))
+    config = config_from(args, TraceConfig)
     return _show(run(config, devices, data_dir=args.data_dir, limit=_limit(args), tf32=args.tf32), args)
 
 
@@ -91,22 +107,23 @@ def _limit(args: argparse.Namespace) -> int:
     return mebibytes << 20
 
 
-def _check_picture(name: str | None) -> None:
-    """Raise ValueError or ImportError if a picture cannot be drawn, before the work for it."""
-    if name is None:
-        return
-    from matplotlib.figure import Figure
+def _check_files(args: argparse.Namespace) -> None:
+    """Raise ValueError or ImportError if a file cannot be written, before the work for it."""
+    if args.report is not None:
+        check_writable("--report", args.report)
+    if args.picture is not None:
+        _check_picture(args.picture)
+
+
+def _check_picture(name: str) -> None:
+    with needed_for("--picture"):
+        from matplotlib.figure import Figure
 
     path = Path(name)
     known = ["", *Figure().canvas.get_supported_filetypes()]  # "" becomes .png
     if path.suffix[1:].lower() not in known:
         raise ValueError(f"--picture {name}: expected a name that ends in{' .'.join(known)}")
-    if path.is_dir():
-        raise ValueError(f"--picture {name}: it is a folder")
-    if not path.absolute().parent.is_dir():
-        raise ValueError(f"--picture {name}: there is no folder {path.parent}")
-    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
-        raise ValueError(f"--picture {name}: no permission to write there")
+    check_writable("--picture", name)
 
 
 def _show(reports: list[Report], args: argparse.Namespace) -> int:
@@ -114,12 +131,14 @@ def _show(reports: list[Report], args: argparse.Namespace) -> int:
         print(json.dumps([report.to_dict() for report in reports], indent=1))
     else:
         print("\n\n".join(report.text() for report in reports))
-    if args.picture:
+    if args.report is not None:
+        with naming(args.report):
+            write_page(args.report, parity_report(reports))
+        print(f"report in {args.report}", file=sys.stderr)
+    if args.picture is not None:
         from .. import viz
 
-        try:
+        with naming(args.picture):
             viz.error_growth(reports[-1].growth()).savefig(args.picture)
-        except OSError as error:  # writing to a full disk raises it without a name
-            raise OSError(error.errno, error.strerror, args.picture) from error
         print(f"picture in {args.picture}", file=sys.stderr)
     return 0 if all(report.agrees for report in reports) else 1

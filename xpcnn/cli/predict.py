@@ -3,43 +3,47 @@
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+import sys
+from contextlib import closing
 from typing import Any
 
-import numpy as np
+from ..data.errors import DataError
+from ..data.sources import load_test
+from ..training import evaluate, load_trained
+from .options import add_command, add_data_dir, add_device, add_network, add_threads, network_from
+from .pictures import BadFiles, find_pictures, read_pictures
+from .results import STDOUT, check_csv, results
 
-from ..data import DATASETS, load_dataset
-from ..data.errors import one_line
-from ..data.formats.images import read_image
-from ..training import evaluate, load_trained, predict
-from .options import add_command, add_data_dir, add_device, add_threads
+_MANY = 100  # pictures, for which a progress bar is shown
 
 
 def add_commands(commands: Any) -> None:
     """Add `evaluate` and `predict` to the sub-parsers of a command line."""
     measuring = add_command(commands, "evaluate", _evaluate, "measure a trained network on the test images")
     measuring.add_argument("run", metavar="RUN", help="folder of a run, or a checkpoint file")
-    measuring.add_argument("--data", help="another data set of the same shape")
+    measuring.add_argument("--data", metavar="NAME|PATH", help="other images of the same classes")
     classifying = add_command(commands, "predict", _predict, "classify pictures")
     classifying.add_argument("run", metavar="RUN", help="folder of a run, or a checkpoint file")
-    classifying.add_argument("images", metavar="IMAGE", nargs="+", help="PNG, JPEG, TIFF or other picture, of any size")
+    text = "PNG, JPEG, TIFF or other picture, of any size, or a folder of pictures, with its subfolders"
+    classifying.add_argument("images", metavar="PATH", nargs="+", help=text)
+    text = "write a table: path, class, probability, and the probability of each class (- for stdout)"
+    classifying.add_argument("--csv", metavar="FILE", help=text)
+    classifying.add_argument("--skip-bad", action="store_true", help="leave out files that cannot be read")
+    classifying.add_argument("--progress", action="store_true", help="show a progress bar in any case")
+    add_data_dir(measuring)
     for parser in (measuring, classifying):
-        add_data_dir(parser)
+        add_network(parser)
         add_device(parser)
         add_threads(parser)
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    model, config = load_trained(args.run, args.device)
-    test = load_dataset(args.data or config.data, "test", args.data_dir)
-    expected = DATASETS[config.data].shape
-    if test.images.shape[1:] != expected:
-        raise ValueError(f"{test} has images (C, H, W) = {test.images.shape[1:]}, this network takes {expected}")
-    device = model.device
-    result = evaluate(model, config.make_loader(test, train=False, device=device))
+    trained = load_trained(args.run, args.device, network_from(args))
+    config, spec, device = trained.config, trained.spec, trained.model.device
+    options: dict[str, Any] = {"skip_bad": config.skip_bad, "progress": sys.stderr.isatty()}
+    test = load_test(args.data or config.data, args.data_dir, like=spec, **options)
+    # Normalised as in training, whatever the data set's own mean and std are.
+    result = evaluate(trained.model, config.make_loader(test, train=False, device=device, spec=spec))
     print(
         f"{test.name}: accuracy {result.accuracy:.2%} ({result.correct:,} of {result.samples:,} test images), "
         f"loss {result.loss:.4f}, device {device.name} ({device.description})"
@@ -48,33 +52,36 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _predict(args: argparse.Namespace) -> int:
-    model, config = load_trained(args.run, args.device)
-    info = DATASETS[config.data]
-    # All files are read first: a bad one is to be said before any result.
-    try:
-        with _quiet_libraries():
-            pictures = [read_image(path, info.shape, drawing=info.drawing) for path in args.images]
-    except ImportError as error:
-        raise ImportError(f"reading pictures needs Pillow: pip install pillow ({error})") from error
-    probabilities = predict(model, np.stack([image for image, _ in pictures]), mean=info.mean, std=info.std)
-    for path, (_, done), row in zip(args.images, pictures, probabilities, strict=True):
-        best = int(row.argmax())
-        print(f"{one_line(path)}: {info.classes[best]} ({row[best]:.1%})  [{'; '.join(done)}]")
+    if args.csv is not None:
+        check_csv(args.csv)
+    trained = load_trained(args.run, args.device, network_from(args))
+    spec = trained.spec
+    if spec.pixels != "uint8" or spec.shape[0] not in (1, 3):
+        raise ValueError(f"{args.run} was trained on {spec.pixels} images of shape {spec.shape}, which no picture has")
+    paths = find_pictures(args.images)
+    total = len(paths)
+    bad = BadFiles()
+    reading = closing(read_pictures(paths, spec))  # closing ends its processes
+    with results(args.csv, spec.classes) as write, reading as batches, _progress(args, total) as bar:
+        for batch in batches:
+            bad.add(batch.faults)
+            # After a bad file the others are read only to name all that are bad.
+            if batch.paths and (args.skip_bad or not bad.count):
+                write(batch, trained.predict(batch.images))
+            bar.update(len(batch))
+        if bad.count == total == 1:
+            raise DataError(bad.first[0])
+        if bad.count == total or (bad.count and not args.skip_bad):
+            raise DataError(bad.text(total, "" if args.skip_bad else "; --skip-bad leaves them out"))
+    if bad.count:
+        print(f"xpcnn: warning: {bad.text(total, ' and are left out')}", file=sys.stderr)
     return 0
 
 
-@contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Drop what compiled libraries write to stderr by themselves, as libtiff does for each fault of a file."""
-    with Path(os.devnull).open("wb") as nowhere:
-        try:
-            stderr = os.dup(2)
-        except OSError:  # closed by the user
-            yield
-            return
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
+def _progress(args: argparse.Namespace, total: int) -> Any:
+    """Return a progress bar on stderr; it is shown if asked for, or for many pictures if it disturbs no lines."""
+    from tqdm import tqdm
+
+    lines = args.csv in (None, STDOUT) and sys.stdout.isatty()
+    shown = args.progress or (total >= _MANY and sys.stderr.isatty() and not lines)
+    return tqdm(total=total, unit=" pictures", file=sys.stderr, disable=not shown)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import itertools
+import re
 import shlex
 import signal
 import sys
@@ -13,10 +14,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..training import ProgressBar, Run, RunConfig, Table, TrainingDivergedError, predict
+import numpy as np
+
+from .. import viz
+from ..data.transforms import AUGMENTATIONS
+from ..report import REPORT, write_run_report
+from ..training import ProgressBar, Run, RunConfig, Table, TrainingDivergedError
 from ..training.files import write_atomically
 from ..training.run import read_config
-from .options import add_command, add_data_dir, add_device, add_threads, add_training_options, given
+from .options import (
+    add_command,
+    add_data_dir,
+    add_device,
+    add_threads,
+    add_training_options,
+    config_from,
+    given,
+    network_from,
+)
 from .signals import SignalsStop
 
 
@@ -26,7 +41,14 @@ def add_commands(commands: Any) -> None:
     parser = add_command(commands, "train", _train, "train a network and keep the run in a folder")
     add_training_options(parser, usual)
     parser.add_argument("--epochs", type=int, metavar="N", help=f"passes over the training images ({usual.epochs})")
-    parser.add_argument("--augment", action=argparse.BooleanOptionalAction, help="vary the training images (yes)")
+    text = f"random changes of training images: none, or some of {','.join(AUGMENTATIONS)} (what suits the data set)"
+    parser.add_argument("--augment", metavar="NAMES", help=text)
+    text = "weight the loss so that each class counts alike"
+    parser.add_argument("--class-weights", action="store_true", default=None, help=text)
+    text = "hold out this part of the training images, such as 0.1, and keep the weights of the best epoch on them (0)"
+    parser.add_argument("--validation", type=float, metavar="PART", help=text)
+    text = "stop after N epochs without a better one, with 0.1 held out if --validation is not given (train all epochs)"
+    parser.add_argument("--patience", type=int, metavar="N", help=text)
     parser.add_argument("--output", metavar="DIR", help="folder for the run, a new one (runs/MODEL-DATA-NUMBER)")
     parser.add_argument("--resume", metavar="RUN", help="continue an interrupted run")
     parser.add_argument(
@@ -53,6 +75,7 @@ def _train(args: argparse.Namespace) -> int:
                 device=args.device,
                 callbacks=[Table(), *bars],
                 resume=args.resume is not None,
+                progress=bool(bars),
                 checkpoint_minutes=args.checkpoint_minutes,
                 on_save_error=args.on_save_error,
             )
@@ -65,24 +88,34 @@ def _train(args: argparse.Namespace) -> int:
             ) from error
         except KeyboardInterrupt:
             return _stopped(signals)
-    if run.trainer.epoch < config.epochs:
+    if not run.trainer.complete:
         return _stopped(signals)
-    if run.records:
-        accuracy = run.records[-1]["test_accuracy"]
-        print(f"test accuracy {accuracy:.2%}, {time.perf_counter() - started:.1f} s in all")
+    print(f"{_figures(run)}, {time.perf_counter() - started:.1f} s in all")
     _draw(run)
+    _report(run)
     print(f"saved in {run.path}")
     return 0
 
 
 def _introduce(run: Run) -> None:
     model, config = run.trainer.model, run.config
+    held_out = "" if run.validation is None else f", {len(run.validation.dataset):,} validation"
     print(
         f"{config.model} ({model.count_parameters():,} parameters) on {config.data} "
-        f"({len(run.loader.dataset):,} training and {len(run.test.dataset):,} test images), "
+        f"({len(run.loader.dataset):,} training{held_out} and {len(run.test.dataset):,} test images), "
         f"device {model.device.name} ({model.device.description}), in {run.path}",
         flush=True,
     )
+
+
+def _figures(run: Run) -> str:
+    """Return the figures of a complete run, for the last line."""
+    best = ""
+    if (record := run.trainer.best) is not None:
+        epoch, loss, accuracy = (record[key] for key in ("epoch", "validation_loss", "validation_accuracy"))
+        best = f"best epoch {epoch} of {run.trainer.epoch} (validation loss {loss:.4f}, accuracy {accuracy:.2%}); "
+    assert run.tested is not None  # as it is complete
+    return f"{best}test accuracy {run.tested['accuracy']:.2%}"
 
 
 def _stopped(signals: SignalsStop) -> int:
@@ -97,33 +130,42 @@ def _stopped(signals: SignalsStop) -> int:
 
 def _resumed(args: argparse.Namespace) -> tuple[Path, RunConfig]:
     """Return the folder and the configuration of the run to continue."""
-    if options := [*given(args, RunConfig), *(["output"] if args.output is not None else [])]:
+    network = network_from(args)
+    options = [*given(args, RunConfig), *(["output"] if args.output is not None else [])]
+    if options := [name for name in options if name != "model" or network is None]:
         names = ", ".join("--" + name.replace("_", "-") for name in options)
         raise ValueError(f"--resume takes the run's own options; leave out {names}")
     path = Path(args.resume)
-    return path, read_config(path)
+    config = read_config(path)
+    try:
+        return path, config.using(network)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _new(args: argparse.Namespace) -> tuple[Path | Iterator[Path], RunConfig]:
     """Return the folder, or the possible ones, and the configuration of a new run."""
-    config = RunConfig(**given(args, RunConfig))
+    config = config_from(args, RunConfig)
     if args.output is not None:
         return Path(args.output), config
-    return (Path("runs", f"{config.model}-{config.data}-{i}") for i in itertools.count(1)), config
+    model = config.model.rpartition(":")[2]
+    name = re.sub(r"[^\w.-]+", "_", f"{model}-{Path(config.data).stem}")
+    return (Path("runs", f"{name}-{i}") for i in itertools.count(1)), config
 
 
 def _draw(run: Run) -> None:
     """Draw the curves of a run and some of its predictions into its folder."""
     try:
-        from .. import viz
-
         figures = {"curves.png": viz.curves(run.records)}
-    except ImportError:
-        print("no pictures: pip install matplotlib for them", file=sys.stderr)
+    except ImportError as error:
+        print(f"xpcnn: no pictures of the run: {error}", file=sys.stderr)
         return
-    sample = run.test.dataset.subset(slice(32))
-    probabilities = predict(run.trainer.model, sample.images, mean=sample.mean, std=sample.std)
-    figures["predictions.png"] = viz.predictions(sample.images, sample.labels, probabilities, sample.classes)
+    test = run.test.dataset
+    # Spread over all images, as those of a folder come class by class.
+    sample = test.subset(np.unique(np.linspace(0, len(test) - 1, 32).astype(int)))
+    images = np.asarray(sample.images)
+    probabilities = run.trainer.predict(images)
+    figures["predictions.png"] = viz.predictions(images, sample.labels, probabilities, sample.classes)
     for name, figure in figures.items():
         picture = io.BytesIO()
         figure.savefig(picture, format="png")
@@ -131,3 +173,11 @@ def _draw(run: Run) -> None:
             write_atomically(run.path / name, picture.getvalue())
         except OSError as error:  # the run itself is saved
             print(f"xpcnn: warning: {run.path / name} cannot be written: {error.strerror}", file=sys.stderr)
+
+
+def _report(run: Run) -> None:
+    """Write the report into the run's folder."""
+    try:
+        print(f"report in {write_run_report(run)}")
+    except OSError as error:  # the run itself is saved
+        print(f"xpcnn: warning: {run.path / REPORT} cannot be written: {error.strerror}", file=sys.stderr)

@@ -1,5 +1,6 @@
 """The data sets known by name: all that is known of each before it is read. A new one is an entry in `DATASETS`."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -25,6 +26,7 @@ class DatasetInfo:
         std: the standard deviation of each channel, likewise.
         shape: `(C, H, W)` of an image.
         drawing: whether the images are light figures, centred on a dark background.
+        augment: the augmentation that suits it, as names for `make_transform`.
         embedded: whether it comes with the package.
         mirrors: prefixes of the addresses it is published at, tried in this order: those by https first.
         archive: the name of the one `.tar.gz` that holds all files, or None if each has an address of its own.
@@ -38,6 +40,7 @@ class DatasetInfo:
     std: tuple[float, ...]
     shape: tuple[int, int, int]
     drawing: bool
+    augment: str = "none"
     embedded: bool = False
     mirrors: tuple[str, ...] = ()
     archive: str | None = None
@@ -57,6 +60,23 @@ def dataset_info(name: str) -> DatasetInfo:
     if name not in DATASETS:
         raise ValueError(f"unknown data set {name!r}: expected one of {', '.join(DATASETS)}")
     return DATASETS[name]
+
+
+def default_augmentation(source: str | os.PathLike[str], shape: tuple[int, int, int]) -> str:
+    """Return the augmentation that suits a data set, as names for `make_transform`.
+
+    A data set known by name has its own. Pictures in colour from a folder are mirrored and shifted, as photographs may
+    be. Grey ones may be characters, which a mirror makes others, and arrays in an `.npz` file may be anything: these
+    are not changed.
+
+    Args:
+        source: the name of a data set, or the path of a folder or of an `.npz` file.
+        shape: `(C, H, W)` of an image.
+    """
+    name = os.fspath(source)
+    if name in DATASETS:
+        return DATASETS[name].augment
+    return "flip,crop" if shape[0] == 3 and not name.lower().endswith(".npz") else "none"
 
 
 def _mnist_files(train: int, *sums: str) -> Files:
@@ -101,6 +121,7 @@ DATASETS: dict[str, DatasetInfo] = {
         std=(0.30811,),
         shape=(1, 28, 28),
         drawing=True,
+        augment="affine",
         embedded=True,
     ),
     "mnist": DatasetInfo(
@@ -117,6 +138,7 @@ DATASETS: dict[str, DatasetInfo] = {
         std=(0.30811,),
         shape=(1, 28, 28),
         drawing=True,
+        augment="affine",
         mirrors=(
             "https://ossci-datasets.s3.amazonaws.com/mnist/",
             "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -140,6 +162,7 @@ DATASETS: dict[str, DatasetInfo] = {
         std=(0.35302,),
         shape=(1, 28, 28),
         drawing=True,
+        augment="flip",
         mirrors=(
             "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
             "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
@@ -163,6 +186,7 @@ DATASETS: dict[str, DatasetInfo] = {
         std=(0.24703, 0.24349, 0.26159),
         shape=(3, 32, 32),
         drawing=False,
+        augment="flip,crop",
         mirrors=("https://www.cs.toronto.edu/~kriz/",),
         archive="cifar-10-binary.tar.gz",
     ),

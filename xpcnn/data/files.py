@@ -1,4 +1,4 @@
-"""Opening files that come from anyone."""
+"""Opening files that come from anyone, and locking files."""
 
 import errno
 import os
@@ -24,7 +24,7 @@ def open_file(path: str | os.PathLike[str]) -> BinaryIO:
         OSError: if it does not exist, is not a regular file, or cannot be opened; `strerror` says why in a few words.
     """
     try:
-        _refuse_others(Path(path).stat().st_mode, path)
+        _refuse_others(os.stat(path).st_mode, path)  # noqa: PTH116  (a Path costs as much as reading a small file)
         # O_NONBLOCK: the file may have been replaced by a FIFO since the check.
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         descriptor = os.open(path, flags)
@@ -42,3 +42,17 @@ def _refuse_others(mode: int, path: str | os.PathLike[str]) -> None:
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "something else")
         raise OSError(errno.EINVAL, f"it is {kind}, not a file", str(Path(path)))
+
+
+try:
+    import fcntl
+
+    def lock_file(number: int) -> None:
+        """Lock an open file until it is closed; raise OSError if it cannot be locked, as when another process has."""
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+except ImportError:  # Windows
+    import msvcrt
+
+    def lock_file(number: int) -> None:
+        msvcrt.locking(number, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]

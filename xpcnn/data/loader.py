@@ -4,20 +4,27 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from math import ceil
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from .. import backend
-from ..backend import CPU, Array, Device
+from ..backend import CPU, Array, Device, blocks
 from ..random import stream
 from .dataset import Dataset
 from .normalize import Normalize
-from .transforms import Transform
+from .rows import Rows
+from .spec import DataSpec, pixels_of
+from .transforms import Transform, on_any_device
 
 Batch = tuple[Array, Array]  # images and labels
+Images = NDArray[Any] | Rows
+Result = TypeVar("Result")
 
 _AHEAD = 2  # batches prepared before they are asked for
+_COPIED = 64 << 20  # bytes of images copied to a GPU at a time
 
 
 class Loader:
@@ -25,7 +32,7 @@ class Loader:
 
     Each `for images, labels in loader` is the next epoch, with its own order and augmentation. Every batch follows from
     the seed, its epoch and its index alone, so that `epoch` can resume a run at any batch. Batches have the same bits
-    on every device.
+    on every device; only float images that a transform computes may differ by rounding.
 
     Args:
         dataset: the samples; at least one.
@@ -33,16 +40,19 @@ class Loader:
         shuffle: draw a new order for each epoch; if false, keep the data set's.
         drop_last: leave out a last batch with fewer samples.
         seed: the run's seed, for the order and the transform.
-        transform: changes each batch of uint8 images before it is normalised; see `xpcnn.data.transforms`.
-        mean: subtracted from each channel, pixels scaled to [0, 1]; if None the data set's, or zeros if it has none.
-        std: each channel is divided by it afterwards; if None the data set's, or ones if it has none.
+        transform: changes each batch of images before it is normalised; see `xpcnn.data.transforms`. If it has the
+            attribute `any_device = True`, as those there have, it runs on `device`. Otherwise it is given NumPy arrays:
+            batches are made on the host, and the trainer copies them.
+        mean: subtracted from each channel, after bytes are divided by 255; if None the data set's.
+        std: each channel is divided by it afterwards; if None the data set's.
         dtype: of the images handed out, float32 or float64.
-        device: where training runs. On a GPU the images are kept as they are stored, one byte a pixel, and batches are
-            made there, so that only an epoch's order moves. A transform needs the host: with one, batches are made
-            there and the trainer moves them.
+        device: where training runs, and where batches are made. A GPU keeps all images as they are stored, one byte a
+            pixel, if they fit into a part of its memory (`Device.dataset_bytes`); then only an epoch's order moves.
+            Otherwise a background thread reads each batch on the host, and its stored pixels are copied.
 
     Attributes:
         device: where batches are made, and lie.
+        spec: what a network must know of the data: shape, classes, and the mean and std in use.
 
     Raises:
         ValueError: if an option is outside its range, or there would be no batch.
@@ -78,13 +88,16 @@ class Loader:
         self.drop_last = drop_last
         self.seed = seed
         self.transform = transform
-        mean, std = dataset.mean if mean is None else mean, dataset.std if std is None else std
+        mean, std = (tuple(dataset.mean if mean is None else mean), tuple(dataset.std if std is None else std))
+        pixels: Any = pixels_of(dataset.images.dtype)
+        self.spec = DataSpec(dataset.shape, dataset.classes, mean, std, pixels, dataset.drawing)
         self.dtype = np.dtype(dtype)
-        device = backend.device(device)
-        self.device = device if transform is None else CPU
-        self._images, self._labels = (self.device.asarray(x) for x in (dataset.images, dataset.labels))
+        self.device = backend.device(device) if transform is None or on_any_device(transform) else CPU
+        self._all_on_device = dataset.images.nbytes <= self.device.dataset_bytes
+        self._images = _copied(dataset.images, self.device) if self._all_on_device else dataset.images
+        self._labels = self.device.asarray(dataset.labels)
         self._passes = 0  # how many were begun by iterating
-        self._normalize = Normalize(dataset.images.shape[1], mean, std, dtype=dtype, device=self.device)
+        self._normalize = Normalize(mean, std, white=self.spec.white, dtype=dtype, device=self.device)
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -97,10 +110,7 @@ class Loader:
 
     def indices(self, epoch: int) -> list[NDArray[np.int64]]:
         """Return the indices into the data set of each batch of an epoch, in the order of the batches."""
-        order = self._order(epoch)
-        return [
-            order[first : first + self.batch_size] for first in range(0, len(self) * self.batch_size, self.batch_size)
-        ]
+        return list(self._rows(self._order(epoch), 0))
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         if self.shuffle:
@@ -126,17 +136,25 @@ class Loader:
         """
         if epoch < 0 or not 0 <= start <= len(self):
             raise ValueError(f"Loader: expected epoch >= 0 and start from 0 to {len(self)}, got {epoch} and {start}")
-        tasks = self._tasks(epoch, start)
-        # On a GPU a task only queues its work, which then runs beside the host's anyway.
-        return _prepared(tasks) if self.device.on_host else (task() for task in tasks)
+        if self._all_on_device:
+            tasks = self._tasks(epoch, start)
+            # On a GPU a task only queues its work, which then runs beside the host's anyway.
+            return _prepared(tasks) if self.device.on_host else (task() for task in tasks)
+        read = _prepared(partial(self._images.__getitem__, rows) for rows in self._rows(self._order(epoch), start))
+        return (task(self.device.asarray(images)) for task, images in zip(self._tasks(epoch, start), read, strict=True))
 
-    def _tasks(self, epoch: int, start: int) -> Iterator[Callable[[], Batch]]:
-        order = self.device.asarray(self._order(epoch))
-        for i in range(start, len(self)):
-            yield partial(self._batch, order[i * self.batch_size : (i + 1) * self.batch_size], epoch, i)
+    def _rows(self, order: Array, start: int) -> Iterator[Array]:
+        """Yield the rows of each batch."""
+        return (order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(start, len(self)))
 
-    def _batch(self, rows: Array, epoch: int, index: int) -> Batch:
-        images = self._images[rows]
+    def _tasks(self, epoch: int, start: int) -> Iterator[Callable[..., Batch]]:
+        """Yield what makes each batch."""
+        for i, rows in enumerate(self._rows(self.device.asarray(self._order(epoch)), start), start):
+            yield partial(self._batch, rows, epoch, i)
+
+    def _batch(self, rows: Array, epoch: int, index: int, images: Array | None = None) -> Batch:
+        """Return a batch of the data set's rows, whose images are given if not all of them are on the device."""
+        images = self._images[rows] if images is None else images
         if self.transform is not None:
             changed = self.transform(images, stream(self.seed, "augment", epoch, index))
             if changed.ndim != 4 or changed.shape[:2] != images.shape[:2]:
@@ -147,10 +165,20 @@ class Loader:
         return self._normalize(images), self._labels[rows]
 
 
-def _prepared(tasks: Iterator[Callable[[], Batch]]) -> Iterator[Batch]:
+def _copied(images: Images, device: Device) -> Array:
+    """Return images on a device, copied in parts if it is a GPU, as they may be larger than the host's memory."""
+    if device.on_host:
+        return images
+    copy = device.empty(images.shape, images.dtype)
+    for part in blocks(len(images), ceil(images.nbytes / _COPIED)):
+        copy[part] = device.asarray(images[part])
+    return copy
+
+
+def _prepared(tasks: Iterator[Callable[[], Result]]) -> Iterator[Result]:
     """Yield the results of the tasks, which a background thread runs ahead."""
     pool = ThreadPoolExecutor(1, "xpcnn-loader")
-    ahead: deque[Future[Batch]] = deque()
+    ahead: deque[Future[Result]] = deque()
     try:
         for task in tasks:
             ahead.append(pool.submit(task))

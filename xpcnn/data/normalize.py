@@ -12,36 +12,28 @@ class Normalize:
     """Computes `(pixel / white - mean) / std` for each channel.
 
     Args:
-        channels: C, how many channels images have.
-        mean: subtracted from each channel, pixels scaled to [0, 1]; zeros if None.
-        std: each channel is divided by it afterwards; ones if None.
+        mean: `(C,)`, subtracted from each channel after the division by `white`.
+        std: `(C,)`, each channel is divided by it afterwards.
         dtype: of the result.
-        white: the largest value of a pixel: 255 for bytes, 1 for pixels already scaled to [0, 1].
+        white: by which pixels are divided: 255 for bytes, 1 for floats.
         device: where the images lie.
-
-    Raises:
-        ValueError: if mean and std are not `channels` values each, or a std is not positive.
     """
 
     def __init__(
         self,
-        channels: int,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        mean: Sequence[float],
+        std: Sequence[float],
         *,
         dtype: DTypeLike = np.float32,
         white: float = 255,
         device: Device = CPU,
     ) -> None:
-        mean, std = [0.0] * channels if mean is None else mean, [1.0] * channels if std is None else std
-        if len(mean) != channels or len(std) != channels or not all(value > 0 for value in std):
-            raise ValueError(f"expected {channels} values of mean and of std, each std positive, got {mean} and {std}")
         self.dtype = np.dtype(dtype)
         # As one product and one sum per pixel: (C, 1, 1, 1)
         scale = 1 / np.asarray(std, np.float64)
-        factors = (scale / white, -scale * mean)
+        factors = (scale / white, -scale * np.asarray(mean, np.float64))
         self._scale, self._shift = (
-            device.asarray(factor.astype(self.dtype).reshape(channels, 1, 1, 1)) for factor in factors
+            device.asarray(factor.astype(self.dtype).reshape(-1, 1, 1, 1)) for factor in factors
         )
 
     def __call__(self, images: Array) -> Array:

@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from .files import lock_file
+
 _PREFIX, _LOCK = ".download-", ".lock"
 _OLD = 24 * 3600.0  # seconds
 
@@ -61,11 +63,7 @@ def _abandoned(path: Path) -> bool:
 def _lock(file: IO[bytes]) -> bool:
     """Lock a file until it is closed; return whether that was possible."""
     try:
-        import fcntl
-    except ImportError:  # Windows
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # type: ignore[attr-defined,unused-ignore]
+        lock_file(file.fileno())
     except OSError:
         return False
     return True

@@ -14,24 +14,20 @@ backward call.
 """
 
 from .activation import (
-    elu,
-    elu_derivative,
-    gelu,
-    gelu_derivative,
-    gelu_tanh,
-    gelu_tanh_derivative,
+    clip_in_place,
     leaky_relu,
-    leaky_relu_derivative,
+    leaky_relu_backward,
+    leaky_relu_forward,
+    relu6_backward,
+    relu6_forward,
     relu_backward,
     relu_forward,
     sigmoid,
-    sigmoid_derivative,
-    silu,
-    silu_derivative,
-    softmax_backward,
-    softmax_forward,
+    sigmoid_backward,
+    sigmoid_forward,
     tanh,
-    tanh_derivative,
+    tanh_backward,
+    tanh_forward,
 )
 from .avg_pool import (
     adaptive_avg_pool2d_backward,
@@ -48,10 +44,18 @@ from .conv_transpose import (
     conv_transpose2d_input_gradient,
     conv_transpose2d_parameter_gradients,
 )
-from .convolution import conv2d_backward, conv2d_forward, conv2d_input_gradient, conv2d_parameter_gradients
+from .convolution import conv2d, conv2d_backward, conv2d_forward, conv2d_input_gradient, conv2d_parameter_gradients
 from .dropout import dropout_backward, dropout_forward
 from .elementwise import add, elementwise_backward, elementwise_forward
-from .group_norm import group_norm_backward, group_norm_forward, layer_norm_backward, layer_norm_forward
+from .group_norm import (
+    group_norm_backward,
+    group_norm_forward,
+    layer_norm2d_backward,
+    layer_norm2d_forward,
+    layer_norm_backward,
+    layer_norm_forward,
+)
+from .layer_scale import layer_scale_backward, layer_scale_forward
 from .linear import linear_backward, linear_forward, linear_input_gradient, linear_parameter_gradients
 from .loss import (
     binary_cross_entropy_backward,
@@ -65,6 +69,19 @@ from .loss import (
     mean_squared_error_forward,
 )
 from .max_pool import max_pool2d_backward, max_pool2d_forward
+from .smooth_activation import (
+    elu,
+    elu_backward,
+    elu_forward,
+    gelu,
+    gelu_backward,
+    gelu_forward,
+    gelu_tanh,
+    silu,
+    silu_backward,
+    silu_forward,
+)
+from .softmax import softmax_backward, softmax_forward
 
 __all__ = [
     "adaptive_avg_pool2d_backward",
@@ -78,6 +95,8 @@ __all__ = [
     "binary_cross_entropy_backward",
     "binary_cross_entropy_forward",
     "check_labels",
+    "clip_in_place",
+    "conv2d",
     "conv2d_backward",
     "conv2d_forward",
     "conv2d_input_gradient",
@@ -93,21 +112,27 @@ __all__ = [
     "elementwise_backward",
     "elementwise_forward",
     "elu",
-    "elu_derivative",
+    "elu_backward",
+    "elu_forward",
     "gelu",
-    "gelu_derivative",
+    "gelu_backward",
+    "gelu_forward",
     "gelu_tanh",
-    "gelu_tanh_derivative",
     "global_avg_pool2d_backward",
     "global_avg_pool2d_forward",
     "group_norm_backward",
     "group_norm_forward",
     "hinge_backward",
     "hinge_forward",
+    "layer_norm2d_backward",
+    "layer_norm2d_forward",
     "layer_norm_backward",
     "layer_norm_forward",
+    "layer_scale_backward",
+    "layer_scale_forward",
     "leaky_relu",
-    "leaky_relu_derivative",
+    "leaky_relu_backward",
+    "leaky_relu_forward",
     "linear_backward",
     "linear_forward",
     "linear_input_gradient",
@@ -116,14 +141,19 @@ __all__ = [
     "max_pool2d_forward",
     "mean_squared_error_backward",
     "mean_squared_error_forward",
+    "relu6_backward",
+    "relu6_forward",
     "relu_backward",
     "relu_forward",
     "sigmoid",
-    "sigmoid_derivative",
+    "sigmoid_backward",
+    "sigmoid_forward",
     "silu",
-    "silu_derivative",
+    "silu_backward",
+    "silu_forward",
     "softmax_backward",
     "softmax_forward",
     "tanh",
-    "tanh_derivative",
+    "tanh_backward",
+    "tanh_forward",
 ]

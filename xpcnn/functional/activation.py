@@ -1,17 +1,25 @@
-"""Activation functions, each with its derivative as a function of the input `x` and the output `y`.
+"""Activation functions whose derivative is a simple function of the output, which is saved for the backward pass.
 
-No formula overflows on the way to a finite result, whatever the finite input. Functions defined by cases are sums of
-terms of which all but one are 0, since `where` costs more than an exponential on a CPU.
+The next layer often saves that array too, and the input need not stay in memory. The others are in
+`smooth_activation.py`.
+
+The formulas write to arrays that are given to them, and on the CPU are called with parts of a batch that stay in cache.
+The first operation already writes to the output, the others change it in place: so reading and writing far memory
+overlap.
+No formula overflows on the way to a finite result, whatever the finite input. Cases are told apart by `clip`, `maximum`
+and comparisons, since on a CPU `where` costs more than an exponential; `clip` takes a third of the time of `maximum`
+with a number.
 """
 
 from __future__ import annotations
 
-from math import pi, sqrt
+from collections.abc import Callable
 from typing import Any
 
-from ..backend import Array, array_namespace, batch_first, batch_last, chain, device_of
-from .checks import check_gradient, check_input
-from .normal import normal_cdf, normal_density
+from ..backend import Array, array_namespace, batch_first, batch_last, chain
+from .checks import check_input
+from .elementwise import map_function, map_gradient
+from .windows import Limits
 
 
 def relu_forward(x: Array) -> tuple[Array, Any]:
@@ -20,19 +28,12 @@ def relu_forward(x: Array) -> tuple[Array, Any]:
     Args:
         x: `(N, ...)`.
     """
-    device = check_input("relu_forward", x)
-    x = batch_last(x)
-    y = device.empty(x.shape, x.dtype)
-
-    # In NumPy, clip takes a third of the time of maximum.
-    device.map_elements(lambda x, y: device.xp.clip(x, 0, device.xp.inf, out=y), x, y)
-    return batch_first(y), y
+    return _forward("relu_forward", _relu, x, in_pieces=False)
 
 
-@chain
-def _select(dy: Array, y: Array, dx: Array) -> None:
-    dx[...] = y > 0  # converted to numbers once: multiplying by booleans takes longer
-    dx *= dy
+def _relu(x: Array, y: Array) -> None:
+    xp = array_namespace(x)
+    xp.clip(x, 0, xp.inf, out=y)
 
 
 def relu_backward(dy: Array, cache: Any) -> Array:
@@ -42,142 +43,191 @@ def relu_backward(dy: Array, cache: Any) -> Array:
         dy: gradient w.r.t. the output, `(N, ...)`.
         cache: what the forward call returned.
     """
-    dy = check_gradient("relu_backward", dy, cache.shape, cache.dtype)
-    device = device_of(dy)
-    dx = device.empty(dy.shape, dy.dtype)
-    device.map_elements(_select, dy, cache, dx)
-    return batch_first(dx)
+    return map_gradient("relu_backward", _relu_gradient, dy, cache)
+
+
+def clip_in_place(x: Array, limits: Limits) -> Array:
+    """Return `x (N, ...)` clipped to the limits of an activation, such as `(0, inf)` for ReLU; overwrites `x`."""
+    device = check_input("clip_in_place", x)
+    x = batch_last(x)
+    device.map_elements(lambda x: device.xp.clip(x, *limits, out=x), x)
+    return batch_first(x)
 
 
 @chain
-def leaky_relu(x: Array, negative_slope: float) -> Array:
-    """Return `x` where it is positive, else `negative_slope·x` (Maas, Hannun and Ng 2013)."""
-    xp = array_namespace(x)
-    return xp.maximum(x, 0) + negative_slope * xp.minimum(x, 0)
+def _relu_gradient(dy: Array, y: Array, dx: Array) -> None:
+    dx[...] = y > 0  # converted to numbers once: multiplying by booleans takes longer
+    dx *= dy
 
 
-@chain
-def leaky_relu_derivative(x: Array, y: Array, negative_slope: float) -> Array:
-    """Return the derivative of `leaky_relu`; at 0 it is the negative slope."""
-    return (x > 0) + (x <= 0).astype(x.dtype) * negative_slope
-
-
-@chain
-def elu(x: Array, alpha: float) -> Array:
-    """Return `x` where it is positive, else `alpha·(exp(x) - 1)` (Clevert, Unterthiner and Hochreiter 2016)."""
-    xp = array_namespace(x)
-    return xp.maximum(x, 0) + alpha * xp.expm1(xp.minimum(x, 0))
-
-
-@chain
-def elu_derivative(x: Array, y: Array, alpha: float) -> Array:
-    """Return the derivative of `elu`; at 0 it is `alpha`."""
-    xp = array_namespace(x)
-    return (x > 0) + (x <= 0) * (alpha * xp.exp(xp.minimum(x, 0)))
-
-
-@chain
-def sigmoid(x: Array) -> Array:
-    """Return `1 / (1 + exp(-x))`, computed as `exp(x) / (1 + exp(x))` where x is negative."""
-    xp = array_namespace(x)
-    return xp.exp(xp.minimum(x, 0)) / (1 + xp.exp(-xp.absolute(x)))
-
-
-@chain
-def sigmoid_derivative(x: Array, y: Array) -> Array:
-    """Return the derivative of `sigmoid`."""
-    return y * (1 - y)
-
-
-@chain
-def tanh(x: Array) -> Array:
-    """Return the hyperbolic tangent."""
-    return array_namespace(x).tanh(x)
-
-
-@chain
-def tanh_derivative(x: Array, y: Array) -> Array:
-    """Return the derivative of `tanh`."""
-    return 1 - y * y
-
-
-@chain
-def silu(x: Array) -> Array:
-    """Return `x·sigmoid(x)` (Elfwing, Uchibe and Doya 2018)."""
-    return x * sigmoid(x)
-
-
-@chain
-def silu_derivative(x: Array, y: Array) -> Array:
-    """Return the derivative of `silu`."""
-    gate = sigmoid(x)
-    return gate + y * (1 - gate)
-
-
-@chain
-def gelu(x: Array) -> Array:
-    """Return `x·Φ(x)`, where Φ is the normal distribution's cumulative function (Hendrycks and Gimpel 2016)."""
-    return x * normal_cdf(x)
-
-
-@chain
-def gelu_derivative(x: Array, y: Array) -> Array:
-    """Return the derivative of `gelu`."""
-    return normal_cdf(x) + x * normal_density(x)
-
-
-@chain
-def gelu_tanh(x: Array) -> Array:
-    """Return `x·(1 + tanh(√(2/π)·(x + 0.044715·x³))) / 2`, Hendrycks and Gimpel's approximation of `gelu`."""
-    return x * sigmoid(_gelu_argument(x)[0])
-
-
-@chain
-def gelu_tanh_derivative(x: Array, y: Array) -> Array:
-    """Return the derivative of `gelu_tanh`."""
-    argument, slope = _gelu_argument(x)
-    gate = sigmoid(argument)
-    return gate + y * (1 - gate) * slope
-
-
-def _gelu_argument(x: Array) -> tuple[Array, Array]:
-    """Return z and its derivative, where `gelu_tanh` is `x·sigmoid(z)`: `sigmoid(z) = (1 + tanh(z/2)) / 2`."""
-    near = array_namespace(x).clip(x, -100, 100)  # beyond, the sigmoid is 0 or 1 and the cube could overflow
-    square = near * near
-    factor = 2 * sqrt(2 / pi)
-    return factor * near * (1 + 0.044715 * square), factor * (1 + 3 * 0.044715 * square)
-
-
-def softmax_forward(x: Array, dim: int) -> tuple[Array, Any]:
-    """Return `exp(x)` normalised to sum to 1 along `dim`, and what `softmax_backward` needs.
-
-    Computed from `x` minus its maximum, so that nothing overflows.
+def relu6_forward(x: Array) -> tuple[Array, Any]:
+    """Return `min(max(x, 0), 6)` (Howard et al. 2017) and what `relu6_backward` needs.
 
     Args:
         x: `(N, ...)`.
-        dim: the axis along which the result sums to 1; negative numbers count from the last.
-
-    Raises:
-        ValueError: if there is no such axis.
     """
-    xp = check_input("softmax_forward", x, float16=False).xp
-    if not -x.ndim <= dim < x.ndim:
-        raise ValueError(f"dim must be an axis of the input: axis {dim} does not exist in shape {x.shape}")
-    axis = (dim - 1) % x.ndim  # in the batch-last layout
-    x = batch_last(x)
-    maximum = x.max(axis=axis, keepdims=True) if x.size else x
-    y = xp.exp(x - maximum)
-    y /= y.sum(axis=axis, keepdims=True)
-    return batch_first(y), (y, axis)
+    return _forward("relu6_forward", _relu6, x, in_pieces=False)
 
 
-def softmax_backward(dy: Array, cache: Any) -> Array:
-    """Return `dx = y·(dy - Σ dy·y)`, with the sum along `dim`.
+def _relu6(x: Array, y: Array) -> None:
+    array_namespace(x).clip(x, 0, 6, out=y)
+
+
+def relu6_backward(dy: Array, cache: Any) -> Array:
+    """Return `dx`: the gradient where the input was between 0 and 6, else 0.
 
     Args:
         dy: gradient w.r.t. the output, `(N, ...)`.
         cache: what the forward call returned.
     """
-    y, axis = cache
-    dy = check_gradient("softmax_backward", dy, y.shape, y.dtype)
-    return batch_first(y * (dy - (dy * y).sum(axis=axis, keepdims=True)))
+    return map_gradient("relu6_backward", _relu6_gradient, dy, cache)
+
+
+@chain
+def _relu6_gradient(dy: Array, y: Array, dx: Array) -> None:
+    dx[...] = (y > 0) & (y < 6)
+    dx *= dy
+
+
+def leaky_relu_forward(x: Array, negative_slope: float) -> tuple[Array, Any]:
+    """Return `x` where it is positive, else `negative_slope·x`, and what `leaky_relu_backward` needs.
+
+    Maas, Hannun and Ng 2013.
+
+    Args:
+        x: `(N, ...)`.
+        negative_slope: the slope for negative inputs.
+    """
+    if 0 < negative_slope <= 1:
+        y, saved = _forward("leaky_relu_forward", _leaky_relu, x, negative_slope, in_pieces=False)
+    else:
+        y, _ = _forward("leaky_relu_forward", leaky_relu, x, negative_slope)
+        saved = batch_last(x)  # a negative slope would hide the sign
+    return y, (saved, negative_slope)
+
+
+@chain
+def _leaky_relu(x: Array, negative_slope: float, y: Array) -> None:
+    xp = array_namespace(x)
+    xp.multiply(x, negative_slope, out=y)
+    xp.maximum(x, y, out=y)
+
+
+@chain
+def leaky_relu(x: Array, negative_slope: float, y: Array = None) -> Array:
+    """Return `x` where it is positive, else `negative_slope·x`, or write it to `y`."""
+    xp = array_namespace(x)
+    return result(xp.add(xp.clip(x, 0, xp.inf), xp.clip(x, -xp.inf, 0) * negative_slope, out=y), y)
+
+
+def leaky_relu_backward(dy: Array, cache: Any) -> Array:
+    """Return `dx`: the gradient where the input was positive, else that times the negative slope.
+
+    Args:
+        dy: gradient w.r.t. the output, `(N, ...)`.
+        cache: what the forward call returned.
+    """
+    saved, negative_slope = cache
+    gradient = _leaky_relu_gradient if 0 < negative_slope <= 1 else _steep_gradient
+    return map_gradient("leaky_relu_backward", gradient, dy, saved, negative_slope)
+
+
+@chain
+def _leaky_relu_gradient(dy: Array, y: Array, negative_slope: float, dx: Array) -> None:
+    dx[...] = y > 0
+    array_namespace(dy).clip(dx, negative_slope, 1, out=dx)
+    dx *= dy
+
+
+@chain
+def _steep_gradient(dy: Array, x: Array, negative_slope: float, dx: Array) -> None:
+    dx[...] = x <= 0
+    dx *= negative_slope
+    dx += x > 0
+    dx *= dy
+
+
+def sigmoid_forward(x: Array) -> tuple[Array, Any]:
+    """Return `1 / (1 + exp(-x))` and what `sigmoid_backward` needs.
+
+    Args:
+        x: `(N, ...)`.
+    """
+    return _forward("sigmoid_forward", sigmoid, x)
+
+
+@chain
+def sigmoid(x: Array, y: Array = None) -> Array:
+    """Return `1 / (1 + exp(-x))`, or write it to `y`; computed as `exp(x) / (1 + exp(x))`."""
+    return result(write_sigmoid(x, y), y)
+
+
+def write_sigmoid(x: Array, y: Array | None) -> Array:
+    """Write `sigmoid(x)` to `y`, or to a new array if it is None, and return that array."""
+    xp = array_namespace(x)
+    y = xp.clip(x, -xp.inf, 40 if x.dtype.itemsize > 2 else 11, out=y)  # beyond, the sigmoid is rounded to 1
+    xp.exp(y, out=y)
+    y /= 1 + y
+    return y
+
+
+def sigmoid_backward(dy: Array, cache: Any) -> Array:
+    """Return `dx = dy·y·(1 - y)`.
+
+    Args:
+        dy: gradient w.r.t. the output, `(N, ...)`.
+        cache: what the forward call returned.
+    """
+    return map_gradient("sigmoid_backward", _sigmoid_gradient, dy, cache)
+
+
+@chain
+def _sigmoid_gradient(dy: Array, y: Array, dx: Array) -> None:
+    array_namespace(dy).subtract(1, y, out=dx)
+    dx *= y
+    dx *= dy
+
+
+def tanh_forward(x: Array) -> tuple[Array, Any]:
+    """Return the hyperbolic tangent and what `tanh_backward` needs.
+
+    Args:
+        x: `(N, ...)`.
+    """
+    return _forward("tanh_forward", tanh, x, in_pieces=False)
+
+
+@chain
+def tanh(x: Array, y: Array = None) -> Array:
+    """Return the hyperbolic tangent, or write it to `y`."""
+    return result(array_namespace(x).tanh(x, out=y), y)
+
+
+def tanh_backward(dy: Array, cache: Any) -> Array:
+    """Return `dx = dy·(1 - y²)`.
+
+    Args:
+        dy: gradient w.r.t. the output, `(N, ...)`.
+        cache: what the forward call returned.
+    """
+    return map_gradient("tanh_backward", _tanh_gradient, dy, cache)
+
+
+@chain
+def _tanh_gradient(dy: Array, y: Array, dx: Array) -> None:
+    xp = array_namespace(dy)
+    xp.multiply(y, y, out=dx)
+    xp.subtract(1, dx, out=dx)
+    dx *= dy
+
+
+def _forward(
+    name: str, function: Callable[..., Any], x: Array, *numbers: Any, in_pieces: bool = True
+) -> tuple[Array, Array]:
+    (y,) = map_function(name, function, x, *numbers, in_pieces=in_pieces)
+    return batch_first(y), y
+
+
+def result(computed: Array, out: Array | None) -> Array | None:
+    """Return what a chain computed, or None if it is in `out` already: a fused kernel would write it twice."""
+    return computed if out is None else None

@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 from ..backend import ELEMENT_WORK, Array, Device, Shape, batch_first, batch_last, blocks, device_of
 from .checks import check_gradient, check_images, check_input
+from .planes import make_axes, piece_slices, uses_planes, window_adder, window_reducer
 from .windows import IntOrPair, Padding, Pair, Window, ceil_mode_window, offsets, pair, pooling_window
 
 
 class _Cache(NamedTuple):
     window: Window
-    counts: Array | int  # number of values in each mean: one number, or (OH, OW, 1)
+    counts: Array | int  # number of values in each mean: one number, or (OH, OW, N)
     size: Pair  # (H, W)
     shape: Shape  # of the output, (C, OH, OW, N)
     dtype: Any
@@ -52,14 +53,26 @@ def avg_pool2d_forward(
     if ceil_mode:
         window = ceil_mode_window(window, H, W)
     OH, OW = window.output_size(H, W)
-    counts = _counts(window, (OH, OW), (H, W), counted, device, x.dtype)
+    counts = _counts(window, (OH, OW), (H, W), counted, N, device, x.dtype)
     y = device.empty((C, OH, OW, N), x.dtype)
+    axes = make_axes(window, H, W) if uses_planes(window, x, device) else None
 
     def pool(channels: slice) -> None:
+        if axes is not None:
+            for shape, pieces in piece_slices(channels, x, device):
+                reduce = window_reducer(device.xp.add, axes, shape, x.dtype, 0, device)
+                for piece in pieces:
+                    device.xp.divide(reduce(x[piece]), counts, out=y[piece])
+            return
         total = y[channels]
-        total[...] = 0
-        for _, (rows, cols), (image_rows, image_cols) in offsets(window, OH, OW, H, W):
-            total[:, rows, cols] += x[channels, image_rows, image_cols]
+        whole = not any(window.padding)  # each element of the window is inside the image at all positions
+        if not whole:
+            total[...] = 0
+        for number, (rows, cols), (image_rows, image_cols) in offsets(window, OH, OW, H, W):
+            if whole and number == 0:
+                total[...] = x[channels, image_rows, image_cols]
+            else:
+                total[:, rows, cols] += x[channels, image_rows, image_cols]
         total /= counts
 
     device.map(pool, blocks(C, device.parts(_work(window, y))))
@@ -78,12 +91,26 @@ def avg_pool2d_backward(dy: Array, cache: Any) -> Array:
     device = device_of(dy)
     C, OH, OW, N = dy.shape
     dx = device.empty((C, H, W, N), dy.dtype)
+    axes = make_axes(window, H, W) if uses_planes(window, dx, device) else None
+    covered = OH * window.kernel[0], OW * window.kernel[1]
+    once = window.kernel == window.stride and not any(window.padding) and covered == (H, W)  # each pixel in one window
 
     def scatter(channels: slice) -> None:
-        dx[channels] = 0
+        if axes is not None:
+            for shape, pieces in piece_slices(channels, dx, device):
+                per_pixel, add = window_adder(axes, shape, dy.dtype, device)
+                for piece in pieces:
+                    device.xp.divide(dy[piece], counts, out=per_pixel)
+                    add(dx[piece])
+            return
         per_pixel = dy[channels] / counts
+        if not once:
+            dx[channels] = 0
         for _, (rows, cols), (image_rows, image_cols) in offsets(window, OH, OW, H, W):
-            dx[channels, image_rows, image_cols] += per_pixel[:, rows, cols]
+            if once:
+                dx[channels, image_rows, image_cols] = per_pixel
+            else:
+                dx[channels, image_rows, image_cols] += per_pixel[:, rows, cols]
 
     device.map(scatter, blocks(C, device.parts(_work(window, dy))))
     return batch_first(dx)
@@ -188,8 +215,10 @@ def _spans(size: int, count: int) -> list[slice]:
     return [slice(size * i // count, -(-size * (i + 1) // count)) for i in range(count)]
 
 
-def _counts(window: Window, positions: Pair, size: Pair, counted: Shape, device: Device, dtype: Any) -> Array | int:
-    """Return the number of values in each window's mean: one number if it is always the same, else `(OH, OW, 1)`.
+def _counts(
+    window: Window, positions: Pair, size: Pair, counted: Shape, images: int, device: Device, dtype: Any
+) -> Array | int:
+    """Return the number of values in each window's mean: one number if it is always the same, else `(OH, OW, N)`.
 
     Args:
         counted: how many rows and columns of padding count as values: top, bottom, left, right.
@@ -203,4 +232,6 @@ def _counts(window: Window, positions: Pair, size: Pair, counted: Shape, device:
     rows, cols = along(0), along(1)
     if len({*rows}) == len({*cols}) == 1:
         return rows[0] * cols[0]
-    return device.asarray(rows, dtype)[:, None, None] * device.asarray(cols, dtype)[:, None]
+    # Repeated for each image, so that inner loops are long.
+    repeated = device.asarray([count for count in cols for _ in range(images)], dtype).reshape(len(cols), images)
+    return device.asarray(rows, dtype)[:, None, None] * repeated

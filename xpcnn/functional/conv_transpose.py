@@ -6,11 +6,12 @@ Its forward pass is the gradient w.r.t. a convolution's input, and its input gra
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from ..backend import Array, Shape, batch_first, batch_last, device_of
+from . import grouped, im2col
 from .checks import check_arrays, check_gradient, check_input
-from .im2col import correlate, input_gradient, weight_gradient
 from .windows import IntOrPair, Padding, Pair, Window, make_window, pair
 
 
@@ -63,7 +64,9 @@ def conv_transpose2d_forward(
         check_arrays("conv_transpose2d_forward", weight=weight, bias=bias)
         raise
     x = batch_last(x)
-    y = input_gradient(x, weight, window, groups, _output_size(window, *x.shape[1:3]), device, bias)
+    y = _algorithm(weight, groups).input_gradient(
+        x, weight, window, groups, _output_size(window, *x.shape[1:3]), device, bias
+    )
     return batch_first(y), _Cache(x, weight, bias is not None, window, groups, y.shape)
 
 
@@ -88,15 +91,15 @@ def conv_transpose2d_input_gradient(dy: Array, cache: Any) -> Array:
     """Return `dx (N, C, H, W)` alone, as `conv_transpose2d_backward` does."""
     x, weight, _, window, groups, output = cache
     dy = check_gradient("conv_transpose2d_backward", dy, output, x.dtype)
-    return batch_first(correlate(dy, weight, None, window, groups, device_of(dy)))
+    return batch_first(_algorithm(weight, groups).correlate(dy, weight, None, window, groups, device_of(dy)))
 
 
 def conv_transpose2d_parameter_gradients(dy: Array, cache: Any) -> tuple[Array, Array | None]:
     """Return `dweight` and `dbias` alone, as `conv_transpose2d_backward` does."""
-    x, _, has_bias, window, groups, output = cache
+    x, weight, has_bias, window, groups, output = cache
     dy, device = check_gradient("conv_transpose2d_backward", dy, output, x.dtype), device_of(dy)
     dbias = device.row_sums(dy.reshape(dy.shape[0], -1))[:, 0] if has_bias else None
-    return weight_gradient(dy, x, window, groups, device), dbias
+    return _algorithm(weight, groups).weight_gradient(dy, x, window, groups, device), dbias
 
 
 def transposed_window(
@@ -119,6 +122,10 @@ def transposed_window(
     # Output padding adds rows beyond the last position, which is the same as less padding at the bottom.
     top, bottom, left, right = window.padding
     return window._replace(padding=(top, bottom - height, left, right - width))
+
+
+def _algorithm(weight: Array, groups: int) -> ModuleType:
+    return grouped if grouped.applies(weight, groups) else im2col
 
 
 def _output_size(window: Window, H: int, W: int) -> Pair:

@@ -1,19 +1,23 @@
-"""Two-dimensional convolution: the forward and backward pass, and the choice among three algorithms.
+"""Two-dimensional convolution: the forward and backward pass, and the choice among the algorithms.
 
 im2col (`im2col.py`)      every window
+product (`pointwise.py`)  1×1 windows
+dilation (`dilation.py`)  dilated windows, as one of the next two
 MEC (`mec.py`)            small products: few channels and at least 16 images
 Winograd (`winograd.py`)  3×3 windows with stride 1 and many channels
+grouped (`grouped.py`)    depthwise, and other groups of few channels
 """
 
 from __future__ import annotations
 
-from math import prod
+from collections.abc import Callable
+from math import ceil, prod
 from typing import Any, NamedTuple
 
-from ..backend import Array, Device, Shape, batch_first, batch_last, device_of
-from . import im2col, mec, winograd
+from ..backend import Array, Device, Shape, array_namespace, batch_first, batch_last, device_of
+from . import dilation, grouped, im2col, mec, pointwise, winograd
 from .checks import check_arrays, check_gradient, check_input, refuse_float16
-from .windows import IntOrPair, Padding, Pair, Window, flipped, make_window
+from .windows import IntOrPair, Limits, Padding, Pair, Window, flipped, make_window
 
 
 class _Cache(NamedTuple):
@@ -58,16 +62,35 @@ def conv2d_forward(
     turns the algorithm off, such as `xpcnn.backend.CPU.winograd_channels = math.inf`: 3×3 layers of many channels then
     take about twice as long.
     """
-    device = check_input("conv2d_forward", x, "(N, C, H, W)")
-    try:
-        window = make_window(weight.shape[2:], stride, padding, dilation)
-        _check(x, weight, bias, window, groups)
-    except AttributeError:
-        check_arrays("conv2d_forward", weight=weight, bias=bias)
-        raise
+    window = _checked_window(x, weight, bias, stride, padding, dilation, groups)
     x = batch_last(x)
-    y = _correlate(x, weight, bias, window, groups, device)
+    y = _correlate(x, weight, bias, window, groups, device_of(x))
     return batch_first(y), _Cache(x, weight, bias is not None, window, groups, y.shape)
+
+
+def conv2d(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    *,
+    stride: IntOrPair = 1,
+    padding: Padding = 0,
+    dilation: IntOrPair = 1,
+    groups: int = 1,
+    limits: Limits | None = None,
+    kept: dict[str, Array] | None = None,
+) -> Array:
+    """Return the output of `conv2d_forward` without what a backward pass needs: for inference.
+
+    Args:
+        x, weight, bias, stride, padding, dilation, groups: those of `conv2d_forward`.
+        limits: the lowest and highest value of the output, beyond which it is clipped while it is in cache: `(0, inf)`
+            for a ReLU after the convolution.
+        kept: a dictionary, at first empty, that belongs to the weight: what is computed from the weight alone is kept
+            there between calls.
+    """
+    window = _checked_window(x, weight, bias, stride, padding, dilation, groups)
+    return batch_first(_correlate(batch_last(x), weight, bias, window, groups, device_of(x), limits, kept))
 
 
 def conv2d_backward(dy: Array, cache: Any, *, input_gradient: bool = True) -> tuple[Array | None, Array, Array | None]:
@@ -102,22 +125,48 @@ def conv2d_parameter_gradients(dy: Array, cache: Any) -> tuple[Array, Array | No
     return _weight_gradient(x, dy, weight, window, groups, device), dbias
 
 
-def _correlate(x: Array, weight: Array, bias: Array | None, window: Window, groups: int, device: Device) -> Array:
+def _correlate(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    window: Window,
+    groups: int,
+    device: Device,
+    limits: Limits | None = None,
+    kept: dict[str, Array] | None = None,
+) -> Array:
     """Return `y (O, OH, OW, N)` from `x (C, H, W, N)`."""
+    if pointwise.applies(window, groups):
+        return pointwise.correlate(x, weight, bias, window, device, limits)
+    size = window.output_size(*x.shape[1:3])
+    if _without_dilation(window, weight, groups, (*size, x.shape[3]), device):
+        small = dilation.small_window(window, x.shape[1:3])
+        y = _correlate(dilation.split(x, window, device), weight, bias, small, groups, device, limits, kept)
+        return dilation.join(y, _unpadded(window), size, device)
     N = x.shape[3]
-    size = (*window.output_size(*x.shape[1:3]), N)
-    if winograd.applies(window, weight, groups, size, device):
-        return winograd.correlate(x, weight, bias, window, device)
+    if grouped.applies(weight, groups):
+        return grouped.correlate(x, weight, bias, window, groups, device, limits)
+    if winograd.applies(window, weight, groups, (*size, N), device):
+        options = limits, kept if groups == 1 else None
+        return _by_groups(winograd.correlate, groups, (x, weight, bias), window, device, *options)
     if mec.applies(window, weight, groups, N, device):
-        return mec.correlate(x, weight, bias, window, device)
-    return im2col.correlate(x, weight, bias, window, groups, device)
+        return mec.correlate(x, weight, bias, window, device, limits)
+    return im2col.correlate(x, weight, bias, window, groups, device, limits)
 
 
 def _weight_gradient(x: Array, dy: Array, weight: Array, window: Window, groups: int, device: Device) -> Array:
     """Return the gradient w.r.t. the weight from `x (C, H, W, N)` and `dy (O, OH, OW, N)`."""
+    if pointwise.applies(window, groups):
+        return pointwise.weight_gradient(x, dy, window, device)
+    if _without_dilation(window, weight, groups, dy.shape[1:], device):
+        small = dilation.small_window(window, x.shape[1:3])
+        images, dy_images = dilation.split(x, window, device), dilation.split(dy, _unpadded(window), device)
+        return _weight_gradient(images, dy_images, weight, small, groups, device)
     N = x.shape[3]
+    if grouped.applies(weight, groups):
+        return grouped.weight_gradient(x, dy, window, groups, device)
     if winograd.applies(window, weight, groups, dy.shape[1:], device):
-        return winograd.weight_gradient(x, dy, window, device)
+        return _by_groups(winograd.weight_gradient, groups, (x, dy), window, device)
     if mec.applies(window, weight, groups, N, device) and window.stride[1] == 1:
         return mec.weight_gradient(x, dy, window, device)
     return im2col.weight_gradient(x, dy, window, groups, device)
@@ -125,21 +174,79 @@ def _weight_gradient(x: Array, dy: Array, weight: Array, window: Window, groups:
 
 def _input_gradient(dy: Array, weight: Array, window: Window, groups: int, size: Pair, device: Device) -> Array:
     """Return `dx (C, H, W, N)`, for an input of `size (H, W)`, from `dy (O, OH, OW, N)`."""
+    if pointwise.applies(window, groups):
+        return pointwise.input_gradient(dy, weight, window, size, device)
+    if _without_dilation(window, weight, groups, dy.shape[1:], device):
+        small, smaller = dilation.small_window(window, size), dilation.small_size(window, size)
+        dx = _input_gradient(dilation.split(dy, _unpadded(window), device), weight, small, groups, smaller, device)
+        return dilation.join(dx, window, size, device)
     N = dy.shape[3]
+    if grouped.applies(weight, groups):
+        return grouped.input_gradient(dy, weight, window, groups, size, device)
     if winograd.applies(window, weight, groups, dy.shape[1:], device):
-        return winograd.input_gradient(dy, weight, window, device)
+        return _by_groups(winograd.input_gradient, groups, (dy, weight), window, device)
     if window.stride == (1, 1) and groups == 1:
         (O, C), pixels, positions = weight.shape[:2], prod(size), prod(dy.shape[1:3])
         # With many more pixels than positions, the windows over dy would mostly cover padding.
-        small = pixels <= 1.5 * positions and mec.applies(window.flipped, weight, groups, N, device)
+        by_mec = pixels <= 1.5 * positions and mec.applies(window.flipped, weight, groups, N, device)
         # The columns of dy are written and read; those of dx are also added up, once for each element of the window.
         # So the correlation pays unless dy has many more columns.
-        if small or O * pixels <= 1.5 * C * positions + device.launch_bytes / (2 * N * dy.itemsize):
+        if by_mec or O * pixels <= 1.5 * C * positions + device.launch_bytes / (2 * N * dy.itemsize):
             flipped_weight, flipped_window = flipped(weight, window, device)
-            if small:
+            if by_mec:
                 return mec.correlate(dy, flipped_weight, None, flipped_window, device)
             return im2col.correlate(dy, flipped_weight, None, flipped_window, 1, device)
     return im2col.input_gradient(dy, weight, window, groups, size, device)
+
+
+def _without_dilation(window: Window, weight: Array, groups: int, size: tuple[int, int, int], device: Device) -> bool:
+    """Return whether a dilated convolution is faster without dilation, on images taken apart; see `dilation.py`.
+
+    Args:
+        size: of the output, `(OH, OW, N)`.
+    """
+    (DH, DW), (OH, OW, N) = window.dilation, size
+    if DH == DW == 1 or window.stride != (1, 1) or min(window.padding) < 0:
+        return False
+    if mec.applies(window, weight, groups, N, device):  # it takes any dilation along the height
+        return False
+    small = dilation.small_window(window, (OH, OW))
+    smaller = ceil(OH / DH), ceil(OW / DW), N * DH * DW
+    by_winograd = winograd.applies(small, weight, groups, smaller, device)
+    return by_winograd or mec.applies(small, weight, groups, smaller[2], device)
+
+
+def _unpadded(window: Window) -> Window:
+    return window._replace(padding=(0, 0, 0, 0))
+
+
+def _checked_window(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    stride: IntOrPair,
+    padding: Padding,
+    dilation: IntOrPair,
+    groups: int,
+) -> Window:
+    """Return the window of a convolution, after checking its arguments."""
+    check_input("conv2d_forward", x, "(N, C, H, W)")
+    try:
+        window = make_window(weight.shape[2:], stride, padding, dilation)
+        _check(x, weight, bias, window, groups)
+    except AttributeError:
+        check_arrays("conv2d_forward", weight=weight, bias=bias)
+        raise
+    return window
+
+
+def _by_groups(function: Callable[..., Array], groups: int, arrays: tuple[Array | None, ...], *others: Any) -> Array:
+    """Return what `function(*arrays, *others)` returns for the arrays of each group, along the first axis."""
+    if groups == 1:
+        return function(*arrays, *others)
+    split = [[None] * groups if array is None else array.reshape(groups, -1, *array.shape[1:]) for array in arrays]
+    results = [function(*(array[g] for array in split), *others) for g in range(groups)]
+    return array_namespace(results[0]).concatenate(results)
 
 
 def _check(x: Array, weight: Array, bias: Array | None, window: Window, groups: int) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..backend import Array, batch_first, batch_last, device_of
 from .checks import check_arrays, check_gradient, check_input
+from .windows import Limits, finish
 
 
 def elementwise_forward(x: Array, function: Callable[[Array], Array]) -> tuple[Array, Any]:
@@ -46,11 +47,56 @@ def elementwise_backward(dy: Array, cache: Any, derivative: Callable[[Array, Arr
     return batch_first(dx)
 
 
-def add(x: Array, y: Array) -> Array:
+def map_function(
+    name: str,
+    function: Callable[..., Any],
+    x: Array,
+    *numbers: Any,
+    derivative: bool = False,
+    in_pieces: bool = True,
+) -> list[Array]:
+    """Return the output of an elementwise function, and its derivative if wanted, in the batch-last layout.
+
+    Args:
+        name: of the caller, for error messages.
+        function: called with parts of `x`, the numbers, and matching parts of the output, and of the derivative if
+            wanted, to which it writes.
+        x: `(N, ...)`.
+        numbers: further arguments.
+        derivative: whether it is wanted.
+        in_pieces: False for a function without intermediate results.
+    """
+    device = check_input(name, x)
+    x = batch_last(x)
+    outputs = [device.empty(x.shape, x.dtype) for _ in range(1 + derivative)]
+    device.map_elements(function, x, *numbers, *outputs, in_pieces=in_pieces)
+    return outputs
+
+
+def map_gradient(name: str, gradient: Callable[..., Any], dy: Array, saved: Array, *numbers: Any) -> Array:
+    """Return the gradient w.r.t. the input of an elementwise function.
+
+    Args:
+        name: of the caller, for error messages.
+        gradient: called with parts of `dy` and `saved`, the numbers, and matching parts of the result, to which it
+            writes.
+        dy: gradient w.r.t. the output, `(N, ...)`.
+        saved: an array of the output's shape in the batch-last layout.
+        numbers: further arguments.
+    """
+    dy = check_gradient(name, dy, saved.shape, saved.dtype)
+    device = device_of(dy)
+    dx = device.empty(dy.shape, dy.dtype)
+    device.map_elements(gradient, dy, saved, *numbers, dx)
+    return batch_first(dx)
+
+
+def add(x: Array, y: Array, limits: Limits | None = None) -> Array:
     """Return `x + y` in the batch-last layout.
 
     Args:
         x, y: arrays of one shape, `(N, ...)`.
+        limits: the lowest and highest value of the sum, beyond which it is clipped; None for neither.
 
     Raises:
         TypeError: if one is not an array.
@@ -64,5 +110,10 @@ def add(x: Array, y: Array) -> Array:
         )
     x, y = batch_last(x), batch_last(y)
     total = device.empty(x.shape, x.dtype)
-    device.map_elements(lambda x, y, total: device.xp.add(x, y, out=total), x, y, total)
+
+    def compute(x: Array, y: Array, total: Array) -> None:
+        device.xp.add(x, y, out=total)
+        finish(total, None, limits, device)
+
+    device.map_elements(compute, x, y, total, in_pieces=limits is not None)
     return batch_first(total)

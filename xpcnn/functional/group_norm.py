@@ -1,34 +1,26 @@
 """Group and layer normalisation: groups of each image's values to mean 0 and variance 1, independent of the batch.
 
-In the batch-last layout both work on `(A, K, N)`: A groups of K values each, for N images.
+All of them are one kernel, `standardize.py`: they differ in which of the values form a group, and share a weight.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isqrt, prod
+from math import prod
 from typing import Any, NamedTuple
 
-from ..backend import Array, Shape, batch_first, batch_last, device_of
+from ..backend import Array, Shape, batch_first, batch_last
 from .batch_norm import check_parameters
 from .checks import check_gradient, check_input
+from .standardize import standardize_backward, standardize_forward
 
 
 class _Cache(NamedTuple):
-    normalized: Array  # (A, K, N): the output without weight and bias
-    scale: Array  # (A, 1, N): 1 / standard deviation
-    weight: Array | None
-    bias_shape: Shape | None
-    affine: Affine
+    standardized: Any  # what `standardize_backward` needs
+    parameters: tuple[Shape, Shape]  # the shapes of weight and bias
+    grouped: tuple[int, int, int, int]  # the input's shape as `standardize_forward` sees it
     shape: Shape  # of the input, (..., N)
-
-
-class Affine(NamedTuple):
-    """How the weight and bias are broadcast over the values."""
-
-    values: Shape  # three axes to which the values are reshaped
-    weight: Shape  # the same axes of the weight, of length 1 where it is broadcast
-    broadcast: tuple[int, ...]  # which axes these are
+    dtype: Any
 
 
 def group_norm_forward(
@@ -53,8 +45,7 @@ def group_norm_forward(
         raise ValueError(f"expected input (N, C, ...) with channels that {groups} groups divide, got {x.shape}")
     N, C = x.shape[:2]
     check_parameters("group_norm_forward", x, x.shape[1:2], weight=weight, bias=bias)
-    affine = Affine((C, prod(x.shape[2:]), N), (C, 1, 1), (1, 2))
-    return _forward(x, (groups, prod(x.shape[1:]) // groups, N), weight, bias, affine, eps)
+    return _forward(x, (groups, C // groups, prod(x.shape[2:]), N), (groups, C // groups, 1, 1), weight, bias, eps)
 
 
 def layer_norm_forward(
@@ -85,7 +76,31 @@ def layer_norm_forward(
         raise ValueError(f"expected input (N, ..., {', '.join(map(str, shape))}), got {x.shape}")
     N, A, K = x.shape[0], prod(x.shape[1 : x.ndim - len(shape)]), prod(shape)
     check_parameters("layer_norm_forward", x, shape, weight=weight, bias=bias)
-    return _forward(x, (A, K, N), weight, bias, Affine((A, K, N), (1, K, 1), (0, 2)), eps)
+    return _forward(x, (A, K, 1, N), (1, K, 1, 1), weight, bias, eps)
+
+
+def layer_norm2d_forward(
+    x: Array, weight: Array | None = None, bias: Array | None = None, *, eps: float = 1e-6
+) -> tuple[Array, Any]:
+    """Return `(x - mean) / √(variance + eps) · weight + bias`, over the channels of each pixel (Liu et al. 2022).
+
+    Args:
+        x: `(N, C, ...)`.
+        weight, bias: `(C,)`, of the same dtype as `x`, or None.
+        eps: added to the variance, so that constant values are not divided by 0.
+
+    Returns:
+        `y` in the shape of `x`, and what `layer_norm2d_backward` needs.
+
+    Raises:
+        ValueError: if shapes or dtypes do not fit.
+    """
+    check_input("layer_norm2d_forward", x, "(N, C, ...)", float16=False)
+    if x.ndim < 2 or 0 in x.shape[1:]:
+        raise ValueError(f"expected input (N, C, ...), got {x.shape}")
+    N, C = x.shape[:2]
+    check_parameters("layer_norm2d_forward", x, x.shape[1:2], weight=weight, bias=bias)
+    return _forward(x, (1, C, 1, prod(x.shape[2:]) * N), (1, C, 1, 1), weight, bias, eps)
 
 
 def group_norm_backward(
@@ -101,54 +116,29 @@ def group_norm_backward(
     Returns:
         `dx`, `dweight` and `dbias`, each None if it was not asked for or there was no such argument.
     """
-    normalized, scale, weight, bias_shape, affine, shape = cache
-    dy = check_gradient("group_norm_backward", dy, shape, normalized.dtype)
-    dweight = dbias = dx = None
-    dy_values = dy.reshape(affine.values)
-    if bias_shape is not None:
-        dbias = dy_values.sum(axis=affine.broadcast).reshape(bias_shape)
-    if weight is not None:
-        dweight = (dy_values * normalized.reshape(affine.values)).sum(axis=affine.broadcast).reshape(weight.shape)
-        dy = dy_values * weight.reshape(affine.weight)
-    if input_gradient:
-        dy = dy.reshape(normalized.shape)
-        dx = dy - _mean(dy)
-        dx -= normalized * _mean(dy * normalized)
-        dx *= scale
-        dx = batch_first(dx.reshape(shape))
-    return dx, dweight, dbias
+    standardized, parameters, grouped, shape, dtype = cache
+    dy = check_gradient("group_norm_backward", dy, shape, dtype)
+    dx, *gradients = standardize_backward(dy.reshape(grouped), standardized, input_gradient=input_gradient)
+    dweight, dbias = (
+        gradient if gradient is None else gradient.reshape(-1, *parameter).sum(axis=0)
+        for gradient, parameter in zip(gradients, parameters, strict=True)
+    )
+    return None if dx is None else batch_first(dx.reshape(shape)), dweight, dbias
 
 
-layer_norm_backward = group_norm_backward
+layer_norm_backward = layer_norm2d_backward = group_norm_backward
 
 
 def _forward(
-    x: Array, grouped: Shape, weight: Array | None, bias: Array | None, affine: Affine, eps: float
+    x: Array,
+    grouped: tuple[int, int, int, int],
+    parameter: Shape,
+    weight: Array | None,
+    bias: Array | None,
+    eps: float,
 ) -> tuple[Array, Any]:
     x = batch_last(x)
-    device = device_of(x)
-    values = x.reshape(grouped)
-    normalized = device.empty(values.shape, x.dtype)
-    # The rounding error of the mean is subtracted too: see batch_norm.py.
-    device.xp.subtract(values, _mean(values), out=normalized)
-    residual, square = _mean(normalized), _mean(normalized * normalized)
-    scale = 1 / device.xp.sqrt(device.xp.maximum(square - residual * residual, 0) + eps)
-    normalized -= residual
-    normalized *= scale
-    y = normalized
-    if weight is not None:
-        y = normalized.reshape(affine.values) * weight.reshape(affine.weight)
-    if bias is not None:
-        y = y.reshape(affine.values) + bias.reshape(affine.weight)
-    cache = _Cache(normalized, scale, weight, None if bias is None else bias.shape, affine, x.shape)
-    return batch_first(y.reshape(x.shape)), cache
-
-
-def _mean(x: Array) -> Array:
-    """Return the mean along axis 1, summed in two stages, so that rounding errors grow with the root of its length."""
-    A, K, N = x.shape
-    length = isqrt(K)
-    whole = K - K % length
-    total = x[:, :whole].reshape(A, whole // length, length, N).sum(axis=2).sum(axis=1)
-    total += x[:, whole:].sum(axis=1)
-    return (total / K)[:, None]
+    parameters = [None if array is None else array.reshape(parameter) for array in (weight, bias)]
+    y, cache = standardize_forward(x.reshape(grouped), parameters[0], parameters[1], eps)
+    shapes = () if weight is None else weight.shape, () if bias is None else bias.shape
+    return batch_first(y.reshape(x.shape)), _Cache(cache, shapes, grouped, x.shape, x.dtype)

@@ -24,13 +24,24 @@ from math import ceil
 from typing import NamedTuple
 
 from ..backend import Array, Device, blocks
-from .windows import PARTIAL_SUMS, Pair, Window, add_up, product_work, reach
+from .windows import PARTIAL_SUMS, Limits, Pair, Window, add_up, finish, product_work, reach
 
 _LEAST_COLUMNS = 64  # products of fewer columns are slow in BLAS
 
 
-def correlate(x: Array, weight: Array, bias: Array | None, window: Window, groups: int, device: Device) -> Array:
-    """Return the correlation of `x (C, H, W, N)` and `weight (O, C / groups, KH, KW)` plus bias, `(O, OH, OW, N)`."""
+def correlate(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    window: Window,
+    groups: int,
+    device: Device,
+    limits: Limits | None = None,
+) -> Array:
+    """Return the correlation of `x (C, H, W, N)` and `weight (O, C / groups, KH, KW)` plus bias, `(O, OH, OW, N)`.
+
+    With `limits` it is clipped to them.
+    """
     C, H, W, N = x.shape
     O = weight.shape[0]
     OH, OW = window.output_size(H, W)
@@ -56,8 +67,7 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window, group
         else:
             product = device.scratch((O // groups, columns.shape[1]), x.dtype, "product")
         _multiply(rows[g], columns, product, device)  # (O, K) @ (K, P)
-        if bias is not None:
-            product += bias[g]
+        finish(product, None if bias is None else bias[g], limits, device)
         if span is None:
             y[g][:, tile.rows, tile.cols, tile.images] = product.reshape(-1, *tile.shape)
 
@@ -119,14 +129,21 @@ def input_gradient(
     def scatter(task: tuple[int, slice]) -> None:
         # Parts hold different channels, so no two of them add to the same pixel.
         g, channels = task
-        target = dx[g, channels]
-        target[...] = 0 if initial is None else initial[g, channels]
+        pixels = dx[g, channels]
+        apart = _columns_apart(window, N, pixels, device)
+        # With the columns apart: (C, H, stride, ceil(W / stride), N).
+        target = device.empty((*pixels.shape[:2], apart, ceil(size[1] / apart), N), dy.dtype) if apart > 1 else pixels
+        target = target.reshape(*pixels.shape[:2], apart, -1, N)
+        target[...] = 0 if initial is None else initial[g, channels, ..., None]
         rows = weight[g, :, channels].reshape(O // groups, -1)
         for tile in all_tiles:
             dy_tile = dy[g][:, tile.rows, tile.cols, tile.images].reshape(O // groups, -1)
             columns = device.scratch((rows.shape[1], dy_tile.shape[1]), dy.dtype, "columns")
             _multiply(rows.T, dy_tile, columns, device)  # (K, O) @ (O, P)
-            col2im(columns, window, tile, target)
+            col2im(columns, window, tile, target, size[1])
+        for i in range(apart if apart > 1 else 0):
+            part = pixels[:, :, i::apart]
+            part[...] = target[:, :, i, : part.shape[2]]
 
     device.map(scatter, [(g, channels) for g in range(groups) for channels in channel_blocks])
     return dx.reshape(groups * C, *size, N)
@@ -190,31 +207,66 @@ def im2col(x: Array, window: Window, tile: Tile, device: Device) -> Array:
     C, (KH, KW) = x.shape[0], window.kernel
     field = _padded_field(x, window, tile, device)
     c, h, w, n = field.strides
+    columns = device.scratch((C, KH, KW, *tile.shape), x.dtype, "columns")
+    apart = _columns_apart(window, tile.shape[2], columns, device)
+    if apart > 1:
+        _copy_apart(field, window, columns, apart, device)
+        return columns.reshape(C * KH * KW, -1)
     patches = xp.lib.stride_tricks.as_strided(
         field,
-        (C, KH, KW, *tile.shape),
+        columns.shape,
         (c, h * window.dilation[0], w * window.dilation[1], h * window.stride[0], w * window.stride[1], n),
     )
-    columns = device.scratch(patches.shape, x.dtype, "columns")
     columns[...] = patches
     return columns.reshape(C * KH * KW, -1)
 
 
-def col2im(columns: Array, window: Window, tile: Tile, dx: Array) -> None:
+def _columns_apart(window: Window, images: int, written: Array, device: Device) -> int:
+    """Return the stride along the width if columns of pixels are to be taken apart by it first, else 1.
+
+    With a stride, neighbouring positions are not neighbours in memory, and copies run over one pixel of all images at a
+    time: slow if these are few. Taken apart, every second (or third) column lies next to the other in long runs.
+    """
+    few = images * written.itemsize < 64 and written.nbytes > 8 * device.launch_bytes
+    return window.stride[1] if few and window.kernel[1] > 1 else 1
+
+
+def _copy_apart(field: Array, window: Window, columns: Array, apart: int, device: Device) -> None:
+    """Copy the windows of a padded `field (C, rows, cols, images)` to `columns (C, KH, KW, rows, cols, images)`."""
+    C, KH, KW, rows, cols, images = columns.shape
+    width = ceil(field.shape[2] / apart)
+    parts = device.scratch((apart, C, field.shape[1], width, images), field.dtype, "apart")
+    for i in range(apart):
+        taken = field[:, :, i::apart]
+        parts[i, :, :, : taken.shape[2]] = taken
+    c, h, w, n = parts.strides[1:]
+    for kw in range(KW):
+        first, i = divmod(kw * window.dilation[1], apart)
+        columns[:, :, kw] = device.xp.lib.stride_tricks.as_strided(
+            parts[i, :, :, first:],
+            (C, KH, rows, cols, images),
+            (c, h * window.dilation[0], h * window.stride[0], w, n),
+        )
+
+
+def col2im(columns: Array, window: Window, tile: Tile, dx: Array, W: int) -> None:
     """Add the columns of one tile to the pixels that `im2col` copied them from, its adjoint; padding is dropped.
 
     Args:
         columns: `(C·KH·KW, rows·cols·images)`.
-        dx: `(C, H, W, N)`, added to in place.
+        dx: `(C, H, 1, W, N)`, or `(C, H, stride, ceil(W / stride), N)` with the columns taken apart; added to in place.
+        W: width of the image.
     """
-    C, H, W, _ = dx.shape
+    C, H, apart, _, _ = dx.shape
     (KH, KW), (top, _, left, _) = window.kernel, window.padding
     patches = columns.reshape(C, KH, KW, *tile.shape)
     across = [reach(tile.cols, window.stride[1], kw * window.dilation[1] - left, W) for kw in range(KW)]
     for kh in range(KH):
         tile_rows, image_rows = reach(tile.rows, window.stride[0], kh * window.dilation[0] - top, H)
         for kw, (tile_cols, image_cols) in enumerate(across):
-            dx[:, image_rows, image_cols, tile.images] += patches[:, kh, kw, tile_rows, tile_cols]
+            first, i = divmod(image_cols.start, apart)
+            cols = slice(first, ceil((image_cols.stop - i) / apart), window.stride[1] // apart)
+            dx[:, image_rows, i, cols, tile.images] += patches[:, kh, kw, tile_rows, tile_cols]
 
 
 def _multiply(a: Array, b: Array, out: Array, device: Device) -> None:

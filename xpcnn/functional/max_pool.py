@@ -1,13 +1,18 @@
-"""Max pooling: for each element of the window in turn, all positions, images and channels at once."""
+"""Max pooling: for each element of the window in turn, all positions, images and channels at once.
+
+Or, where that is faster on the device, on planes: see `planes.py` and `max_pool_planes.py`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import ceil, isnan
+from math import ceil, inf
 from typing import Any, NamedTuple
 
-from ..backend import ELEMENT_WORK, Array, array_namespace, batch_first, batch_last, blocks, chain, device_of
+from ..backend import ELEMENT_WORK, Array, Device, array_namespace, batch_first, batch_last, blocks, chain, device_of
 from .checks import check_gradient, check_images, check_input
+from .max_pool_planes import argmax_finder, gradient_scatterer
+from .planes import Axis, make_axes, overlapping, piece_slices, uses_planes, window_reducer
 from .windows import IntOrPair, Padding, Window, ceil_mode_window, offsets, pooling_window
 
 
@@ -26,6 +31,7 @@ def max_pool2d_forward(
     padding: Padding = 0,
     dilation: IntOrPair = 1,
     ceil_mode: bool = False,
+    save_for_backward: bool = True,
 ) -> tuple[Array, Any]:
     """Return the maximum under each position of a window; NaN if there is one.
 
@@ -36,9 +42,10 @@ def max_pool2d_forward(
         padding: rows and columns around the image that never are the maximum; at most half the window.
         dilation: step between the elements of the window.
         ceil_mode: whether the number of positions is rounded up: see `windows.ceil_mode_window`.
+        save_for_backward: whether `max_pool2d_backward` will be called. Without it only the maxima are computed.
 
     Returns:
-        `y (N, C, OH, OW)` and what `max_pool2d_backward` needs.
+        `y (N, C, OH, OW)` and what `max_pool2d_backward` needs, or None.
 
     Raises:
         ValueError: if the shape or an option does not fit.
@@ -47,43 +54,45 @@ def max_pool2d_forward(
     check_images(x)
     window = pooling_window(kernel_size, stride, padding, dilation)
     x = batch_last(x)
-    xp = device.xp
     C, H, W, N = x.shape
     if ceil_mode:
         window = ceil_mode_window(window, H, W)
     OH, OW = window.output_size(H, W)
     KH, KW = window.kernel
     y = device.empty((C, OH, OW, N), x.dtype)
-    argmax = device.empty(y.shape, "uint8" if KH * KW <= 256 else "int32")
-    window_offsets = offsets(window, OH, OW, H, W)
+    argmax: Array = device.empty(y.shape, "uint8" if KH * KW <= 256 else "int32") if save_for_backward else None
+    on_planes = uses_planes(window, x, device) and (argmax is None or argmax.dtype == "uint8")
+    axes = make_axes(window, H, W) if on_planes else None
 
     def pool(channels: slice) -> None:
-        # On the host it is cheaper to look for NaN in the maxima than in each candidate. A GPU would wait for the look.
-        if not device.on_host:
-            find(channels, _update_maximum_or_nan, _maximum_and_argmax_or_nan)
-            return
-        find(channels, _update_maximum, _maximum_and_argmax)
-        if N and isnan(y[channels].max()):
-            find(channels, _update_maximum_or_nan, _maximum_and_argmax_or_nan)
+        if argmax is None:
+            _write_maxima(window, axes, channels, x, y, device)
+        elif axes is not None:
+            for shape, pieces in piece_slices(channels, x, device):
+                find = argmax_finder(axes, shape, x.dtype, argmax.dtype, device)
+                for piece in pieces:
+                    find(x[piece], y[piece], argmax[piece])
+                    look_again(piece)
+        elif device.on_host:
+            _pool_by_offsets(window, x[channels], y[channels], argmax[channels], _update_maximum, _maximum_and_argmax)
+            look_again(channels)
+        else:
+            find_nan(channels)
 
-    def find(channels: slice, update: Callable[..., None], update_by_all: Callable[..., None]) -> None:
-        maximum, index = y[channels], argmax[channels]
-        candidates = [x[channels, rows, cols] for _, _, (rows, cols) in window_offsets]
-        if not any(window.padding) and len(candidates) <= _MAX_FUSED_OFFSETS:
-            update_by_all(maximum, index, *candidates)
-            return
-        # Where all values are minus infinity, the maximum is the window's first pixel inside the image.
-        index[...] = 0
-        for oh, kh in _first_offsets(OH, KH, window.stride[0], window.dilation[0], window.padding[0]):
-            index[:, oh] += kh * KW
-        for ow, kw in _first_offsets(OW, KW, window.stride[1], window.dilation[1], window.padding[2]):
-            index[:, :, ow] += kw
-        maximum[...] = -xp.inf
-        for (offset, (rows, cols), _), candidate in zip(window_offsets, candidates, strict=True):
-            update(candidate, maximum[:, rows, cols], index[:, rows, cols], index.dtype.type(offset))
+    def look_again(channels: slice) -> None:
+        """Repeat the search if there is NaN, or minus infinity, which on planes is the padding's value, too.
+
+        On the host it is cheaper to look for them in the maxima than in each candidate. A GPU would wait for the look.
+        """
+        if N and not y[channels].min() > -inf:
+            find_nan(channels)
+
+    def find_nan(channels: slice) -> None:
+        functions = _update_maximum_or_nan, _maximum_and_argmax_or_nan
+        _pool_by_offsets(window, x[channels], y[channels], argmax[channels], *functions)
 
     device.map(pool, blocks(C, device.parts(2 * y.size * KH * KW * ELEMENT_WORK)))
-    return batch_first(y), _Cache(argmax, window, (H, W), x.dtype)
+    return batch_first(y), None if argmax is None else _Cache(argmax, window, (H, W), x.dtype)
 
 
 def max_pool2d_backward(dy: Array, cache: Any) -> Array:
@@ -96,31 +105,94 @@ def max_pool2d_backward(dy: Array, cache: Any) -> Array:
     argmax, window, (H, W), dtype = cache
     dy = check_gradient("max_pool2d_backward", dy, argmax.shape, dtype)
     device = device_of(dy)
-    C, OH, OW, N = dy.shape
+    C, _, _, N = dy.shape
     dx = device.empty((C, H, W, N), dy.dtype)
-    overlapping = any((k - 1) * d >= s for k, d, s in zip(window.kernel, window.dilation, window.stride, strict=True))
-    # Windows side by side write each pixel exactly once, except those beyond the last window.
-    side_by_side = window.kernel == window.stride and window.dilation == (1, 1) and not any(window.padding)
-    complete = side_by_side and (OH * window.kernel[0], OW * window.kernel[1]) == (H, W)
-    scatter = _add_at_maximum if overlapping else _write_at_maximum
-    window_offsets = offsets(window, OH, OW, H, W)
+    axes = make_axes(window, H, W) if uses_planes(window, dx, device) else None
 
     def scatter_channels(channels: slice) -> None:
-        targets = [dx[channels, rows, cols] for _, _, (rows, cols) in window_offsets]
-        if not complete:
-            dx[channels] = 0
-        if side_by_side and len(targets) <= _MAX_FUSED_OFFSETS:
-            _write_at_maxima(dy[channels], argmax[channels], *targets)
+        if axes is None:
+            _scatter_by_offsets(window, dy[channels], argmax[channels], dx[channels])
             return
-        for (offset, (rows, cols), _), target in zip(window_offsets, targets, strict=True):
-            index = argmax[channels, rows, cols]
-            scatter(dy[channels, rows, cols], index, target, index.dtype.type(offset))
+        for shape, pieces in piece_slices(channels, dx, device):
+            scatter = gradient_scatterer(axes, shape, dy.dtype, argmax.dtype, device)
+            for piece in pieces:
+                scatter(dy[piece], argmax[piece], dx[piece])
 
-    device.map(scatter_channels, blocks(C, device.parts(2 * dy.size * len(window_offsets) * ELEMENT_WORK)))
+    KH, KW = window.kernel
+    device.map(scatter_channels, blocks(C, device.parts(2 * dy.size * KH * KW * ELEMENT_WORK)))
     return batch_first(dx)
 
 
+def _write_maxima(
+    window: Window, axes: tuple[Axis, Axis] | None, channels: slice, x: Array, y: Array, device: Device
+) -> None:
+    xp = device.xp
+    if axes is not None:
+        for shape, pieces in piece_slices(channels, x, device):
+            reduce = window_reducer(xp.maximum, axes, shape, x.dtype, -inf, device)
+            for piece in pieces:
+                y[piece] = reduce(x[piece])
+        return
+    x, y = x[channels], y[channels]
+    window_offsets = offsets(window, *y.shape[1:3], *x.shape[1:3])
+    candidates = [x[:, rows, cols] for _, _, (rows, cols) in window_offsets]
+    if not any(window.padding) and len(candidates) <= _MAX_FUSED_OFFSETS:
+        _maximum(y, *candidates)
+        return
+    y[...] = -inf
+    for (_, (rows, cols), _), candidate in zip(window_offsets, candidates, strict=True):
+        xp.maximum(y[:, rows, cols], candidate, out=y[:, rows, cols])
+
+
+def _pool_by_offsets(
+    window: Window, x: Array, y: Array, argmax: Array, update: Callable[..., None], update_by_all: Callable[..., None]
+) -> None:
+    """Write the maxima and their indices by chains: one that updates them by one candidate, and one for all at once."""
+    (OH, OW), (KH, KW) = y.shape[1:3], window.kernel
+    window_offsets = offsets(window, OH, OW, *x.shape[1:3])
+    candidates = [x[:, rows, cols] for _, _, (rows, cols) in window_offsets]
+    if not any(window.padding) and len(candidates) <= _MAX_FUSED_OFFSETS:
+        update_by_all(y, argmax, *candidates)
+        return
+    # Where all values are minus infinity, the maximum is the window's first pixel inside the image.
+    argmax[...] = 0
+    for oh, kh in _first_offsets(OH, KH, window.stride[0], window.dilation[0], window.padding[0]):
+        argmax[:, oh] += kh * KW
+    for ow, kw in _first_offsets(OW, KW, window.stride[1], window.dilation[1], window.padding[2]):
+        argmax[:, :, ow] += kw
+    y[...] = -inf
+    for (offset, (rows, cols), _), candidate in zip(window_offsets, candidates, strict=True):
+        update(candidate, y[:, rows, cols], argmax[:, rows, cols], argmax.dtype.type(offset))
+
+
+def _scatter_by_offsets(window: Window, dy: Array, argmax: Array, dx: Array) -> None:
+    _, OH, OW, _ = dy.shape
+    _, H, W, _ = dx.shape
+    # Windows side by side write each pixel exactly once, except those beyond the last window.
+    side_by_side = window.kernel == window.stride and window.dilation == (1, 1) and not any(window.padding)
+    complete = side_by_side and (OH * window.kernel[0], OW * window.kernel[1]) == (H, W)
+    scatter = _add_at_maximum if overlapping(window) else _write_at_maximum
+    window_offsets = offsets(window, OH, OW, H, W)
+    targets = [dx[:, rows, cols] for _, _, (rows, cols) in window_offsets]
+    if not complete:
+        dx[...] = 0
+    if side_by_side and len(targets) <= _MAX_FUSED_OFFSETS:
+        _write_at_maxima(dy, argmax, *targets)
+        return
+    for (offset, (rows, cols), _), target in zip(window_offsets, targets, strict=True):
+        index = argmax[:, rows, cols]
+        scatter(dy[:, rows, cols], index, target, index.dtype.type(offset))
+
+
 _MAX_FUSED_OFFSETS = 9  # in one chain: a CUDA kernel's arguments, one array each, have to fit 4 KB
+
+
+@chain
+def _maximum(maximum: Array, *candidates: Array) -> None:
+    xp = array_namespace(maximum)
+    maximum[...] = candidates[0]
+    for candidate in candidates[1:]:
+        xp.maximum(maximum, candidate, out=maximum)
 
 
 @chain

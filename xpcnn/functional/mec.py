@@ -17,7 +17,7 @@ from math import ceil
 from typing import NamedTuple
 
 from ..backend import Array, Device, blocks
-from .windows import Window, add_up, product_work, reach
+from .windows import Limits, Window, add_up, finish, product_work, reach
 
 _LEAST_IMAGES = 16  # products of fewer columns are slow in BLAS
 
@@ -50,8 +50,13 @@ def applies(window: Window, weight: Array, groups: int, images: int, device: Dev
     )
 
 
-def correlate(x: Array, weight: Array, bias: Array | None, window: Window, device: Device) -> Array:
-    """Return the correlation of `x (C, H, W, N)` and `weight (O, C, KH, KW)` plus bias, `(O, OH, OW, N)`."""
+def correlate(
+    x: Array, weight: Array, bias: Array | None, window: Window, device: Device, limits: Limits | None = None
+) -> Array:
+    """Return the correlation of `x (C, H, W, N)` and `weight (O, C, KH, KW)` plus bias, `(O, OH, OW, N)`.
+
+    With `limits` it is clipped to them.
+    """
     xp = device.xp
     C, H, W, N = x.shape
     O, _, KH, KW = weight.shape
@@ -77,8 +82,7 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window, devic
             )
             result = y[:, tile.rows, :, tile.images]
             xp.matmul(filters, windows, out=result.transpose(1, 2, 0, 3))  # R·OW times (O, K) @ (K, n)
-            if bias is not None:
-                result += bias
+            finish(result, bias, limits, device)
 
     device.map(multiply, parts)
     return y

@@ -28,6 +28,7 @@ from ..backend import ELEMENT_WORK, Array, Device
 Pair: TypeAlias = tuple[int, int]
 IntOrPair: TypeAlias = int | Sequence[int]
 Padding: TypeAlias = int | str | Sequence[int]
+Limits: TypeAlias = tuple[float, float]
 
 
 def pair(value: IntOrPair, name: str, minimum: int) -> Pair:
@@ -150,6 +151,19 @@ def _checked_window(kernel: IntOrPair, stride: IntOrPair, padding: Padding, dila
 def product_work(K: int, O: int, P: int) -> int:
     """Return the work of `(O, K) @ (K, P)` and of copying its columns, in multiply-adds; see `Device.parts`."""
     return K * (O + ELEMENT_WORK) * P
+
+
+def finish(y: Array, bias: Array | None, limits: Limits | None, device: Device) -> None:
+    """Add the bias to a part of a convolution's output and clip it to the limits, in place, while it is in cache.
+
+    Args:
+        bias: in a shape that broadcasts to `y`, or None.
+        limits: the lowest and highest value of an activation such as ReLU, or None.
+    """
+    if bias is not None:
+        y += bias
+    if limits is not None:
+        device.xp.clip(y, *limits, out=y)
 
 
 def add_up(sums: list[Array]) -> Array:

@@ -20,11 +20,11 @@ import numpy as np
 
 from ..backend import Array, Device, blocks
 from .im2col import Tile, im2col, tiles
-from .windows import PARTIAL_SUMS, Window, add_up, flipped, reach
+from .windows import PARTIAL_SUMS, Limits, Window, add_up, finish, flipped, reach
 
 
 def applies(window: Window, weight: Array, groups: int, size: tuple[int, int, int], device: Device) -> bool:
-    """Return whether Winograd supports this convolution and is the faster way to compute it on this device.
+    """Return whether Winograd supports this convolution, group by group, and is the faster way on this device.
 
     Args:
         weight: `(O, C / groups, KH, KW)`.
@@ -33,24 +33,40 @@ def applies(window: Window, weight: Array, groups: int, size: tuple[int, int, in
     return (
         window.kernel == (3, 3)
         and window.stride == window.dilation == (1, 1)
-        and groups == 1
         and max(window.padding) <= 2
         and weight.dtype.itemsize > 2  # in float16 the transforms would lose most digits
-        and min(weight.shape[:2]) >= device.winograd_channels
+        and min(weight.shape[1], len(weight) // groups) >= device.winograd_channels
         # With fewer patches the transform of the filters costs more than is saved.
         and ceil(size[0] / 4) * ceil(size[1] / 4) * size[2] >= 32
     )
 
 
-def correlate(x: Array, weight: Array, bias: Array | None, window: Window, device: Device) -> Array:
-    """Return the correlation of `x (C, H, W, N)` and `weight (O, C, 3, 3)` plus bias, `(O, OH, OW, N)`."""
+def correlate(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    window: Window,
+    device: Device,
+    limits: Limits | None = None,
+    kept: dict[str, Array] | None = None,
+) -> Array:
+    """Return the correlation of `x (C, H, W, N)` and `weight (O, C, 3, 3)` plus bias, `(O, OH, OW, N)`.
+
+    Args:
+        limits: what the output is clipped to, or None.
+        kept: where the transformed filters are kept between calls with the same weight, or None.
+    """
     matmul = device.xp.matmul
     C, H, W, N = x.shape
     O = weight.shape[0]
     OH, OW = window.output_size(H, W)
     output_transform, _, input_transform = _transforms(device, x.dtype)
-    with device.one_blas_thread():
-        transformed_weight = _transform_weight(weight, device)
+    transformed_weight = None if kept is None else kept.get("winograd")
+    if transformed_weight is None:
+        with device.one_blas_thread():
+            transformed_weight = _transform_weight(weight, device)
+        if kept is not None:
+            kept["winograd"] = transformed_weight
     y = device.empty((O, OH, OW, N), x.dtype)
     patches, all_tiles, parts = _tile_patches(window, OH, OW, N, C, O, x.itemsize, device)
 
@@ -66,8 +82,7 @@ def correlate(x: Array, weight: Array, bias: Array | None, window: Window, devic
         )  # 36 times (O, C) @ (C, T)
         results = device.scratch((O, 16, points.shape[2]), x.dtype, "columns")
         matmul(output_transform, products, out=results)  # O times (16, 36) @ (36, T)
-        if bias is not None:
-            results += bias[:, None, None]
+        finish(results, None if bias is None else bias[:, None, None], limits, device)
         _write_outputs(results, tile, y)
 
     device.map(multiply, parts)

@@ -6,18 +6,30 @@ from collections.abc import Callable
 from typing import Any
 
 from ..nn import Sequential
+from .convnext import convnext, convnext_femto, convnext_tiny
 from .deep_sigmoid import deep_sigmoid_net
 from .lenet import lenet5
+from .mlp import mlp
+from .mobilenet_v2 import mobilenet_v2
 from .numpy_cnn import numpy_cnn
+from .own import OwnNetwork
 from .resnet import resnet, resnet20
+from .resnet18 import resnet18, resnet34
+from .small_cnn import small_cnn
 from .three_layer import three_layer_net
 from .vgg import vgg
 
 MODELS: dict[str, Callable[..., Sequential]] = {
+    "convnext_femto": convnext_femto,
     "deep_sigmoid_net": deep_sigmoid_net,
     "lenet5": lenet5,
+    "mlp": mlp,
+    "mobilenet_v2": mobilenet_v2,
     "numpy_cnn": numpy_cnn,
+    "resnet18": resnet18,
     "resnet20": resnet20,
+    "resnet34": resnet34,
+    "small_cnn": small_cnn,
     "three_layer_net": three_layer_net,
     "vgg": vgg,
 }
@@ -48,12 +60,21 @@ def build_model(
 
 __all__ = [
     "MODELS",
+    "OwnNetwork",
     "build_model",
+    "convnext",
+    "convnext_femto",
+    "convnext_tiny",
     "deep_sigmoid_net",
     "lenet5",
+    "mlp",
+    "mobilenet_v2",
     "numpy_cnn",
     "resnet",
+    "resnet18",
     "resnet20",
+    "resnet34",
+    "small_cnn",
     "three_layer_net",
     "vgg",
 ]

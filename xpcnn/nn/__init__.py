@@ -35,17 +35,18 @@ returns the mean over the batch:
 """
 
 from . import init
-from .activation import ELU, GELU, Activation, Identity, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Tanh
+from .activation import ELU, GELU, Activation, Identity, LeakyReLU, ReLU, ReLU6, Sigmoid, SiLU, Softmax, Tanh
 from .blocks import conv_relu, conv_relu_pool
-from .containers import Residual, Sequential
+from .containers import Residual, ResidualSequential, Sequential
 from .convolution import Conv2d, ConvTranspose2d
 from .dropout import Dropout
 from .linear import Flatten, Linear
 from .loss import BCEWithLogitsLoss, CrossEntropyLoss, HingeLoss, L2Penalty, Loss, MSELoss
 from .module import Buffer, Module, Parameter
-from .normalization import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm
+from .normalization import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm, LayerNorm2d
 from .pooling import AdaptiveAvgPool2d, AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from .position_bias import PositionBias
+from .summary import LayerSummary, Summary
 
 __all__ = [
     "ELU",
@@ -68,6 +69,8 @@ __all__ = [
     "Identity",
     "L2Penalty",
     "LayerNorm",
+    "LayerNorm2d",
+    "LayerSummary",
     "LeakyReLU",
     "Linear",
     "Loss",
@@ -77,11 +80,14 @@ __all__ = [
     "Parameter",
     "PositionBias",
     "ReLU",
+    "ReLU6",
     "Residual",
+    "ResidualSequential",
     "Sequential",
     "SiLU",
     "Sigmoid",
     "Softmax",
+    "Summary",
     "Tanh",
     "conv_relu",
     "conv_relu_pool",

@@ -56,12 +56,28 @@ class ReLU(Module):
         return F.relu_backward(dy, self.saved())
 
 
-class LeakyReLU(Activation):
+class ReLU6(Module):
+    """`min(max(x, 0), 6)`, elementwise (Howard et al. 2017); the gradient at 0 and at 6 is 0."""
+
+    arithmetic = "exact"
+
+    def forward(self, x: Array) -> Array:
+        y, cache = F.relu6_forward(x)
+        self.save_for_backward(cache, y)
+        return y
+
+    def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
+        return F.relu6_backward(dy, self.saved())
+
+
+class LeakyReLU(Module):
     """`x` where it is positive, else `negative_slope·x` (Maas, Hannun and Ng 2013).
 
     Args:
         negative_slope: the slope for negative inputs, and the gradient at 0.
     """
+
+    arithmetic = "elementwise"
 
     def __init__(self, negative_slope: float = 0.01) -> None:
         super().__init__()
@@ -70,19 +86,23 @@ class LeakyReLU(Activation):
     def extra_repr(self) -> str:
         return f"negative_slope={self.negative_slope}"
 
-    def function(self, x: Array) -> Array:
-        return F.leaky_relu(x, self.negative_slope)
+    def forward(self, x: Array) -> Array:
+        y, cache = F.leaky_relu_forward(x, self.negative_slope)
+        self.save_for_backward(cache, y)
+        return y
 
-    def derivative(self, x: Array, y: Array) -> Array:
-        return F.leaky_relu_derivative(x, y, self.negative_slope)
+    def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
+        return F.leaky_relu_backward(dy, self.saved())
 
 
-class ELU(Activation):
+class ELU(Module):
     """`x` where it is positive, else `alpha·(exp(x) - 1)` (Clevert, Unterthiner and Hochreiter 2016).
 
     Args:
         alpha: minus the limit for large negative inputs, and the gradient at 0.
     """
+
+    arithmetic = "elementwise"
 
     def __init__(self, alpha: float = 1.0) -> None:
         super().__init__()
@@ -91,14 +111,16 @@ class ELU(Activation):
     def extra_repr(self) -> str:
         return f"alpha={self.alpha}"
 
-    def function(self, x: Array) -> Array:
-        return F.elu(x, self.alpha)
+    def forward(self, x: Array) -> Array:
+        y, cache = F.elu_forward(x, self.alpha, derivative=self.training)
+        self.save_for_backward(cache)
+        return y
 
-    def derivative(self, x: Array, y: Array) -> Array:
-        return F.elu_derivative(x, y, self.alpha)
+    def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
+        return F.elu_backward(dy, self.saved())
 
 
-class GELU(Activation):
+class GELU(Module):
     """`x·Φ(x)`, where Φ is the normal distribution's cumulative function (Hendrycks and Gimpel 2016).
 
     Args:
@@ -107,6 +129,8 @@ class GELU(Activation):
     Raises:
         ValueError: if it is neither.
     """
+
+    arithmetic = "elementwise"
 
     def __init__(self, approximate: str = "none") -> None:
         super().__init__()
@@ -117,41 +141,55 @@ class GELU(Activation):
     def extra_repr(self) -> str:
         return f"approximate={self.approximate!r}"
 
-    def function(self, x: Array) -> Array:
-        return F.gelu(x) if self.approximate == "none" else F.gelu_tanh(x)
+    def forward(self, x: Array) -> Array:
+        y, cache = F.gelu_forward(x, approximate=self.approximate, derivative=self.training)
+        self.save_for_backward(cache)
+        return y
 
-    def derivative(self, x: Array, y: Array) -> Array:
-        return F.gelu_derivative(x, y) if self.approximate == "none" else F.gelu_tanh_derivative(x, y)
+    def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
+        return F.gelu_backward(dy, self.saved())
 
 
-class SiLU(Activation):
+class SiLU(Module):
     """`x·sigmoid(x)`, also known as swish (Elfwing, Uchibe and Doya 2018)."""
 
-    def function(self, x: Array) -> Array:
-        return F.silu(x)
+    arithmetic = "elementwise"
 
-    def derivative(self, x: Array, y: Array) -> Array:
-        return F.silu_derivative(x, y)
+    def forward(self, x: Array) -> Array:
+        y, cache = F.silu_forward(x, derivative=self.training)
+        self.save_for_backward(cache)
+        return y
+
+    def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
+        return F.silu_backward(dy, self.saved())
 
 
-class Sigmoid(Activation):
+class Sigmoid(Module):
     """`1 / (1 + exp(-x))`."""
 
-    def function(self, x: Array) -> Array:
-        return F.sigmoid(x)
+    arithmetic = "elementwise"
 
-    def derivative(self, x: Array, y: Array) -> Array:
-        return F.sigmoid_derivative(x, y)
+    def forward(self, x: Array) -> Array:
+        y, cache = F.sigmoid_forward(x)
+        self.save_for_backward(cache, y)
+        return y
+
+    def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
+        return F.sigmoid_backward(dy, self.saved())
 
 
-class Tanh(Activation):
+class Tanh(Module):
     """The hyperbolic tangent."""
 
-    def function(self, x: Array) -> Array:
-        return F.tanh(x)
+    arithmetic = "elementwise"
 
-    def derivative(self, x: Array, y: Array) -> Array:
-        return F.tanh_derivative(x, y)
+    def forward(self, x: Array) -> Array:
+        y, cache = F.tanh_forward(x)
+        self.save_for_backward(cache, y)
+        return y
+
+    def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
+        return F.tanh_backward(dy, self.saved())
 
 
 class Identity(Module):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from .. import functional as F
 from ..backend import CPU, Array, Device, device_or_none
+from . import changes
+from .evaluation import EVALUATION_RULES, LIMITS, InferenceStep
 from .module import Module
-from .rewrite import rewritten
+from .rewrite import Step, rewritten
 
 
 class Sequential(Module):
@@ -39,12 +41,20 @@ class Sequential(Module):
     def forward(self, x: Array) -> Array:
         # Done once here: every layer limits BLAS to one thread, which takes as long as the product of a small layer.
         with _device(x).one_blas_thread():
-            for name, module in rewritten([*self._modules.items()]):
+            for name, module in self._steps():
                 try:
                     x = module(x)
                 except Exception as error:
                     raise _located(error, name, module) from error
         return x
+
+    def _steps(self) -> list[Step]:
+        """Return what is computed, in order: in evaluation what `xpcnn.nn.evaluation` makes of the modules."""
+        modules = self._modules
+        # A module that is observed has a `forward` of its own.
+        if self.training or any(module.training or "forward" in vars(module) for module in modules.values()):
+            return rewritten([*modules.items()])
+        return changes.kept(self, lambda: rewritten([*modules.items()], EVALUATION_RULES))
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
         steps = rewritten([*self._modules.items()])
@@ -67,6 +77,8 @@ class Sequential(Module):
 
 def _located(error: Exception, name: str, module: Module) -> Exception:
     """Return an error of the same type that says in which module it was raised."""
+    if isinstance(module, InferenceStep):
+        module = module.of
     place = f"{name} ({type(module).__name__})"
     if type(error) in (ValueError, TypeError, RuntimeError):
         return type(error)(f"{place}: {error}")
@@ -92,12 +104,60 @@ class Residual(Module):
         self.main, self.shortcut, self.activation = main, shortcut, activation
 
     def forward(self, x: Array) -> Array:
-        y = F.add(self.main(x), x if self.shortcut is None else self.shortcut(x))
-        return y if self.activation is None else self.activation(y)
+        return _add_shortcut(self.main(x), x, self.shortcut, self.activation)
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
-        if self.activation is not None:
-            dy = self.activation.backward(dy)
-        main = self.main.backward(dy, input_gradient=input_gradient)
-        shortcut = dy if self.shortcut is None else self.shortcut.backward(dy, input_gradient=input_gradient)
-        return F.add(main, shortcut) if input_gradient else None
+        return _residual_backward(self.main.backward, dy, self.shortcut, self.activation, input_gradient)
+
+
+class ResidualSequential(Sequential):
+    """Modules in sequence with a shortcut around them: a `Residual` that adds no level to the modules' names.
+
+    The names of its parameters are those of torchvision's blocks: `conv1.weight`, `downsample.0.weight`.
+
+    Args:
+        downsample: the shortcut; None for the input itself.
+        activation: applied to the sum; None for none.
+        named: the modules in sequence. Iterating over the block and indexing it give these only.
+    """
+
+    def __init__(self, *, downsample: Module | None = None, activation: Module | None = None, **named: Module) -> None:
+        super().__init__(**named)
+        self.downsample, self.activation = downsample, activation
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        yield from super().named_children()
+        for name, module in (("downsample", self.downsample), ("activation", self.activation)):
+            if module is not None:
+                yield name, module
+
+    def forward(self, x: Array) -> Array:
+        return _add_shortcut(super().forward(x), x, self.downsample, self.activation)
+
+    def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
+        return _residual_backward(super().backward, dy, self.downsample, self.activation, input_gradient)
+
+
+def _add_shortcut(y: Array, x: Array, shortcut: Module | None, activation: Module | None) -> Array:
+    if shortcut is not None:
+        x = shortcut(x)
+    if activation is None:
+        return F.add(y, x)
+    if type(activation) in LIMITS and not activation.training and "forward" not in vars(activation):
+        return F.add(y, x, LIMITS[type(activation)])
+    return activation(F.add(y, x))
+
+
+def _residual_backward(
+    main: Callable[..., Array | None],
+    dy: Array,
+    shortcut: Module | None,
+    activation: Module | None,
+    input_gradient: bool,
+) -> Array | None:
+    """Return the gradient w.r.t. the input of both paths; `main` is the backward pass of the path with the layers."""
+    if activation is not None:
+        dy = activation.backward(dy)
+    dx = main(dy, input_gradient=input_gradient)
+    shortcut_dx = dy if shortcut is None else shortcut.backward(dy, input_gradient=input_gradient)
+    return F.add(dx, shortcut_dx) if input_gradient else None

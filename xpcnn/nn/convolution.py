@@ -68,6 +68,11 @@ class Conv2d(Weighted):
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
         return self._backward(F.conv2d_input_gradient, F.conv2d_parameter_gradients, dy, input_gradient)
 
+    def infer(self, x: Array, weight: Array, bias: Array | None, **options: Any) -> Array:
+        """Return the output with another weight and bias; see `functional.conv2d` for the options."""
+        options |= {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
+        return F.conv2d(x, weight, bias, **options)
+
 
 class ConvTranspose2d(Weighted):
     """Two-dimensional transposed convolution: the adjoint of a convolution, which enlarges what that shrinks.
@@ -113,6 +118,9 @@ class ConvTranspose2d(Weighted):
 
     def extra_repr(self) -> str:
         return _options_repr(self, "stride", "padding", "output_padding", "dilation", "groups")
+
+    def multiply_adds(self, x: Array, y: Array) -> int | None:
+        return int(x.size * self.weight.data[0].size)  # each input is multiplied by one filter
 
     def forward(self, x: Array) -> Array:
         options = {"stride": self.stride, "padding": self.padding, "output_padding": self.output_padding}

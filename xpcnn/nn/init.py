@@ -29,6 +29,11 @@ def he_uniform(shape: tuple[int, ...], rng: np.random.Generator) -> HostArray:
     return _uniform(shape, rng, 2 / _fans(shape)[0])
 
 
+def he_normal_fan_out(shape: tuple[int, ...], rng: np.random.Generator) -> HostArray:
+    """Return normal weights of variance `2 / fan_out`, which keeps the scale of gradients through ReLU layers."""
+    return _normal(shape, rng, 2 / _fans(shape)[1])
+
+
 def glorot_normal(shape: tuple[int, ...], rng: np.random.Generator) -> HostArray:
     """Return normal weights of variance `2 / (fan_in + fan_out)`, for sigmoid and tanh (Glorot and Bengio 2010)."""
     return _normal(shape, rng, 2 / sum(_fans(shape)))

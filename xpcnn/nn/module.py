@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
 from typing import Any, Literal, Self, TypeAlias, TypeVar
 
@@ -11,8 +11,12 @@ import numpy as np
 from .. import backend
 from ..backend import CPU, Array, Device, device_of
 from ..functional.checks import check_gradient
+from . import changes
+from .summary import Summary, summarize
 
-Arithmetic: TypeAlias = Literal["exact", "elementwise", "reduction", "product", "normalization"]
+Arithmetic: TypeAlias = Literal[
+    "exact", "elementwise", "reduction", "product", "normalization", "channel_normalization"
+]
 Member = TypeVar("Member")
 
 
@@ -27,6 +31,11 @@ class Parameter:
         self.data = data
         self._grad: Array | None = None
         self._pending: Callable[[], Array] | None = None  # returns a gradient that a worker may still be computing
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        if name == "data":
+            changes.note()
 
     def __repr__(self) -> str:
         return f"Parameter(shape={self.data.shape}, dtype={self.data.dtype}, device={device_of(self.data).name!r})"
@@ -80,6 +89,10 @@ class Buffer:
 
     def __init__(self, data: Array) -> None:
         self.data = data
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        changes.note()
 
     def __repr__(self) -> str:
         return f"Buffer(shape={self.data.shape}, dtype={self.data.dtype}, device={device_of(self.data).name!r})"
@@ -138,7 +151,8 @@ class Module(Cached):
         arithmetic: how the forward pass computes an element of its output, which determines how far two devices may
             differ. `"exact"` moves or selects values, `"elementwise"` computes from single elements, `"reduction"` from
             a sum over a sample at most, `"product"` from a matrix product or convolution with the layer's weight,
-            `"normalization"` from the mean and variance of many values.
+            `"normalization"` from the mean and variance of many values, `"channel_normalization"` from those of a
+            pixel's channels.
     """
 
     arithmetic: Arithmetic = "reduction"
@@ -185,6 +199,12 @@ class Module(Cached):
         for name, child in self.named_children():
             yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
 
+    def named_leaves(self) -> Iterator[tuple[str, Module]]:
+        """Yield the modules that have no modules inside, with their dotted names."""
+        for name, module in self.named_modules():
+            if not any(True for _ in module.named_children()):
+                yield name, module
+
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """Yield all parameters with their dotted names, in the order of the layers; a tied one once, by its first."""
         found = set()
@@ -226,6 +246,7 @@ class Module(Cached):
         for _, module in self.named_modules():
             module.training = mode
         self.forget()
+        changes.note()
         return self
 
     def forget(self) -> None:
@@ -280,10 +301,40 @@ class Module(Cached):
         arrays = {name: device_of(value.data).asarray(state[name], value.data.dtype) for name, value in own.items()}
         for name, value in own.items():
             value.data[...] = arrays[name]
+        changes.note()
 
     def count_parameters(self) -> int:
         """Return the total number of elements of the parameters."""
         return sum(parameter.data.size for parameter in self.parameters())
+
+    def multiply_adds(self, x: Array, y: Array) -> int | None:
+        """Return how many multiplications by a weight, each with its addition, make the output `y` of the input `x`.
+
+        None if that is not known: for a layer of your own that has parameters and is neither elementwise nor a
+        normalization. It may define this method, for `summary`.
+        """
+        known = not self.own_parameters() or self.arithmetic in (
+            "exact",
+            "elementwise",
+            "normalization",
+            "channel_normalization",
+        )
+        return 0 if known else None
+
+    def summary(self, in_shape: Sequence[int]) -> Summary:
+        """Return the table of the layers, to print or to read: output shapes, parameters and multiply-adds.
+
+        One image of zeros runs through the module in evaluation mode, on its device; every attribute of every module
+        is restored afterwards, and no other thread may use the module meanwhile. The layers are in the order of their
+        calls, so a ReLU comes after the max pooling that follows it; see `xpcnn.nn.rewrite`.
+
+        Args:
+            in_shape: of one image, without the axis N, such as `(1, 28, 28)`.
+
+        Raises:
+            ValueError: if the shape does not fit a layer.
+        """
+        return summarize(self, in_shape)
 
 
 _CONTAINERS = (list, tuple, dict, set, frozenset)
@@ -309,6 +360,9 @@ class Weighted(Module):
     arithmetic = "product"
     weight: Parameter
     bias: Parameter | None
+
+    def multiply_adds(self, x: Array, y: Array) -> int | None:
+        return int(y.size * self.weight.data[0].size)  # each output is a sum over one filter
 
     def _forward(self, forward: Callable[..., tuple[Array, Any]], x: Array, **options: Any) -> Array:
         y, cache = forward(x, self.weight.data, None if self.bias is None else self.bias.data, **options)

@@ -10,13 +10,13 @@ import numpy as np
 from .. import functional as F
 from ..backend import Array, Shape, chain
 from ..functional.checks import check_arrays
-from .module import Buffer, Module, Parameter, host_parameter
+from .module import Arithmetic, Buffer, Module, Parameter, host_parameter
 
 
 class Normalization(Module):
     """Base class of normalisation layers: a weight, initially 1, and a bias, initially 0."""
 
-    arithmetic = "normalization"
+    arithmetic: Arithmetic = "normalization"
 
     weight: Parameter | None
     bias: Parameter | None
@@ -164,7 +164,7 @@ class GroupNorm(Normalization):
         if x.ndim < 2 or x.shape[1] != self.num_channels:
             raise ValueError(f"expected input (N, {self.num_channels}, ...), got {x.shape}")
         y, cache = F.group_norm_forward(x, self.num_groups, *self._affine(), eps=self.eps)
-        self.save_for_backward(cache, y if self.weight is None and self.bias is None else None)
+        self.save_for_backward(cache)
         return y
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
@@ -208,11 +208,61 @@ class LayerNorm(Normalization):
 
     def forward(self, x: Array) -> Array:
         y, cache = F.layer_norm_forward(x, self.normalized_shape, *self._affine(), eps=self.eps)
-        self.save_for_backward(cache, y if self.weight is None and self.bias is None else None)
+        self.save_for_backward(cache)
         return y
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
         dx, dweight, dbias = F.layer_norm_backward(dy, self.saved(), input_gradient=input_gradient)
+        self._add_gradients(dweight, dbias)
+        return dx
+
+
+class LayerNorm2d(Normalization):
+    """Normalisation over the channels of each pixel, the same in training and evaluation, as in ConvNeXt (Liu 2022).
+
+    It is `LayerNorm` over the channels without a change of the order of axes, as torchvision's `LayerNorm2d`.
+
+    Args:
+        num_channels: number of channels C.
+        eps: added to the variance.
+        elementwise_affine: whether there is a weight and a bias per channel.
+        bias: False for a weight without a bias.
+        dtype: of the parameters, and therefore of the inputs.
+
+    Shape: `(N, C, H, W)` to the same.
+    """
+
+    arithmetic: Arithmetic = "channel_normalization"
+
+    def __init__(
+        self,
+        num_channels: int,
+        eps: float = 1e-6,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        *,
+        dtype: Any = np.float32,
+    ) -> None:
+        _require_positive("num_channels", num_channels)
+        super().__init__((num_channels,), elementwise_affine, elementwise_affine and bias, dtype)
+        self.num_channels, self.eps = num_channels, eps
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.num_channels}, eps={self.eps}, elementwise_affine={self.weight is not None}, "
+            f"bias={self.bias is not None}"
+        )
+
+    def forward(self, x: Array) -> Array:
+        check_arrays("LayerNorm2d", input=x)
+        if x.ndim != 4 or x.shape[1] != self.num_channels:
+            raise ValueError(f"expected input (N, C, H, W) with C={self.num_channels}, got {x.shape}")
+        y, cache = F.layer_norm2d_forward(x, *self._affine(), eps=self.eps)
+        self.save_for_backward(cache)
+        return y
+
+    def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
+        dx, dweight, dbias = F.layer_norm2d_backward(dy, self.saved(), input_gradient=input_gradient)
         self._add_gradients(dweight, dbias)
         return dx
 

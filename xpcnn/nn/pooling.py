@@ -47,7 +47,8 @@ class MaxPool2d(Module):
 
     def forward(self, x: Array) -> Array:
         options: dict[str, Any] = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
-        y, cache = F.max_pool2d_forward(x, self.kernel_size, ceil_mode=self.ceil_mode, **options)
+        options |= {"ceil_mode": self.ceil_mode, "save_for_backward": self.training}
+        y, cache = F.max_pool2d_forward(x, self.kernel_size, **options)
         self.save_for_backward(cache)
         return y
 

@@ -46,10 +46,31 @@ def build_optimizer(name: str, parameters: Parameters, lr: float | Schedule | No
     Raises:
         ValueError: if the name is unknown, or an option is out of range.
     """
+    preset = _preset(name)
+    return preset.kind(parameters, lr=preset.lr if lr is None else lr, **preset.options | options)
+
+
+def build_cosine_optimizer(
+    name: str, parameters: Parameters, lr: float | None, steps: int, **options: Any
+) -> Optimizer:
+    """Return an optimizer whose learning rate rises over the first twentieth of the steps, then falls along a cosine.
+
+    Args:
+        name, parameters, options: see `build_optimizer`.
+        lr: the highest learning rate; None for the default.
+        steps: how many there will be.
+
+    Raises:
+        ValueError: if the name is unknown, or an option is out of range.
+    """
+    schedule = CosineSchedule(_preset(name).lr if lr is None else lr, steps, steps // 20)
+    return build_optimizer(name, parameters, schedule, **options)
+
+
+def _preset(name: str) -> Preset:
     if name not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {name!r}: expected one of {', '.join(OPTIMIZERS)}")
-    preset = OPTIMIZERS[name]
-    return preset.kind(parameters, lr=preset.lr if lr is None else lr, **preset.options | options)
+    return OPTIMIZERS[name]
 
 
 __all__ = [
@@ -64,6 +85,7 @@ __all__ = [
     "RMSprop",
     "Schedule",
     "StepSchedule",
+    "build_cosine_optimizer",
     "build_optimizer",
     "clip_grad_norm",
 ]

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ..backend import Array, device_of, to_host
+from ..nn import changes
 from ..nn.module import Parameter
 from .flat import Flat
 
@@ -124,6 +125,7 @@ class Optimizer:
                     state = [flat.state[name][span] for name in flat.state]
                     operands = flat.data[span], flat.grad[span], *state, *self.numbers(group, lr, steps)
                     device.map_elements(self.update, *operands, in_pieces=True)
+        changes.note()
 
     def gather(self) -> list[Array]:
         """Pack the gradients of each group, and return them as one array per device and dtype.

@@ -46,7 +46,7 @@ def layer_bounds(call: LayerCall, parameters: Mapping[str, HostArray], precision
             f"{call.name} ({call.kind}) declares the arithmetic {call.arithmetic!r}: expected one of "
             f"{', '.join(get_args(Arithmetic))}"
         )
-    if call.arithmetic == "normalization":
+    if call.arithmetic in ("normalization", "channel_normalization"):
         return _normalization(call, parameters, precision)
     if call.arithmetic == "product":
         return _product(call, parameters, precision)
@@ -100,9 +100,8 @@ def _normalization(call: LayerCall, parameters: Mapping[str, HostArray], precisi
     length = max(call.x.size // call.x.shape[0], call.x.size // _count_channels(call.x))
     x = call.x.astype(np.float64)
     # Over the batch and positions, or over each sample: the worse of the two covers whichever the layer takes.
-    moments = [
-        (x.mean(axis), np.sqrt(x.var(axis) + 1e-5)) for axis in ((0, *range(2, x.ndim)), tuple(range(1, x.ndim)))
-    ]
+    axes = [(0, *range(2, x.ndim)), tuple(range(1, x.ndim))] if call.arithmetic == "normalization" else [(1,)]
+    moments = [(x.mean(axis), np.sqrt(x.var(axis) + 1e-6)) for axis in axes]
     offset = 1 + max(float((np.abs(mean) / deviation).max()) for mean, deviation in moments)
     slope = max(map(largest, gains), default=1.0) / min(float(deviation.min()) for _, deviation in moments)
     allowed = tolerance("normalization", _effective_length(length, _repeated_fraction(call.x)), precision)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,16 @@ import numpy as np
 
 from .. import backend
 from ..backend import CPU, Device, HostArray
-from ..data import Dataset, load_dataset
-from ..nn import Sequential
+from ..data import Dataset, DataSpec
+from ..data.sources import resolve_data
+from ..models import OwnNetwork
+from ..nn import Module
 from .bounds import Bound, largest, rms
 from .comparison import Comparison, compare
 from .config import TraceConfig
 from .drift import direction, perturbation
 from .files import Folder, TraceError, load_step
 from .layers import replay, replay_loss
-from .observe import leaves
 from .record import MEGABYTE, Trace, record, versions
 from .report import LossStep, Report
 from .steps import StepResult, batch_digest, host_state, train_steps
@@ -37,14 +39,22 @@ _MARGIN = 4  # the twin's drift is a single sample of what rounding may cause
 
 
 def check(
-    path: str | Path, device: Device | str = "auto", *, data_dir: str | None = None, tf32: bool = False
+    path: str | Path,
+    device: Device | str = "auto",
+    *,
+    data: str | None = None,
+    data_dir: str | None = None,
+    tf32: bool = False,
+    network: OwnNetwork | None = None,
 ) -> Report:
     """Repeat a recorded run on a device and compare it with the recording.
 
     Args:
         path: the trace's folder.
         device: where to repeat the run.
-        data_dir: the folder of the data sets; see `xpcnn.data.load_dataset`.
+        data: where the folder or file of the images is on this machine; None for where it was when recorded.
+        data_dir: the folder of the data sets; see `xpcnn.data.load_parts`.
+        network: the own network that was recorded; None for one of the package.
         tf32: allow the device the TF32 format in products, and use its tolerances.
 
     Returns:
@@ -56,14 +66,19 @@ def check(
         ValueError: if TF32 was asked for and the device does not have it.
     """
     trace, device = Trace.load(path), backend.device(device)
+    try:
+        trace.config = trace.config.using(network)
+    except ValueError as error:
+        raise TraceError(f"{path}: {error}") from error
     # NaN and values beyond the range are reported as differences.
     with device.allow_tf32() if tf32 else nullcontext(), np.errstate(over="ignore", invalid="ignore"):
-        return _report(trace, device, data_dir)
+        return _report(trace, device, resolve_data(data or trace.config.data), data_dir)
 
 
-def _report(trace: Trace, device: Device, data_dir: str | None) -> Report:
+def _report(trace: Trace, device: Device, data: str, data_dir: str | None) -> Report:
     config = trace.config
-    dataset = load_dataset(config.data, "train", data_dir)
+    training, _ = replace(config, data=data).load_data(data_dir)
+    dataset = _as_recorded(training, trace)
     _verify_data(trace, dataset)
     layers = list(_check_layers(trace, _model(trace, dataset, device), device, dataset))
     sizes, losses = _check_training(trace, _model(trace, dataset, device), dataset, device)
@@ -102,11 +117,29 @@ def run(
     with tempfile.TemporaryDirectory(prefix="xpcnn-parity-") as folder:
         path = Path(folder) / "trace"
         record(path, config, first, data_dir=data_dir, limit=limit)
-        return [check(path, device, data_dir=data_dir, tf32=tf32) for device in others]
+        options: dict[str, Any] = {"data_dir": data_dir, "tf32": tf32, "network": config.network}
+        return [check(path, device, **options) for device in others]
 
 
 def _precision(trace: Trace, device: Device) -> Precision:
     return precision_of(trace.config.dtype, device.tf32)
+
+
+def _as_recorded(dataset: Dataset, trace: Trace) -> Dataset:
+    """Return the images here, with the mean and std that were recorded."""
+    if (recorded := trace.info.get("data")) is None:  # they were those of the catalogue
+        return dataset
+    try:
+        spec = DataSpec.from_dict(recorded)
+    except ValueError as error:
+        raise TraceError(f"{trace.path} is damaged: trace.json: {error}") from error
+    # Sums over all images may be rounded differently here.
+    known: dict[str, Any] = {"mean": spec.mean, "std": spec.std, "name": dataset.name, "part": dataset.part}
+    if dataset.shape == spec.shape:
+        dataset = Dataset(dataset.images, dataset.labels, classes=dataset.classes, drawing=dataset.drawing, **known)
+    if differences := spec.differences(dataset.spec):
+        raise TraceError(f"{trace.path}: the images of {dataset} are not those that were recorded: {differences}")
+    return dataset
 
 
 def _verify_data(trace: Trace, dataset: Dataset) -> None:
@@ -115,7 +148,7 @@ def _verify_data(trace: Trace, dataset: Dataset) -> None:
             raise TraceError(f"{trace.path}: the images of step {step} are not those of {dataset} here")
 
 
-def _model(trace: Trace, dataset: Dataset, device: Device) -> Sequential:
+def _model(trace: Trace, dataset: Dataset, device: Device) -> Module:
     """Return the model with the recorded initial weights, on a device."""
     try:
         model = trace.config.make_model(dataset)
@@ -125,7 +158,7 @@ def _model(trace: Trace, dataset: Dataset, device: Device) -> Sequential:
             raise ValueError("its weights are of another data type")
     except ValueError as error:
         raise TraceError(f"{trace.path} was recorded from another model: {error}") from error
-    found = [[name, type(module).__name__] for name, module in leaves(model)]
+    found = [[name, type(module).__name__] for name, module in model.named_leaves()]
     if found != trace.info["layers"]:
         raise TraceError(
             f"{trace.path} was recorded from another {trace.config.model}: its layers differ from those here"
@@ -133,7 +166,7 @@ def _model(trace: Trace, dataset: Dataset, device: Device) -> Sequential:
     return model.to(device).train()
 
 
-def _check_layers(trace: Trace, model: Sequential, device: Device, dataset: Dataset) -> Iterator[Comparison]:
+def _check_layers(trace: Trace, model: Module, device: Device, dataset: Dataset) -> Iterator[Comparison]:
     """Compare all recorded arrays: each layer on its recorded input, and each update of the weights."""
     folder = Folder(trace.path)
     expected: dict[int, Any] = {}  # by the size of the batch
@@ -187,7 +220,7 @@ def _updates(recorded: StepResult, state: dict[str, HostArray]) -> Iterator[Comp
 
 
 def _check_training(
-    trace: Trace, model: Sequential, dataset: Dataset, device: Device
+    trace: Trace, model: Module, dataset: Dataset, device: Device
 ) -> tuple[list[Comparison], list[LossStep]]:
     """Train from the recorded weights. Compare array sizes up to `STEPS_WITH_SIZES`, loss and accuracy in all steps."""
     comparisons: list[Comparison] = []

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..backend import HostArray
-from ..data import Dataset, Loader
-from ..nn import Sequential
+from ..data import Dataset, DataSpec, Loader
+from ..nn import Module
 from ..training.config import TrainingConfig
 
 
@@ -38,9 +38,9 @@ class TraceConfig(TrainingConfig):
         if self.dtype not in ("float32", "float64"):
             raise ValueError(f"expected dtype float32 or float64, got {self.dtype!r}")
 
-    def make_model(self, dataset: Dataset) -> Sequential:
+    def make_model(self, data: Dataset | DataSpec) -> Module:
         """Return the network with its initial weights, on the CPU."""
-        return super().make_model(dataset).to(dtype=np.dtype(self.dtype))
+        return super().make_model(data).to(dtype=np.dtype(self.dtype))
 
     def batch(self, dataset: Dataset, indices: HostArray) -> tuple[HostArray, HostArray]:
         """Return the images and labels of one batch, as training sees them."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..backend import HostArray
 from ..data import Dataset
-from ..nn import Sequential
+from ..nn import Module
 from .config import TraceConfig
 from .steps import StepResult
 from .tolerances import Precision, tolerance
@@ -30,7 +30,7 @@ def precisions(config: TraceConfig) -> list[Precision]:
     return ["float32", "tf32"] if config.dtype == "float32" else ["float64"]
 
 
-def twin_of(config: TraceConfig, dataset: Dataset, initial: dict[str, HostArray], precision: Precision) -> Sequential:
+def twin_of(config: TraceConfig, dataset: Dataset, initial: dict[str, HostArray], precision: Precision) -> Module:
     """Return the network with each initial weight moved up or down at random by about a rounding error."""
     model, rng, amount = config.make_model(dataset), np.random.default_rng(0), perturbation(precision)
     signs = {

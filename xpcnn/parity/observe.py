@@ -94,13 +94,6 @@ class ObservedLoss(Loss):
         return gradient
 
 
-def leaves(model: Module) -> Iterator[tuple[str, Module]]:
-    """Yield the modules that hold no others, with their names."""
-    for name, module in model.named_modules():
-        if not any(True for _ in module.named_children()):
-            yield name, module
-
-
 @contextmanager
 def observe(model: Module) -> Iterator[list[LayerCall]]:
     """Record every call of the model's leaf modules inside the block, in the order of their forward passes.
@@ -108,7 +101,7 @@ def observe(model: Module) -> Iterator[list[LayerCall]]:
     Each call waits for the device and copies its arrays to the host, which is slow.
     """
     calls: list[LayerCall] = []
-    watched = list(leaves(model))
+    watched = list(model.named_leaves())
     for name, module in watched:
         # An attribute of the instance hides the method of the class, until it is deleted.
         latest: list[LayerCall] = []

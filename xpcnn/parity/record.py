@@ -21,13 +21,12 @@ import numpy as np
 
 from .. import __version__, backend
 from ..backend import Device, HostArray
-from ..data import Dataset, load_dataset
-from ..nn import Sequential
+from ..data import Dataset
+from ..nn import Module
 from ..training.folder import new_folder
 from .config import TraceConfig
 from .drift import drift_by_step, precisions, twin_of
 from .files import Folder, TraceError, read_array, store_step
-from .observe import leaves
 from .steps import batch_digest, host_state, train_steps
 
 FORMAT, VERSION = "xpcnn-trace", 3
@@ -98,7 +97,7 @@ def record(
         path: the folder, which must not exist yet.
         config: what to train.
         device: where to train.
-        data_dir: the folder of the data sets; see `xpcnn.data.load_dataset`.
+        data_dir: the folder of the data sets; see `xpcnn.data.load_parts`.
         limit: how many bytes of arrays to keep, 0 or more. Steps beyond it are kept as array sizes only.
 
     Returns:
@@ -112,7 +111,7 @@ def record(
     if limit < 0:
         raise ValueError(f"limit must be at least 0, got {limit}")
     path, device = Path(path), backend.device(device)
-    dataset = load_dataset(config.data, "train", data_dir)
+    dataset, _ = config.load_data(data_dir)
     batches = config.batches(dataset)
     model = config.make_model(dataset)
     initial = host_state(model)
@@ -131,7 +130,7 @@ def _record(
     device: Device,
     dataset: Dataset,
     batches: list[HostArray],
-    model: Sequential,
+    model: Module,
     initial: dict[str, HostArray],
     limit: int,
 ) -> None:
@@ -157,8 +156,9 @@ def _record(
             entry["drift"][precision] = drift
     info = {
         "config": asdict(config),
+        "data": dataset.spec.to_dict(),
         "recorded": {"device": device.name, "description": device.description, "versions": versions()},
-        "layers": [[name, type(module).__name__] for name, module in leaves(model)],
+        "layers": [[name, type(module).__name__] for name, module in model.named_leaves()],
         "steps": steps,
     }
     folder.write_info(FORMAT, VERSION, info)

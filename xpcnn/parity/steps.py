@@ -11,7 +11,7 @@ import numpy as np
 
 from ..backend import HostArray
 from ..data import Dataset
-from ..nn import Module, Sequential
+from ..nn import Module
 from .bounds import rms
 from .config import TraceConfig
 from .observe import LayerCall, LossCall, ObservedLoss, host_copy, observe
@@ -64,7 +64,7 @@ def _shape_and_dtype(array: HostArray | None) -> Any:
 
 
 def train_steps(
-    config: TraceConfig, model: Sequential, dataset: Dataset, batches: Sequence[HostArray]
+    config: TraceConfig, model: Module, dataset: Dataset, batches: Sequence[HostArray]
 ) -> Iterator[StepResult]:
     """Train a model on its device and yield what each step computed.
 

@@ -3,10 +3,12 @@
 from .callbacks import Callback, Checkpointer, History, ProgressBar, Record, Table, read_history, write_history
 from .checkpoint import Checkpoint, CheckpointError
 from .config import RunConfig, TrainingConfig
+from .evaluation import best_record, evaluate
 from .metrics import Metrics
 from .predict import predict
-from .run import Run, SaveError, load_trained
-from .trainer import Trainer, TrainingDivergedError, evaluate
+from .run import Run, SaveError
+from .trained import Trained, load_trained
+from .trainer import Trainer, TrainingDivergedError
 
 __all__ = [
     "Callback",
@@ -21,9 +23,11 @@ __all__ = [
     "RunConfig",
     "SaveError",
     "Table",
+    "Trained",
     "Trainer",
     "TrainingConfig",
     "TrainingDivergedError",
+    "best_record",
     "evaluate",
     "load_trained",
     "predict",

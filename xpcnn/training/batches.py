@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
 from ..backend import Array, device_of
+from ..data import Loader
 
 Batch: TypeAlias = tuple[Array, Array]
 
@@ -28,6 +30,18 @@ Batches: TypeAlias = Epochs | Iterable[Batch]
 def epoch_of(batches: Batches, epoch: int, start: int) -> Iterator[Batch]:
     """Return the batches of epoch `epoch` (0 is the first), from batch `start` on."""
     return batches.epoch(epoch, start) if isinstance(batches, Epochs) else islice(iter(batches), start, None)
+
+
+def check_same_data(batches: Batches, other: Batches, part: str) -> None:
+    """Raise ValueError if the loader of another part of the data differs in classes, mean or std."""
+    if not (isinstance(batches, Loader) and isinstance(other, Loader)):
+        return
+    here = batches.spec
+    if differences := here.differences(replace(other.spec, shape=here.shape, drawing=here.drawing)):
+        raise ValueError(
+            f"the {part} images differ from the training images in {differences}; "
+            "give them those of the training images: Dataset(images, labels, like=train)"
+        )
 
 
 def checked(batches: Iterable[Batch]) -> Iterator[Batch]:

@@ -21,6 +21,7 @@ from .metrics import Metrics
 from .streams import TolerantStream
 
 Record: TypeAlias = dict[str, float]  # "epoch", "step", "train_loss", "train_accuracy", "learning_rate", "seconds", …
+PARTS = ("train", "validation", "test")  # of the data, in whose names the keys of measurements begin
 
 
 class Callback:
@@ -45,6 +46,8 @@ class Callback:
 class ProgressBar(Callback):
     """A bar on stderr while an epoch runs: loss, accuracy, images per second, time left.
 
+    From the second epoch on it shows the last epoch's validation figures as well, if there are any.
+
     Args:
         interval: seconds between updates of the loss, each of which waits for the device.
     """
@@ -55,6 +58,7 @@ class ProgressBar(Callback):
         self._tqdm = tqdm
         self._interval = interval
         self._bar: tqdm[None] | None = None
+        self._validated: list[str] = []
         self._samples = 0
         self._looked = 0.0
 
@@ -75,11 +79,12 @@ class ProgressBar(Callback):
         if now - self._looked >= self._interval:
             self._looked = now
             rate = self._samples / (now - self._started)
-            values = [f"{name} {_number_format(name).format(value)}" for name, value in metrics.averages().items()]
-            self._bar.set_postfix_str(", ".join([*values, f"{rate:,.0f} images/s"]))
+            measured = [_described(name, value) for name, value in metrics.averages().items()]
+            self._bar.set_postfix_str(", ".join([*measured, *self._validated, f"{rate:,.0f} images/s"]))
         self._bar.update()
 
     def on_epoch_end(self, record: Record) -> None:
+        self._validated = [_described(key, value) for key, value in record.items() if key.startswith("validation_")]
         self.on_stop()
 
     def on_stop(self) -> None:
@@ -91,7 +96,7 @@ class ProgressBar(Callback):
 class Table(Callback):
     """One line per epoch, under a heading, printed to stdout or another stream; dropped if it cannot be written.
 
-    The columns are the metrics of the first record, for training and test.
+    The columns are the metrics of the first record: of training, validation and test, as far as there are any.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -101,8 +106,7 @@ class Table(Callback):
     def on_epoch_end(self, record: Record) -> None:
         stream = TolerantStream(self._stream or sys.stdout)
         if not self._columns:
-            names = [key.removeprefix("train_") for key in record if key.startswith("train_")]
-            measured = [f"{part}_{name}" for part in ("train", "test") for name in names]
+            measured = [key for part in PARTS for key in record if key.startswith(f"{part}_")]
             self._columns = [
                 ("epoch", "epoch", "{:.0f}"),
                 *((key, key.replace("_", " "), _number_format(key)) for key in measured),
@@ -135,7 +139,7 @@ OnSaveError: TypeAlias = Literal["stop", "continue"]
 class Checkpointer(Callback):
     """Calls `save` at the start, every few minutes, after every epoch and on interruption.
 
-    Pass it before the callbacks that print, so that every epoch that was printed is saved.
+    Pass it before the callbacks that print, so that every epoch that was printed is saved. `save` saves at once.
 
     Args:
         save: writes the checkpoint.
@@ -159,22 +163,23 @@ class Checkpointer(Callback):
 
     def on_epoch_start(self, epoch: int, epochs: int, batches: int | None) -> None:
         if self._saved_at is None:
-            self._save()
+            self.save()
 
     def on_step(self, metrics: Metrics) -> None:
         self._changed = True
         if self._saved_at is None or time.monotonic() - self._saved_at >= self._seconds:
-            self._save()
+            self.save()
 
     def on_epoch_end(self, record: Record) -> None:
         self._changed = True
-        self._save()
+        self.save()
 
     def on_interrupt(self) -> None:
         if self._changed:
-            self._save()
+            self.save()
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write a checkpoint, with errors treated as `on_error` says."""
         try:
             self._save_run()
             self.failure, self._changed = None, False
@@ -185,6 +190,10 @@ class Checkpointer(Callback):
             print(f"xpcnn: warning: {error}; training continues", file=TolerantStream(sys.stderr), flush=True)
         finally:
             self._saved_at = time.monotonic()
+
+
+def _described(metric: str, value: float) -> str:
+    return f"{metric.replace('_', ' ')} {_number_format(metric).format(value)}"
 
 
 def _number_format(metric: str) -> str:

@@ -19,8 +19,9 @@ from ..backend import Array, HostArray, to_host
 from ..data.errors import one_line
 from .files import write_atomically
 
-_FORMAT, _VERSION = "xpcnn-checkpoint", 3
-_READABLE = ("1", "2", "3")  # before 2 there were no optimizer step counts, before 3 no digests
+_FORMAT, _VERSION = "xpcnn-checkpoint", 4
+# Before 2 there were no optimizer step counts, before 3 no digests, before 4 no best weights.
+_READABLE = ("1", "2", "3", "4")
 _INFO = "info"  # the key of the JSON's digest; the keys of arrays contain a dot
 _DTYPES = dict(
     zip(
@@ -46,11 +47,13 @@ class Checkpoint:
         model: `Module.state_dict()`.
         optimizer: `Optimizer.state_dict()`; empty if training cannot be resumed.
         info: further values that JSON can represent.
+        best: `Module.state_dict()` after the best epoch; empty if training has no validation.
     """
 
     model: Mapping[str, Array]
     optimizer: Mapping[str, Array] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
+    best: Mapping[str, Array] = field(default_factory=dict)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the checkpoint. An existing file is replaced only when the new one is complete and on the disk.
@@ -61,8 +64,8 @@ class Checkpoint:
         """
         from safetensors.numpy import save
 
-        arrays = {f"model.{name}": array for name, array in self.model.items()}
-        arrays |= {f"optimizer.{name}": array for name, array in self.optimizer.items()}
+        parts = {"model": self.model, "optimizer": self.optimizer, "best": self.best}
+        arrays = {f"{part}.{name}": array for part, state in parts.items() for name, array in state.items()}
         # Not ascontiguousarray, which would turn 0-d arrays into 1-d ones.
         host = {name: np.asarray(to_host(array), order="C") for name, array in arrays.items()}
         info = json.dumps(self.info)
@@ -99,13 +102,18 @@ class Checkpoint:
             raise CheckpointError(f"{path} has a damaged header: expected info to be a JSON object, got {info!r:.40}")
         if header["version"] not in ("1", "2"):
             _verify(path, header, arrays)
-        parts: dict[str, dict[str, Array]] = {"model": {}, "optimizer": {}}
+        parts: dict[str, dict[str, Array]] = {"model": {}, "optimizer": {}, "best": {}}
         for key, array in arrays.items():
             part, _, name = key.partition(".")
             if part not in parts:
                 raise CheckpointError(f"{path} has an unknown entry {key!r}")
             parts[part][name] = array
-        return cls(parts["model"], parts["optimizer"], info)
+        return cls(parts["model"], parts["optimizer"], info, parts["best"])
+
+
+def on_host(state: Mapping[str, Array]) -> dict[str, HostArray]:
+    """Return copies of arrays on the host, which further training does not change."""
+    return {name: np.array(to_host(array)) for name, array in state.items()}
 
 
 def non_finite(state: Mapping[str, HostArray]) -> str:

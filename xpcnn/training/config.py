@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from math import isfinite
-from typing import Any, Self, get_args, get_type_hints
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 from ..backend import CPU, Device
-from ..data import Dataset, Loader, RandomAffine, Transform
+from ..data import (
+    Dataset,
+    DataSpec,
+    Loader,
+    Transform,
+    class_weights,
+    default_augmentation,
+    load_parts,
+    make_transform,
+)
 from ..data.catalog import dataset_info
-from ..models import MODELS, build_model
-from ..nn import Sequential
-from ..optim import OPTIMIZERS, CosineSchedule, build_optimizer
+from ..data.transforms import chosen_augmentations
+from ..models import MODELS, OwnNetwork, build_model
+from ..models.own import is_own
+from ..nn import CrossEntropyLoss, Loss, Module
+from ..optim import OPTIMIZERS, build_cosine_optimizer
 from .callbacks import Callback
 from .trainer import Trainer
 
 EVALUATION_BATCH = 256  # images
+VALIDATION = 0.1  # the part of the training images that is held out if patience is set and validation is not
 _LARGEST = 2**63 - 1  # the largest integer that other programs can read from the files
 
 
@@ -25,8 +40,11 @@ class TrainingConfig:
     """The configuration of training.
 
     Attributes:
-        model: a name in `models.MODELS`.
-        data: a name in `data.DATASETS`.
+        model: a name in `models.MODELS`, or the `location` of an `models.OwnNetwork`, which `using` makes known.
+        model_sha256: of the file of an own network; None for others.
+        data: a name in `data.DATASETS`, or the absolute path of a folder of pictures or a `.npz` file.
+        size: the side of the square that a folder's pictures are scaled to; None to find one that suits them.
+        skip_bad: whether files in a folder that are no pictures are left out, rather than refused.
         batch_size: images in a step.
         optimizer: a name in `optim.OPTIMIZERS`.
         lr: the highest learning rate; None for the optimizer's default. It rises over the first twentieth of the
@@ -39,29 +57,40 @@ class TrainingConfig:
     """
 
     model: str = "lenet5"
+    model_sha256: str | None = None
     data: str = "mnist-mini"
+    size: int | None = None
+    skip_bad: bool = False
     batch_size: int = 64
     optimizer: str = "adamw"
     lr: float | None = None
     weight_decay: float = 0.01
     seed: int = 0
 
+    network: ClassVar[OwnNetwork | None] = None  # which `using` sets; no field, as it is not saved
+
     def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
+        for name, hint in _hints(type(self)).items():
             _check_type(name, getattr(self, name), hint)
         if self.batch_size < 1 or self.seed < 0:
             raise ValueError(
                 f"batch size must be at least 1 and the seed at least 0, got {self.batch_size} and {self.seed}"
             )
-        if self.model not in MODELS:
-            raise ValueError(f"unknown model {self.model!r}: expected one of {', '.join(sorted(MODELS))}")
+        if self.model not in MODELS and not is_own(self.model):
+            known = ", ".join(sorted(MODELS))
+            raise ValueError(f"unknown model {self.model!r:.200}: expected one of {known}, or path/to/file.py:function")
+        if (self.model_sha256 is None) != (self.model in MODELS):
+            raise ValueError("a network of one's own, and no other, has a SHA-256: use TrainingConfig.using")
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"size must be at least 1, got {self.size}")
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"unknown optimizer {self.optimizer!r}: expected one of {', '.join(OPTIMIZERS)}")
         for name in ("lr", "weight_decay"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ValueError(f"{name} must be at least 0, got {value!r}")
-        dataset_info(self.data)  # refuses an unknown name
+        if not is_path(self.data):
+            dataset_info(self.data)  # refuses an unknown name
 
     @classmethod
     def from_dict(cls, values: Any) -> Self:
@@ -70,9 +99,12 @@ class TrainingConfig:
         Raises:
             ValueError: if an entry is missing, unknown, or has a wrong value; the message names it.
         """
-        names = get_type_hints(cls)
+        names = _hints(cls)
         if not isinstance(values, dict):
             raise ValueError(f"expected a configuration with {', '.join(names)}, got {values!r:.60}")
+        values = {name: value for name, value in _ADDED.items() if name in names} | values
+        if isinstance(values.get("augment"), bool):  # before there was a choice
+            values["augment"] = "affine" if values["augment"] else "none"
         for fault, keys in (("lacks", names.keys() - values), ("has an unknown", values.keys() - names.keys())):
             if keys:
                 raise ValueError(f"the configuration {fault} {', '.join(sorted(map(repr, keys)))}"[:200])
@@ -83,39 +115,95 @@ class TrainingConfig:
         own, others = asdict(self), asdict(other)
         return ", ".join(f"{name} ({own[name]!r}, there {others[name]!r})" for name in own if own[name] != others[name])
 
-    def make_model(self, dataset: Dataset) -> Sequential:
-        """Return the untrained network for a data set's images and classes, on the CPU."""
-        _, *in_shape = dataset.images.shape
-        return build_model(self.model, tuple(in_shape), len(dataset.classes), seed=self.seed)
+    def using(self, network: OwnNetwork | None) -> Self:
+        """Return a copy whose `make_model` builds an own network.
 
-    def make_transform(self) -> Transform | None:
+        The network has to be given, since what a configuration names is never imported on its own: it may come from
+        strangers. There is a warning if it is not the one that the configuration was made with.
+
+        Raises:
+            ValueError: if there is no network and the configuration needs one, or the other way round.
+        """
+        if network is None:
+            if self.model in MODELS:
+                return self
+            raise ValueError(
+                f"its network is {self.model}, and files that a run names are not run on their own: "
+                f"give it again by --model {self.model}"
+            )
+        if self.model in MODELS:
+            raise ValueError(f"its network is {self.model}, not one of a file such as {network.location}")
+        name, own = self.model.rpartition(":")[2], network.location.rpartition(":")[2]
+        if self.model_sha256 != network.sha256:
+            warnings.warn(f"{network.location} is not the file that was trained: its SHA-256 differs", stacklevel=2)
+        elif name != own:
+            warnings.warn(f"the function {own} is not the one that was trained, {name}", stacklevel=2)
+        config = copy.copy(self)
+        object.__setattr__(config, "network", network)
+        return config
+
+    def load_data(self, data_dir: str | None = None, progress: bool = False) -> tuple[Dataset, Dataset]:
+        """Return the training and the test images; see `load_parts`."""
+        return load_parts(self.data, data_dir, size=self.size, skip_bad=self.skip_bad, progress=progress)
+
+    def make_model(self, data: Dataset | DataSpec) -> Module:
+        """Return the untrained network for images of a shape and classes, on the CPU.
+
+        Raises:
+            ValueError: if the images do not fit the network, or it is an own network that `using` was not given.
+        """
+        if self.network is not None:
+            return self.network.build(data.shape, len(data.classes), seed=self.seed)
+        self.using(None)
+        return build_model(self.model, data.shape, len(data.classes), seed=self.seed)
+
+    def make_transform(self, data: Dataset | DataSpec) -> Transform | None:
         """Return the augmentation of training images, or None."""
         return None
 
-    def make_loader(self, dataset: Dataset, *, train: bool, device: Device = CPU) -> Loader:
+    def make_loss(self, train: Dataset) -> Loss:
+        """Return the loss, which may depend on the training images' labels."""
+        return CrossEntropyLoss()
+
+    def make_loader(
+        self, dataset: Dataset, *, train: bool, device: Device = CPU, spec: DataSpec | None = None
+    ) -> Loader:
         """Return the loader of a split.
 
         Args:
             dataset: the split.
             train: whether it is shuffled and transformed for training, or in order for evaluation.
             device: where training runs.
+            spec: of the training images, whose mean and std are used; None for those of the split.
         """
         return Loader(
             dataset,
             self.batch_size if train else EVALUATION_BATCH,
             shuffle=train,
             seed=self.seed,
-            transform=self.make_transform() if train else None,
+            transform=self.make_transform(dataset) if train else None,
+            mean=None if spec is None else spec.mean,
+            std=None if spec is None else spec.std,
             device=device,
         )
 
-    def make_trainer(self, model: Sequential, steps: int, callbacks: Sequence[Callback] = ()) -> Trainer:
-        """Return the trainer that trains a model for `steps` steps."""
-        lr = OPTIMIZERS[self.optimizer].lr if self.lr is None else self.lr
-        schedule = CosineSchedule(lr, steps, steps // 20)
-        parameters = model.named_parameters()
-        optimizer = build_optimizer(self.optimizer, parameters, schedule, weight_decay=self.weight_decay)
-        return Trainer(model, optimizer, callbacks=callbacks)
+    def make_trainer(
+        self, model: Module, steps: int, callbacks: Sequence[Callback] = (), loss: Loss | None = None
+    ) -> Trainer:
+        """Return the trainer that trains a model for `steps` steps.
+
+        Args:
+            loss: what `make_loss` returned; None for cross-entropy.
+        """
+        parameters, options = model.named_parameters(), {"weight_decay": self.weight_decay}
+        optimizer = build_cosine_optimizer(self.optimizer, parameters, self.lr, steps, **options)
+        return Trainer(model, optimizer, loss, callbacks=callbacks)
+
+
+def _hints(config: type[TrainingConfig]) -> dict[str, Any]:
+    """Return the type of each field."""
+    hints = get_type_hints(config)
+    return {item.name: hints[item.name] for item in fields(config)}
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:
@@ -132,6 +220,21 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
         raise ValueError(f"{name} must be a finite number, got {value!r}")
 
 
+def is_path(data: str) -> bool:
+    """Return whether the name of a data set is the absolute path of a folder or file, on whichever system."""
+    return PurePosixPath(data).is_absolute() or PureWindowsPath(data).is_absolute()
+
+
+# What configurations lack that were written before there was a choice.
+_ADDED: dict[str, Any] = {
+    "model_sha256": None,
+    "size": None,
+    "skip_bad": False,
+    "class_weights": False,
+    "validation": 0.0,
+    "patience": None,
+}
+
 _WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
 
 
@@ -141,20 +244,41 @@ class RunConfig(TrainingConfig):
 
     Attributes:
         epochs: passes over the training images.
-        augment: whether training images are rotated, scaled and shifted a little at random.
+        augment: how training images are changed at random: names for `data.make_transform`, joined by commas, `"auto"`
+            for what suits the data set (`data.default_augmentation`), or `"none"`.
+        class_weights: whether the loss is weighted by `data.class_weights`, so that each class counts alike. The losses
+            in the records, of training and test images, are then weighted too; accuracies are not.
+        validation: the part of the training images that is held out, from 0 to below 1. If it is not 0, the epoch with
+            the lowest loss on these images is the best one, whose weights are the run's result; the test images are
+            used once, at the end.
+        patience: how many epochs may pass without a better one; then training stops. None to train all epochs. With
+            patience, a validation of 0 is changed to 0.1.
 
     For the other attributes see `TrainingConfig`.
     """
 
     epochs: int = 15
-    augment: bool = True
+    augment: str = "auto"
+    class_weights: bool = False
+    validation: float = 0.0
+    patience: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.epochs < 1:
             raise ValueError(f"epochs must be at least 1, got {self.epochs}")
+        if self.augment != "auto":
+            chosen_augmentations(self.augment)  # refuses an unknown name
+        if not 0 <= self.validation < 1:
+            raise ValueError(f"validation must be at least 0 and below 1, got {self.validation}")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience must be at least 1, got {self.patience}")
+        if self.patience is not None and not self.validation:
+            object.__setattr__(self, "validation", VALIDATION)  # the way to set a field of a frozen dataclass
 
-    def make_transform(self) -> Transform | None:
-        # Small rotations, scalings and shifts suit both handwriting and photographs.
-        options: dict[str, Any] = {"degrees": 10, "scale": (0.9, 1.1), "translate": (0.07, 0.07)}
-        return RandomAffine(**options) if self.augment else None
+    def make_transform(self, data: Dataset | DataSpec) -> Transform | None:
+        names = default_augmentation(self.data, data.shape) if self.augment == "auto" else self.augment
+        return make_transform(names, data.shape)
+
+    def make_loss(self, train: Dataset) -> Loss:
+        return CrossEntropyLoss(class_weights(train) if self.class_weights else None)

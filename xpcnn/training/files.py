@@ -5,17 +5,28 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 _PART = ".part"  # ends the names of files that are being written
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Replace a file's content. When this returns, it is on the disk; after a power failure before, the old one is.
+    """Replace a file's content; see `replacing`."""
+    with replacing(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Replace a file's content by what the block writes. After the block it is on the disk; until then the old one is.
 
     Args:
         path: the file, which need not exist.
-        data: its new content.
+
+    Returns:
+        a context manager whose value is an empty file to write to. If the block fails, it is removed.
 
     Raises:
         OSError: if it cannot be written; then the old content stays, and no temporary file.
@@ -25,7 +36,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     part = path.with_name(f".{path.name[:100]}.{os.getpid()}-{secrets.token_hex(4)}{_PART}")
     try:
         with part.open("xb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())  # before the rename: else a power failure could leave the new name without content
         part.replace(path)

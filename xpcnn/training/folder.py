@@ -10,8 +10,10 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..data.files import lock_file
 from .files import is_part, remove_parts
 
+CHECKPOINT, BEST, CONFIG, HISTORY = "checkpoint.safetensors", "best.safetensors", "config.json", "history.jsonl"
 LOCK = ".lock"
 
 
@@ -62,7 +64,7 @@ class FolderLock:
             raise ValueError(f"{folder} cannot be written to: {error.strerror}") from error
         self._close = weakref.finalize(self, os.close, number)  # closing the file releases the lock
         try:
-            _lock(number)
+            lock_file(number)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
                 self._close()
@@ -71,19 +73,6 @@ class FolderLock:
     def release(self) -> None:
         """Let other processes write to the folder."""
         self._close()
-
-
-try:
-    import fcntl
-
-    def _lock(number: int) -> None:
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-except ImportError:  # Windows
-    import msvcrt
-
-    def _lock(number: int) -> None:
-        msvcrt.locking(number, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
 
 
 def is_unused(path: Path) -> bool:

@@ -111,7 +111,12 @@ class Metrics:
 
     @property
     def loss(self) -> float:
-        """The mean loss per sample; nan without samples."""
+        """The mean loss per sample; nan without samples.
+
+        It is the mean of the batches' losses, weighted by their sizes. A loss with class weights or an `ignore_index`
+        divides each batch by the sum of its samples' weights instead; then this is not quite the weighted mean over all
+        samples at once.
+        """
         self.read()
         return float(np.average(self.losses, weights=self.sizes)) if self.sizes else float("nan")
 

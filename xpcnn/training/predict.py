@@ -8,7 +8,9 @@ from contextlib import contextmanager
 import numpy as np
 
 from ..backend import Array, HostArray, to_host
+from ..data import DataSpec
 from ..data.normalize import Normalize
+from ..data.rows import Rows
 from ..functional import softmax_forward
 from ..nn import Module
 from .out_of_memory import naming_the_layer
@@ -16,7 +18,8 @@ from .out_of_memory import naming_the_layer
 
 def predict(
     model: Module,
-    images: Array,
+    images: Array | Rows,
+    spec: DataSpec | None = None,
     *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -27,8 +30,9 @@ def predict(
     Args:
         model: images `(N, C, H, W)` to logits `(N, classes)`; it runs in evaluation mode on its own device; its mode is
             restored afterwards.
-        images: `(N, C, H, W)`, on any device: uint8 pixels, or floats from 0 to 1. Floats that are normalised already
-            need neither mean nor std.
+        images: `(N, C, H, W)`, on any device. With a `spec`, of the shape and pixels that it names, or `(N, H, W)`.
+            Without, uint8 pixels, or floats: normalised already, or to be normalised by mean and std.
+        spec: the spec of the training images, such as `loader.spec`; it has mean and std.
         mean: of each channel, by which the training images were normalised, as in `Loader`; zeros if None.
         std: of each channel; ones if None.
         batch_size: images in one forward pass, which bounds the memory.
@@ -37,18 +41,29 @@ def predict(
         a NumPy array `(N, classes)` in the model's data type; each row sums to 1.
 
     Raises:
-        ValueError: if there is no image, images have another shape or data type, or an option is outside its range.
+        ValueError: if images have another shape or data type, there is none and no spec, or an option is outside its
+            range.
     """
     if batch_size < 1:
         raise ValueError(f"predict: expected batch_size of 1 or more, got {batch_size}")
-    if images.ndim != 4 or len(images) == 0 or not (images.dtype == np.uint8 or images.dtype.kind == "f"):
+    if spec is not None:
+        if mean is not None or std is not None:
+            raise ValueError("predict: give a spec, or mean and std, not both")
+        images, mean, std = spec.checked(images), spec.mean, spec.std
+    elif images.ndim != 4 or len(images) == 0 or not (images.dtype == np.uint8 or images.dtype.kind == "f"):
         expected = "expected images (N, C, H, W), at least one, uint8 or float"
         raise ValueError(f"predict: {expected}, got {images.shape} {images.dtype}")
+    channels = images.shape[1]
+    mean, std = [0.0] * channels if mean is None else mean, [1.0] * channels if std is None else std
+    if len(mean) != channels or len(std) != channels or not all(value > 0 for value in std):
+        expected = f"expected {channels} values of mean and of std, each std positive"
+        raise ValueError(f"predict: {expected}, got {mean} and {std}")
     device = model.device
     dtype = next((parameter.data.dtype for parameter in model.parameters()), np.dtype(np.float32))
     white = 255 if images.dtype == np.uint8 else 1
-    normalize = Normalize(images.shape[1], mean, std, dtype=dtype, white=white, device=device)
-    probabilities = []
+    normalize = Normalize(mean, std, dtype=dtype, white=white, device=device)
+    # No images have no probabilities, of as many classes as there are.
+    probabilities = [] if spec is None or len(images) else [np.empty((0, len(spec.classes)), dtype)]
     with _evaluating(model):
         for first in range(0, len(images), batch_size):
             batch = device.asarray(images[first : first + batch_size])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -12,16 +11,12 @@ from typing import Any, Self
 
 from .. import backend
 from ..backend import Device
-from ..data import DATASETS, load_dataset
-from ..models import build_model
-from ..nn import Sequential
 from .callbacks import Callback, Checkpointer, OnSaveError, Record, checked_record, write_history
-from .checkpoint import Checkpoint, CheckpointError, non_finite
+from .checkpoint import Checkpoint, CheckpointError
 from .config import RunConfig
 from .files import remove_parts, write_atomically
-from .folder import FolderLock, check_new, claim_new, claim_next, is_unused
-
-CHECKPOINT, CONFIG, HISTORY = "checkpoint.safetensors", "config.json", "history.jsonl"
+from .folder import BEST, CHECKPOINT, CONFIG, HISTORY, FolderLock, check_new, claim_new, claim_next, is_unused
+from .trained import config_of
 
 
 class SaveError(OSError):
@@ -31,26 +26,33 @@ class SaveError(OSError):
 class Run:
     """A training run with its folder, which is locked: no other process can train the same run.
 
-    The checkpoint is the only file that matters: it has copies of the configuration and of the history, and when a run
-    is resumed, `history.jsonl` is written again from it. So the process may be killed at any moment: the resumed run
-    ends with the bits and the history of an uninterrupted one.
+    The checkpoint is the only file that matters: it has copies of the configuration, the history and the best weights,
+    and when a run is resumed, `history.jsonl` and `best.safetensors` are written again from it. So the process may be
+    killed at any moment: the resumed run ends with the bits and the history of an uninterrupted one.
+
+    With `config.validation`, that part of the training images is held out. The best epoch is the one with the lowest
+    loss on it; its weights are in `best.safetensors`, and after `fit` in the network. The test images are used once, by
+    the best weights. Without it, the test images are used after each epoch, and nothing is selected by them.
 
     Args:
         path: the folder: a new one, or with `resume` that of an earlier run. Of an endless iterator of paths, the first
             that does not exist yet.
-        config: the configuration.
-        data_dir: see `load_dataset`.
+        config: the configuration; with an own network, what its `using` returned.
+        data_dir: see `load_parts`.
         device: where to train.
         callbacks: called after the one that saves the checkpoint.
         resume: continue from the folder's checkpoint, or from the start if the run was killed before it wrote one.
         checkpoint_minutes: time between checkpoints within an epoch; see `Checkpointer`.
+        progress: show a progress bar on stderr while a folder of pictures is read for the first time.
         on_save_error: what to do if a checkpoint cannot be written; see `Checkpointer`.
 
     Attributes:
-        path: the folder, holding `config.json`, `history.jsonl`, `checkpoint.safetensors` and pictures.
+        path: the folder, with `config.json`, `history.jsonl`, `checkpoint.safetensors`, with validation
+            `best.safetensors`, and pictures.
         config: the configuration.
         loader: the loader of the training images.
         trainer: at the start of training, or in the state of the folder's checkpoint.
+        validation: the loader of the images held out; None if there are none.
         test: the loader of the test images.
         saving: whether a checkpoint is being written.
         last_checkpoint: the last good checkpoint, described for messages.
@@ -75,10 +77,14 @@ class Run:
         device: Device | str = "auto",
         callbacks: Sequence[Callback] = (),
         resume: bool = False,
+        progress: bool = False,
         checkpoint_minutes: float = 5.0,
         on_save_error: OnSaveError = "stop",
     ) -> None:
         self.config, self.saving, self.last_checkpoint = config, False, "there is no checkpoint yet"
+        self._tested: Record | None = None
+        self._last: Checkpoint | None = None  # that of the last epoch, once the network has the best weights
+        self._best_info: dict[str, Any] = {}  # what `best.safetensors` says of its weights
         self._checkpointer = Checkpointer(self.save, checkpoint_minutes, on_save_error)
         lock = None
         if isinstance(path, Path):
@@ -88,13 +94,20 @@ class Run:
                 check_new(path)  # before any work
         try:
             device = backend.device(device)
-            train, test = (load_dataset(config.data, split, data_dir) for split in ("train", "test"))
+            train, test = config.load_data(data_dir, progress)
+            self.validation = None
+            if config.validation:
+                train, held_out = train.split(1 - config.validation, config.seed)
+                held_out.part = "validation"
+                self.validation = config.make_loader(held_out, train=False, device=device)
             self.loader = config.make_loader(train, train=True, device=device)
-            self.test = config.make_loader(test, train=False, device=device)
+            # By the mean and std of the images trained on, as those held out.
+            self.test = config.make_loader(test, train=False, device=device, spec=self.loader.spec)
             model = config.make_model(train)
             # The checkpoint comes before what the other callbacks print about it.
             steps = config.epochs * len(self.loader)
-            self.trainer = config.make_trainer(model, steps, [self._checkpointer, *callbacks])
+            loss = config.make_loss(train)
+            self.trainer = config.make_trainer(model, steps, [self._checkpointer, *callbacks], loss)
             if isinstance(path, Path):
                 self.path = path
             if resume:
@@ -124,19 +137,49 @@ class Run:
         """The records of all complete epochs."""
         return self.trainer.records
 
+    @property
+    def tested(self) -> Record | None:
+        """The loss and metrics on the test images, with the epoch whose weights were measured.
+
+        With validation it is None until training is complete; otherwise it is that of the last epoch. Checkpoints keep
+        it as `info["test"]`.
+        """
+        if self.validation is not None or not self.records:
+            return self._tested
+        last = self.records[-1]
+        return {"epoch": last["epoch"]} | {key[5:]: last[key] for key in last if key.startswith("test_")}
+
     def fit(self) -> None:
         """Train to the end, or until `trainer.stop()`, with checkpoints.
+
+        At the end of a run with validation, the network is given the best weights and measured on the test images.
 
         Raises:
             SaveError: if a checkpoint cannot be written; with `on_save_error="continue"`, if the last one cannot.
             TrainingDivergedError, MemoryError: see `Trainer.fit`.
         """
-        self.trainer.fit(self.loader, self.config.epochs, self.test)
+        if self.validation is None:
+            self.trainer.fit(self.loader, self.config.epochs, self.test)
+        else:
+            self.trainer.fit(self.loader, self.config.epochs, validation=self.validation, patience=self.config.patience)
+            if self.trainer.complete:
+                self._use_best()
         if self._checkpointer.failure is not None:
             raise self._checkpointer.failure
 
+    def _use_best(self) -> None:
+        """Give the network the best weights and, unless that was done before, measure them on the test images."""
+        self._last = self._last or self._checkpoint()
+        self.trainer.restore_best()
+        if self._tested is None:
+            best = self.trainer.best
+            assert best is not None
+            self._tested = {"epoch": best["epoch"], **self.trainer.evaluate(self.test)}
+            self._last.info["test"] = self._tested
+            self._checkpointer.save()
+
     def save(self) -> None:
-        """Write the checkpoint, then the history.
+        """Write the checkpoint, then the best weights and the history, which are copies of what is in it.
 
         Raises:
             SaveError: if one of them cannot be written.
@@ -144,12 +187,26 @@ class Run:
         """
         self.saving = True
         try:
-            checkpoint = self.trainer.checkpoint({"config": asdict(self.config)})
+            checkpoint = self._last or self._checkpoint()
             self._write(CHECKPOINT, checkpoint.save)
             self.last_checkpoint = _described(checkpoint, time.time())
-            self._write(HISTORY, lambda path: write_history(path, self.records))
+            self._write_copies()
         finally:
             self.saving = False
+
+    def _checkpoint(self) -> Checkpoint:
+        test = {} if self.tested is None else {"test": self.tested}
+        return self.trainer.checkpoint({"config": asdict(self.config), **test})
+
+    def _write_copies(self) -> None:
+        """Write the best weights, if there are others than before, and the history."""
+        if self.trainer.spec is not None and self.trainer.best is not None:
+            info = {"config": asdict(self.config), "data": self.trainer.spec.to_dict(), "record": self.trainer.best}
+            info |= {} if self.tested is None else {"test": self.tested}
+            if info != self._best_info:
+                self._write(BEST, Checkpoint(self.trainer.best_weights, info=info).save)
+                self._best_info = info
+        self._write(HISTORY, lambda path: write_history(path, self.records))
 
     def _begin(self) -> None:
         """Write the configuration of a new run."""
@@ -165,7 +222,7 @@ class Run:
             raise SaveError(f"{self.path / name} cannot be written: {reason}; {self.last_checkpoint}") from error
 
     def _resume(self) -> None:
-        """Load the checkpoint, and write the history again from it."""
+        """Load the checkpoint, and write the best weights and the history again from it."""
         remove_parts(self.path)
         file = self.path / CHECKPOINT
         if not file.exists() and not (self.path / HISTORY).exists():
@@ -176,12 +233,14 @@ class Run:
             raise ValueError(f"{self.path / CONFIG} differs from the copy in {CHECKPOINT}: {differences}")
         try:
             self.trainer.resume(checkpoint)
+            if "test" in checkpoint.info:
+                self._tested = checked_record(checkpoint.info["test"])
         except ValueError as error:
             raise CheckpointError(f"{file}: {error}") from error
         self.last_checkpoint = _described(checkpoint, file.stat().st_mtime)
         if "records" not in checkpoint.info:  # before version 3 they were in the history only
             self.trainer.records = _older_records(self.path / HISTORY, self.trainer.epoch)
-        self._write(HISTORY, lambda path: write_history(path, self.records))
+        self._write_copies()
 
 
 def read_config(path: Path) -> RunConfig:
@@ -201,43 +260,6 @@ def read_config(path: Path) -> RunConfig:
         raise ValueError(f"{path} is not the folder of a run: {CONFIG} cannot be read ({error.strerror})") from error
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{file} is damaged: {error}") from error
-
-
-def config_of(file: Path, checkpoint: Checkpoint) -> RunConfig:
-    """Return the copy of the configuration in a run's checkpoint.
-
-    Raises:
-        CheckpointError: if it is absent or damaged.
-    """
-    try:
-        return RunConfig.from_dict(checkpoint.info.get("config"))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{file} does not describe a run of this package: {error}") from error
-
-
-def load_trained(path: str | os.PathLike[str], device: Device | str = "auto") -> tuple[Sequential, RunConfig]:
-    """Return a run's trained network in evaluation mode, and its configuration.
-
-    Args:
-        path: the run's folder, or a checkpoint file.
-        device: where the network goes.
-
-    Raises:
-        CheckpointError: if there is no usable checkpoint, or a weight in it is nan or infinite.
-    """
-    path = Path(path)
-    file = path / CHECKPOINT if path.is_dir() else path
-    checkpoint = Checkpoint.load(file)
-    config = config_of(file, checkpoint)
-    if fault := non_finite(checkpoint.model):
-        raise CheckpointError(f"{file} cannot be used: {fault}")
-    try:
-        info = DATASETS[config.data]
-        model = build_model(config.model, info.shape, len(info.classes), seed=config.seed)
-        model.load_state_dict(checkpoint.model)
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{file} does not describe a model of this package: {error}") from error
-    return model.to(device).eval(), config
 
 
 def _described(checkpoint: Checkpoint, seconds: float) -> str:

@@ -8,15 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, to_host
+from ..backend import Array, HostArray
+from ..data import DataSpec, Loader
+from ..data.rows import Rows
 from ..nn import CrossEntropyLoss, Dropout, Loss, Module
 from ..nn.loss import Metric
 from ..optim import Optimizer
-from .batches import Batch, Batches, check_batch, checked, epoch_of
-from .callbacks import Callback, Record, checked_record
-from .checkpoint import Checkpoint, CheckpointError, non_finite
+from .batches import Batch, Batches, check_batch, check_same_data, checked, epoch_of
+from .callbacks import Callback, Record
+from .checkpoint import Checkpoint, CheckpointError, non_finite, on_host
+from .evaluation import best_record, evaluate
 from .metrics import Metrics, NonFiniteLossError
 from .out_of_memory import naming_the_layer
+from .predict import predict
+from .progress import Progress
 
 
 class TrainingDivergedError(ArithmeticError):
@@ -41,7 +46,10 @@ class Trainer:
         batch: how many batches of the current epoch are done.
         metrics: those of the current epoch, or of the last one.
         records: of all complete epochs, including those before the run was resumed.
+        best_weights: the model's state after the best epoch, on the host; empty without validation.
+        spec: of the training images, which `predict` needs; None until `fit` is given a `Loader`.
         interrupted: whether the last `fit` returned because `stop` was called.
+        complete: whether the last `fit` left no epoch to train: all are done, or patience ran out.
 
     Raises:
         ValueError: if the optimizer has a parameter that is not one of the model's.
@@ -76,37 +84,66 @@ class Trainer:
         self.callbacks = list(callbacks)
         self.epoch = self.batch = 0
         self.records: list[Record] = []
+        self.best_weights: dict[str, HostArray] = {}
+        self.spec: DataSpec | None = None
         self._functions = self.loss.metrics if metrics is None else metrics
         self.metrics = Metrics(self._functions)
         self._steps: list[int] = []  # the step of each batch of the metrics
         self._seconds = 0.0  # spent on the current epoch before `_started`
         self._started: float | None = None
         self._keep_gradients = False
-        self.interrupted = self._stop_requested = False
+        self.interrupted = self.complete = self._stop_requested = False
 
-    def fit(self, batches: Batches, epochs: int, test: Batches | None = None) -> list[Record]:
+    @property
+    def best(self) -> Record | None:
+        """The record of the best epoch, the one with the lowest validation loss; None without validation."""
+        return best_record(self.records)
+
+    def fit(
+        self,
+        batches: Batches,
+        epochs: int,
+        test: Batches | None = None,
+        *,
+        validation: Batches | None = None,
+        patience: int | None = None,
+    ) -> list[Record]:
         """Train until `epochs` epochs are complete, and return the record of each epoch trained by this call.
+
+        With `validation` the weights of the best epoch are kept, in `best_weights`. The model has those of the last
+        epoch until `restore_best` is called.
 
         Args:
             batches: a `Loader`, or anything to iterate over once for each epoch, such as a list of pairs of inputs and
                 targets; they may lie on the host.
             epochs: in total, including those before the run was resumed.
             test: batches to evaluate on after each epoch.
+            validation: batches to evaluate on after each epoch, by whose loss the best one is chosen.
+            patience: stop early when so many epochs were no better than the best one; it needs `validation`.
 
         Raises:
             TrainingDivergedError: if the loss or a weight became infinite or not a number.
             MemoryError: if there is not enough memory; the message names the layer and the batch size.
-            ValueError: if there are no batches, or one does not fit the model.
+            ValueError: if there are no batches, one does not fit the model, patience is below 1 or lacks validation, or
+                the loader of the test or validation images has other classes, or another mean or std, than that of
+                the training images.
         """
+        if patience is not None and (patience < 1 or validation is None):
+            raise ValueError(f"patience must be at least 1 and needs validation batches, got {patience!r}")
+        parts = {name: part for name, part in (("validation", validation), ("test", test)) if part is not None}
+        for name, part in parts.items():
+            check_same_data(batches, part, name)
+        if isinstance(batches, Loader):
+            self.spec = batches.spec
         # An overflow is reported once, below, with its step, rather than by NumPy in each layer.
         with np.errstate(over="ignore", invalid="ignore"):
-            return self._fit(batches, epochs, test)
+            return self._fit(batches, epochs, parts, patience)
 
-    def _fit(self, batches: Batches, epochs: int, test: Batches | None) -> list[Record]:
+    def _fit(self, batches: Batches, epochs: int, parts: Mapping[str, Batches], patience: int | None) -> list[Record]:
         records = []
         length = len(batches) if isinstance(batches, Sized) else None
         try:
-            while self.epoch < epochs and not self._stop_requested:
+            while not (self._is_complete(epochs, patience) or self._stop_requested):
                 if not self.batch:  # else a resumed epoch, whose metrics continue
                     self.metrics, self._steps, self._seconds = Metrics(self._functions), [], 0.0
                 self._started = time.perf_counter()
@@ -117,8 +154,10 @@ class Trainer:
                 self._seconds, self._started = self._elapsed(), None
                 if complete:
                     self.epoch, self.batch = self.epoch + 1, 0
-                    records.append(self._record(self._seconds, test))
+                    records.append(self._record(self._seconds, parts))
                     self.records.append(records[-1])
+                    if self.best is records[-1]:
+                        self.best_weights = on_host(self.model.state_dict())
                     self._tell("on_epoch_end", records[-1])
             if self._stop_requested:
                 self._tell("on_interrupt")
@@ -127,8 +166,14 @@ class Trainer:
         finally:
             self._started = None
             self.interrupted, self._stop_requested = self._stop_requested, False
+            self.complete = self._is_complete(epochs, patience)
             self._tell("on_stop")
         return records
+
+    def _is_complete(self, epochs: int, patience: int | None) -> bool:
+        """Return whether all epochs are trained, or `patience` of them since the best one."""
+        since_best = 0 if self.best is None else self.epoch - self.best["epoch"]
+        return self.epoch >= epochs or (patience is not None and since_best >= patience)
 
     def _train_epoch(self, batches: Iterator[Batch], length: int | None) -> bool:
         """Train on the batches of an epoch; return False if it was stopped before its end."""
@@ -165,6 +210,46 @@ class Trainer:
                 self.optimizer.step()
             self.metrics.update(loss, outputs, targets)
 
+    def predict(self, images: Array | Rows, batch_size: int = 256) -> HostArray:
+        """Return the probability of each class for each image, `(N, classes)`.
+
+        Args:
+            images: `(N, C, H, W)` or `(N, H, W)`, any number of them, with pixels as in the training set: they are
+                normalised as the training images were.
+            batch_size: images in one forward pass, which bounds the memory.
+
+        Raises:
+            ValueError: if the images are of another shape or kind, or `fit` was not given a `Loader`.
+        """
+        if self.spec is None:
+            raise ValueError("the data are not known: fit was given no Loader; use xpcnn.training.predict")
+        return predict(self.model, images, self.spec, batch_size=batch_size)
+
+    def evaluate(self, batches: Batches, part: str = "test") -> dict[str, float]:
+        """Return the loss and the metrics of the model on batches, by name.
+
+        Args:
+            batches: see `fit`; of a `Loader`, its first epoch.
+            part: what the images are, for the message of an error.
+
+        Raises:
+            TrainingDivergedError: if the loss is infinite or not a number.
+        """
+        try:
+            return evaluate(self.model, batches, self.loss, self._functions).averages()
+        except NonFiniteLossError as error:
+            raise TrainingDivergedError(f"the {part} loss became {error.value} {self._place()}") from error
+
+    def restore_best(self) -> None:
+        """Load the weights of the best epoch into the model. Training that continues starts from them.
+
+        Raises:
+            ValueError: if there are none, as no epoch was trained with validation.
+        """
+        if not self.best_weights:
+            raise ValueError("there is no best epoch: fit was given no validation batches")
+        self.model.load_state_dict(self.best_weights)
+
     def stop(self) -> None:
         """Make `fit` return after the current step, or the next `fit` at once; may be called from a signal handler."""
         self._stop_requested = True
@@ -180,20 +265,17 @@ class Trainer:
         Raises:
             TrainingDivergedError: if the loss or a weight is infinite or not a number.
         """
-        kept: dict[str, Any] = {"records": self.records}
+        steps, seconds = self.optimizer.steps, self._elapsed() if self.batch else 0.0
+        kept = Progress(self.epoch, self.batch, steps, seconds, self.records, self.spec).to_info()
         try:
             if self.batch:
                 kept["metrics"] = self.metrics.state() | {"steps": self._steps}
         except NonFiniteLossError as error:
             raise self._diverged(error) from error
-        seconds = self._elapsed() if self.batch else 0.0
-        steps = self.optimizer.steps
-        kept["progress"] = {"epoch": self.epoch, "batch": self.batch, "step": steps, "seconds": seconds}
-        model, optimizer = ({k: to_host(v) for k, v in x.state_dict().items()} for x in (self.model, self.optimizer))
+        model, optimizer = on_host(self.model.state_dict()), on_host(self.optimizer.state_dict())
         if fault := non_finite(model):
-            rate = self.optimizer.learning_rate(max(0, steps - 1))
-            raise TrainingDivergedError(f"{fault} after step {steps} (learning rate {rate:g})")
-        return Checkpoint(model, optimizer, {**(info or {}), **kept})
+            raise TrainingDivergedError(f"{fault} {self._place()}")
+        return Checkpoint(model, optimizer, {**(info or {}), **kept}, self.best_weights)
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Load a checkpoint, so that `fit` continues with the next batch.
@@ -205,33 +287,33 @@ class Trainer:
             CheckpointError: if it has no training progress.
             ValueError: if it belongs to another model, optimizer or metrics.
         """
-        try:
-            progress = checkpoint.info["progress"]
-            epoch, batch, step = (int(progress[key]) for key in ("epoch", "batch", "step"))
-            seconds = float(progress.get("seconds", 0))
-            records = [checked_record(record) for record in checkpoint.info.get("records", [])]
-            if not (0 <= epoch < 2**63 and 0 <= batch < 2**63 and 0 <= step < 2**63 and seconds >= 0):
-                raise ValueError(f"expected numbers of at least 0, got {progress}")
-        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-            raise CheckpointError(f"the checkpoint has no training progress to resume: {error!r}") from error
+        progress = Progress.from_info(checkpoint.info)
+        if (best_record(progress.records) is None) != (not checkpoint.best):
+            raise CheckpointError("the checkpoint has no training progress to resume: best weights without a record")
         metrics, steps = Metrics(self._functions), []
-        if batch and (state := checkpoint.info.get("metrics")) is not None:
+        if progress.batch and (state := checkpoint.info.get("metrics")) is not None:
             try:
                 metrics.load_state(state)
                 steps = [int(number) for number in state["steps"]]
             except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise CheckpointError(f"the checkpoint's metrics cannot be resumed: {error}") from error
-        self.model.load_state_dict(checkpoint.model)
-        self.optimizer.load_state_dict({"steps": np.array(step), **checkpoint.optimizer})
-        self.epoch, self.batch, self.records = epoch, batch, records
-        self.metrics, self._steps, self._seconds = metrics, steps, seconds
+        for state in filter(None, (checkpoint.best, checkpoint.model)):  # the best ones are checked by loading them
+            self.model.load_state_dict(state)
+        self.optimizer.load_state_dict({"steps": np.array(progress.step), **checkpoint.optimizer})
+        self.epoch, self.batch, self._seconds = progress.epoch, progress.batch, progress.seconds
+        self.records, self.spec, self.best_weights = progress.records, progress.spec, dict(checkpoint.best)
+        self.metrics, self._steps = metrics, steps
         for _, module in self.model.named_modules():
             if isinstance(module, Dropout):
-                module.calls = step
+                module.calls = progress.step
 
     def _elapsed(self) -> float:
         """Return the seconds spent on the current epoch."""
         return self._seconds + (0.0 if self._started is None else time.perf_counter() - self._started)
+
+    def _place(self) -> str:
+        steps = self.optimizer.steps
+        return f"after step {steps} (learning rate {self.optimizer.learning_rate(max(0, steps - 1)):g})"
 
     def _diverged(self, error: NonFiniteLossError) -> TrainingDivergedError:
         step = self._steps[error.batch]
@@ -239,47 +321,15 @@ class Trainer:
         hint = ", or a label is none of the network's classes" if np.isnan(error.value) else ""
         return TrainingDivergedError(f"the loss became {error.value} at step {step} (learning rate {rate:g}{hint})")
 
-    def _record(self, seconds: float, test: Batches | None) -> Record:
+    def _record(self, seconds: float, parts: Mapping[str, Batches]) -> Record:
         record: Record = {"epoch": self.epoch, "step": self.optimizer.steps}
         record |= {f"train_{name}": value for name, value in self.metrics.averages().items()}
         record["learning_rate"] = self.optimizer.learning_rate(self.optimizer.steps - 1)
         record |= {"seconds": seconds, "images_per_second": self.metrics.samples / seconds}
-        if test is not None:
-            try:
-                result = evaluate(self.model, test, self.loss, self._functions)
-            except NonFiniteLossError as error:
-                raise TrainingDivergedError(
-                    f"the test loss became {error.value} after step {self.optimizer.steps} "
-                    f"(learning rate {record['learning_rate']:g})"
-                ) from error
-            record |= {f"test_{name}": value for name, value in result.averages().items()}
+        for part, batches in parts.items():
+            record |= {f"{part}_{name}": value for name, value in self.evaluate(batches, part).items()}
         return record
 
     def _tell(self, event: str, *values: Any) -> None:
         for callback in self.callbacks:
             getattr(callback, event)(*values)
-
-
-def evaluate(
-    model: Module, batches: Batches, loss: Loss | None = None, metrics: Mapping[str, Metric] | None = None
-) -> Metrics:
-    """Return the loss and metrics of a model, computed in evaluation mode; its mode is restored afterwards.
-
-    Args:
-        model, loss, metrics: see `Trainer`.
-        batches: see `Trainer.fit`; of a `Loader`, its first epoch.
-    """
-    loss = CrossEntropyLoss() if loss is None else loss
-    training = model.training
-    found = Metrics(loss.metrics if metrics is None else metrics)
-    model.eval()
-    try:
-        for inputs, targets in model.device.prefetch(checked(epoch_of(batches, 0, 0))):
-            with naming_the_layer(model, len(inputs)):
-                outputs = model(inputs)
-                targets = loss.place(outputs, targets)
-                found.update(loss(outputs, targets), outputs, targets)
-    finally:
-        model.train(training)
-    found.read()
-    return found

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...extras import needed_for
 from .pictures import read_picture
 
 
@@ -28,8 +29,10 @@ def read_image(
 
     Raises:
         DataError: if the file is absent, damaged, no picture, or one that `read_picture` refuses.
+        ImportError: if Pillow is not installed.
     """
-    from PIL import Image
+    with needed_for("reading pictures"):
+        from PIL import Image
 
     channels, height, width = shape
     picture, done = read_picture(path, channels)
@@ -44,14 +47,29 @@ def read_image(
             picture = _centred_figure(picture, width, height)
             done.append(f"figure cut out, scaled and centred in {width}×{height}")
         else:
-            # The box is cut out while scaling: what lies beside it may be a million times as large.
-            scale = max(width / picture.width, height / picture.height)
-            left = max(0.0, (picture.width - width / scale) / 2)
-            top = max(0.0, (picture.height - height / scale) / 2)
-            box = left, top, picture.width - left, picture.height - top
-            picture = picture.resize((width, height), Image.Resampling.LANCZOS, box)
+            picture = scaled_and_cropped(picture, width, height)
             done.append(f"scaled and cropped to {width}×{height}")
-    return np.atleast_3d(np.asarray(picture)).transpose(2, 0, 1), done
+    return pixels_of(picture), done
+
+
+def scaled_and_cropped(picture: Any, width: int, height: int) -> Any:
+    """Return the largest part in the middle of a picture that has the proportions asked for, in that size."""
+    from PIL import Image
+
+    if picture.size == (width, height):
+        return picture
+    # The box is cut out while scaling: what lies beside it may be a million times as large.
+    scale = max(width / picture.width, height / picture.height)
+    left = max(0.0, (picture.width - width / scale) / 2)
+    top = max(0.0, (picture.height - height / scale) / 2)
+    box = left, top, picture.width - left, picture.height - top
+    return picture.resize((width, height), Image.Resampling.LANCZOS, box)
+
+
+def pixels_of(picture: Any) -> NDArray[np.uint8]:
+    """Return the pixels `(C, H, W)` of a picture of mode L or RGB."""
+    pixels = np.asarray(picture)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def _centred_figure(picture: Any, width: int, height: int) -> Any:

@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...extras import needed_for
 from ..errors import DataError
 from ..files import open_file
 
 # The others that Pillow knows are left out: some run programs (EPS), some are not pictures of pixels.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
 LARGEST = 512 << 20  # bytes of a decoded file
 LONGEST = 65_535  # pixels of a side, as in a JPEG
 KEPT = 1 << 24  # pixels of the result: a larger picture is scaled down by a whole number
@@ -74,8 +76,10 @@ def read_picture(path: str | os.PathLike[str], channels: int) -> tuple[Any, list
     Raises:
         DataError: if the file is absent, damaged or no picture, takes more than `LARGEST` bytes once decoded, or has
             pixels of an unknown range.
+        ImportError: if Pillow is not installed.
     """
-    from PIL import Image, UnidentifiedImageError
+    with needed_for("reading pictures"):
+        from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings(), open_file(path) as file:
@@ -115,17 +119,20 @@ def _decode(picture: Any, head: bytes, mode: str) -> tuple[Any, list[str]]:
     factor = math.isqrt((width * height - 1) // KEPT) + 1
     rows = max(1, _STRIP // (width * factor)) * factor
 
-    def strips() -> Iterator[tuple[Any, Any]]:
-        for top in range(0, height, rows):
-            yield split(picture.crop((0, top, width, min(top + rows, height))))
+    if rows >= height:  # one strip: nearly every picture
+        colours, alpha = split(picture)
+        paper, done = _paper(iter([(colours, alpha)]))
+        result = _shown(colours, alpha, paper, mode, factor)
+    else:
 
-    paper, done = _paper(strips())
-    result = Image.new(mode, (math.ceil(width / factor), math.ceil(height / factor)))
-    for i, (colours, alpha) in enumerate(strips()):
-        if paper is not None:
-            ground = Image.new("L", colours.size, paper).convert(colours.mode)
-            colours = Image.composite(colours, ground, alpha)
-        result.paste(colours.convert(mode).reduce(factor), (0, i * rows // factor))
+        def strips() -> Iterator[tuple[Any, Any]]:
+            for top in range(0, height, rows):
+                yield split(picture.crop((0, top, width, min(top + rows, height))))
+
+        paper, done = _paper(strips())
+        result = Image.new(mode, (math.ceil(width / factor), math.ceil(height / factor)))
+        for i, (colours, alpha) in enumerate(strips()):
+            result.paste(_shown(colours, alpha, paper, mode, factor), (0, i * rows // factor))
     if turn is not None:
         if picture.format != "TIFF":  # which Pillow has turned already
             result = result.transpose(Image.Transpose[turn])
@@ -202,3 +209,14 @@ def _paper(strips: Iterator[tuple[Any, Any]]) -> tuple[int | None, list[str]]:
     if light > 127.5 * opaque:
         return 0, ["on black, as its ink is light"]
     return 255, ["on white, as its ink is dark"]
+
+
+def _shown(colours: Any, alpha: Any, paper: int | None, mode: str, factor: int) -> Any:
+    """Return colours on a ground of a grey value, in a mode, scaled down by a factor."""
+    from PIL import Image
+
+    if paper is not None:
+        colours = Image.composite(colours, Image.new("L", colours.size, paper).convert(colours.mode), alpha)
+    if colours.mode != mode:  # else Pillow would copy the pixels
+        colours = colours.convert(mode)
+    return colours if factor == 1 else colours.reduce(factor)
