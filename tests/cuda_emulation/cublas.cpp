@@ -34,25 +34,42 @@ struct Matrices {
     bool tf32;
 };
 
+template <class T>
+struct Matrix {
+    T *data;
+    int64_t row_step, column_step;
+    T &operator()(int64_t i, int64_t j) const { return data[i * row_step + j * column_step]; }
+};
+
+// c (m, n) = alpha a (m, k) b (k, n) + beta c, in tiles of rows that stay in the nearest cache, four columns at a time.
 template <class In, class Out, class Sum>
-void multiply(const Matrices &size, Sum alpha, const In *a, const In *b, Sum beta, Out *c) {
-    // `a` as columns of m numbers, so that the inner loop runs along memory.
-    std::vector<Sum> columns(size_t(size.m) * size.k), sums(size.m);
-    auto value = [&](In x) { return size.tf32 ? Sum(rounded_to_tf32(float(x))) : Sum(x); };
-    for (int p = 0; p < size.k; p++)
-        for (int i = 0; i < size.m; i++)
-            columns[size_t(p) * size.m + i] = value(size.transposed_a ? a[p + i * size.lda] : a[i + p * size.lda]);
-    for (int j = 0; j < size.n; j++) {
-        std::fill(sums.begin(), sums.end(), Sum(0));
-        for (int p = 0; p < size.k; p++) {
-            Sum factor = value(size.transposed_b ? b[j + p * size.ldb] : b[p + j * size.ldb]);
-            const Sum *column = &columns[size_t(p) * size.m];
-            for (int i = 0; i < size.m; i++) sums[i] += column[i] * factor;
-        }
-        for (int i = 0; i < size.m; i++) {
-            Out &target = c[i + j * size.ldc];
-            // With beta 0 the old content does not count, whatever it is.
-            target = Out(alpha * sums[i] + (beta == Sum(0) ? Sum(0) : beta * Sum(target)));
+void multiply(int m, int n, int k, bool tf32, Sum alpha, Matrix<const In> a, Matrix<const In> b, Sum beta, Matrix<Out> c) {
+    if (m < n)  // the inner loop runs along m
+        return multiply<In, Out, Sum>(n, m, k, tf32, alpha, {b.data, b.column_step, b.row_step},
+                                      {a.data, a.column_step, a.row_step}, beta, {c.data, c.column_step, c.row_step});
+    constexpr int ROWS = 256, COLUMNS = 4;
+    auto value = [=](In x) { return tf32 ? Sum(rounded_to_tf32(float(x))) : Sum(x); };
+    std::vector<Sum> tile(size_t(ROWS) * k), factors(size_t(COLUMNS) * k);
+    for (int top = 0; top < m; top += ROWS) {
+        int rows = std::min(ROWS, m - top);
+        for (int p = 0; p < k; p++)
+            for (int i = 0; i < rows; i++) tile[size_t(p) * ROWS + i] = value(a(top + i, p));
+        for (int left = 0; left < n; left += COLUMNS) {
+            int columns = std::min(COLUMNS, n - left);
+            for (int p = 0; p < k; p++)
+                for (int j = 0; j < COLUMNS; j++) factors[size_t(p) * COLUMNS + j] = j < columns ? value(b(p, left + j)) : Sum(0);
+            Sum sums[COLUMNS][ROWS] = {};
+            for (int p = 0; p < k; p++) {
+                const Sum *column = &tile[size_t(p) * ROWS], *factor = &factors[size_t(p) * COLUMNS];
+                for (int i = 0; i < rows; i++)
+                    for (int j = 0; j < COLUMNS; j++) sums[j][i] += column[i] * factor[j];
+            }
+            for (int j = 0; j < columns; j++)
+                for (int i = 0; i < rows; i++) {
+                    Out &target = c(top + i, left + j);
+                    // With beta 0 the old content does not count, whatever it is.
+                    target = Out(alpha * sums[j][i] + (beta == Sum(0) ? Sum(0) : beta * Sum(target)));
+                }
         }
     }
 }
@@ -65,6 +82,7 @@ struct Batch {
     T *const *pointers = nullptr;
 
     T *operator[](int i) const { return pointers ? pointers[i] : first + i * step; }
+    bool check(int i) const { return !pointers || inside(pointers + i, sizeof *pointers); }
     const void *memory() const { return pointers ? static_cast<const void *>(pointers) : first; }
 };
 
@@ -86,15 +104,23 @@ int gemm(Handle *handle, Matrices size, const Sum *alpha, Batch<const In> a, Bat
         if (Block *block = block_of(pointer); !block || block->device != stream->device)
             if (size.k || pointer == c.memory()) fail(ILLEGAL_ADDRESS, "a matrix product was given memory that is not its device's");
     give(stream, [=] {
-        const void *address = nullptr;
-        bool well = guarded(
-            [&] {
-                Sum alpha_then = on_host ? alpha_now : *alpha, beta_then = on_host ? beta_now : *beta;
-                for (int i = 0; i < count; i++)
-                    multiply(size, alpha_then, a[i], b[i], beta_then, c[i]);
-            },
-            &address);
-        if (!well) fail(ILLEGAL_ADDRESS, "a matrix product touched what is nobody's memory");
+        // A matrix of so many columns of so many numbers each.
+        auto check = [&](const auto *data, int64_t leading, int64_t height, int64_t width) {
+            bool well = !height || !width || inside(data, ((width - 1) * leading + height) * sizeof *data);
+            if (!well) fail(ILLEGAL_ADDRESS, "a matrix product goes beyond " + described(data));
+            return well;
+        };
+        for (int i = 0; i < count; i++) {
+            if (!a.check(i) || !b.check(i) || !c.check(i)) return fail(ILLEGAL_ADDRESS, "a batch of products has no pointers");
+            if (!check(a[i], size.lda, size.transposed_a ? size.k : size.m, size.transposed_a ? size.m : size.k) ||
+                !check(b[i], size.ldb, size.transposed_b ? size.n : size.k, size.transposed_b ? size.k : size.n) ||
+                !check(c[i], size.ldc, size.m, size.n))
+                return;
+            Matrix<const In> left{a[i], size.transposed_a ? size.lda : 1, size.transposed_a ? 1 : size.lda};
+            Matrix<const In> right{b[i], size.transposed_b ? size.ldb : 1, size.transposed_b ? 1 : size.ldb};
+            multiply(size.m, size.n, size.k, size.tf32, on_host ? alpha_now : *alpha, left, right,
+                     on_host ? beta_now : *beta, Matrix<Out>{c[i], 1, size.ldc});
+        }
     });
     return error() == OK ? OK : EXECUTION_FAILED;
 }

@@ -25,13 +25,8 @@ struct Module {
 
 EXPORT int cuInit(unsigned) { return OK; }
 EXPORT int cuDriverGetVersion(int *version) { *version = 12090; return OK; }
-EXPORT int cuGetErrorName(int status, const char **name) {
-    static thread_local char text[64];
-    snprintf(text, sizeof text, "emulated CUDA driver error %d", status);
-    *name = text;
-    return OK;
-}
-EXPORT int cuGetErrorString(int status, const char **text) { return cuGetErrorName(status, text); }
+EXPORT int cuGetErrorName(int status, const char **name) { *name = words_for(status).driver; return OK; }
+EXPORT int cuGetErrorString(int status, const char **text) { *text = words_for(status).text; return OK; }
 
 // A context is a device's number plus one.
 EXPORT int cuCtxGetCurrent(void **context) { *context = reinterpret_cast<void *>(current_device() + 1L); return OK; }
@@ -64,6 +59,7 @@ EXPORT int cuModuleLoadData(Module **module, const char *image) {
         fprintf(stderr, "emulated CUDA: %s\n", dlerror());
         return INVALID_VALUE;
     }
+    add_module_memory(dlsym(library, "emu_module"));
     *module = new Module{library, {}};
     return OK;
 }

@@ -23,16 +23,23 @@ enum Status {
     OUT_OF_MEMORY = 2,
     INVALID_DEVICE = 101,
     INVALID_HANDLE = 400,
+    MISALIGNED_ADDRESS = 716,
     NOT_FOUND = 500,
     NOT_READY = 600,
     ILLEGAL_ADDRESS = 700,
     LAUNCH_OUT_OF_RESOURCES = 701,
-    LAUNCH_FAILED = 719,
     NOT_SUPPORTED = 801,
     DEVICE_UNAVAILABLE = 46,
 };
 
+struct Words {
+    int status;
+    const char *runtime, *driver, *text;
+};
+const Words &words_for(int status);
+
 constexpr int DEVICES = 2;
+constexpr int PINNED = DEVICES;  // stands for the host in the place of a device
 
 struct Stream;
 using Position = std::pair<Stream *, uint64_t>;  // what a stream has been given up to there
@@ -60,13 +67,11 @@ struct Event {
 struct Block {
     char *data = nullptr;
     size_t size = 0;
-    char *pages = nullptr;
-    size_t page_bytes = 0;
-    int device = 0;  // -1: pinned host memory
+    int device = 0;  // PINNED: the host's memory
 };
 
 struct Counts {
-    int64_t launches, products, host_to_device, device_to_host, device_to_device, fills, allocations, synchronisations;
+    int64_t launches, products, host_to_device, device_to_host, device_to_device, fills, allocations, synchronisations, calls;
 };
 
 extern std::recursive_mutex lock;
@@ -96,9 +101,9 @@ bool inside(const void *pointer, size_t size);  // whether all of it is in one l
 std::string described(const void *pointer);  // for a message
 size_t free_bytes(int device);
 size_t total_bytes();
+bool in_fibers(uintptr_t address);  // whether it is on the stack of a thread of a block
 
-// Runs something that may read or write where it must not, and returns whether it did not.
-bool guarded(const std::function<void()> &run, const void **address);
+void add_module_memory(const void *address);  // lets kernels use the constants and shared variables of their library
 
 // One launch of a kernel; see include/device.h for the other side.
 struct Kernel {

@@ -1,15 +1,8 @@
 // The threads of a block whose kernel waits for all of them: each has a stack of its own, and one runs at a time.
-#include <cstdint>
-#include <cstdio>
 #include <cstdlib>
 #include <sys/mman.h>
-#include <vector>
 
-#define EXPORT extern "C" __attribute__((visibility("default")))
-
-extern "C" {
-__attribute__((visibility("default"))) char emu_shared_memory[48 << 10];
-}
+#include "engine.h"
 
 // Keeps the registers that a function must keep, and goes on with another stack.
 extern "C" void emu_switch(void **leave, void *enter);
@@ -45,6 +38,8 @@ struct Fiber {
 };
 
 Fiber fibers[MOST];
+char *const stacks = static_cast<char *>(
+    mmap(nullptr, STACK * MOST, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
 void *scheduler;
 uint64_t running;
 void (*entry)(void *);
@@ -61,12 +56,12 @@ uint64_t gcd(uint64_t a, uint64_t b) { return b ? gcd(b, a % b) : a; }
 
 }  // namespace
 
+bool emu::in_fibers(uintptr_t address) { return address - reinterpret_cast<uintptr_t>(stacks) < STACK * MOST; }
+
 EXPORT void emu_barrier() { emu_switch(&fibers[running].stack, scheduler); }
 
 // Runs all threads to the next barrier, or to their end, in an order that differs from barrier to barrier.
 EXPORT void emu_run_fibers(void (*enter)(void *), void *context, uint64_t count, uint64_t choice, void (*set)(uint64_t)) {
-    static char *stacks = static_cast<char *>(
-        mmap(nullptr, STACK * MOST, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
     entry = enter;
     argument = context;
     for (uint64_t i = 0; i < count; i++) {

@@ -2,11 +2,13 @@
 #include <cstdlib>
 #include <cstring>
 #include <fcntl.h>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <regex>
 #include <set>
 #include <spawn.h>
+#include <sstream>
 #include <string>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -16,13 +18,14 @@
 
 extern char **environ;
 
+namespace fs = std::filesystem;
+
 namespace {
 
 constexpr int OK = 0, INVALID_INPUT = 3, INVALID_PROGRAM = 4, COMPILATION = 6;
 
 struct Program {
     std::string source, log, image;
-    std::vector<std::pair<std::string, std::string>> headers;  // name, content
     std::vector<std::string> expressions;
 };
 
@@ -56,6 +59,16 @@ std::set<std::string> kernels(const std::string &source) {
     return found;
 }
 
+// Keeps a source with its options, for scripts/compile_kernels.py to show to NVIDIA's compiler.
+void keep(const fs::path &folder, const Program &program, int count, const char *const *options) {
+    std::string text;
+    for (int i = 0; i < count; i++) text += "// option " + std::string(options[i]) + "\n";
+    for (const std::string &expression : program.expressions) text += "// expression " + expression + "\n";
+    text += program.source;
+    fs::create_directories(folder);
+    std::ofstream(folder / (std::to_string(std::hash<std::string>()(text)) + ".cu")) << text;
+}
+
 }  // namespace
 
 EXPORT int nvrtcVersion(int *major, int *minor) { *major = 12; *minor = 9; return OK; }
@@ -63,10 +76,9 @@ EXPORT const char *nvrtcGetErrorString(int status) { return status == COMPILATIO
 EXPORT int nvrtcGetNumSupportedArchs(int *count) { *count = 1; return OK; }
 EXPORT int nvrtcGetSupportedArchs(int *archs) { *archs = 90; return OK; }
 
-EXPORT int nvrtcCreateProgram(Program **program, const char *source, const char *, int count, const char *const *headers,
-                              const char *const *names) {
-    *program = new Program{source, "", "", {}, {}};
-    for (int i = 0; i < count; i++) (*program)->headers.push_back({names[i], headers[i]});
+EXPORT int nvrtcCreateProgram(Program **program, const char *source, const char *, int, const char *const *,
+                              const char *const *) {
+    *program = new Program{source, "", "", {}};
     return OK;
 }
 EXPORT int nvrtcDestroyProgram(Program **program) {
@@ -94,38 +106,35 @@ EXPORT int nvrtcCompileProgram(Program *program, int count, const char *const *o
         program->image = "// emulated\n";  // CuPy compiles nothing to learn the compiler's version from the comments
         return OK;
     }
-    char folder[] = "/tmp/xpcnn-kernel-XXXXXX";
-    if (!mkdtemp(folder)) return INVALID_PROGRAM;
-    std::string place = std::string(folder) + "/", home = getenv("XPCNN_CUDA_EMULATION");
+    const fs::path home = getenv("XPCNN_CUDA_KERNELS");
+    keep(home / "sources", *program, count, options);
+    char name[] = "/tmp/xpcnn-kernel-XXXXXX";
+    if (!mkdtemp(name)) return INVALID_PROGRAM;
+    const fs::path folder = name;
     static const std::regex waits(R"(__syncthreads|__syncwarp|__shfl|__ballot|__any_sync|__all_sync)");
     static const std::regex dynamic(R"(extern\s+__shared__\s+([\w\s]+?)\s+(\w+)\s*\[\s*\]\s*;)");
-    bool fibers = std::regex_search(source, waits);
     {
-        std::ofstream file(place + "kernel.cpp");
+        std::ofstream file(folder / "kernel.cpp");
         file << "#line 1 \"kernel.cu\"\n" << std::regex_replace(source, dynamic, "$1 *const $2 = ($1 *)emu::shared;") << "\n";
-        const char *waiting = fibers ? ", true" : ", false";
-        for (const std::string &name : kernels(source)) file << "EMU_KERNEL(" << name << waiting << ", " << name << ")\n";
+        const char *waiting = std::regex_search(source, waits) ? ", true" : ", false";
+        for (const std::string &kernel : kernels(source)) file << "EMU_KERNEL(" << kernel << waiting << ", " << kernel << ")\n";
         for (size_t i = 0; i < program->expressions.size(); i++)
             file << "EMU_KERNEL(expression" << i << waiting << ", " << program->expressions[i] << ")\n";
     }
-    for (auto &[name, content] : program->headers) {
-        std::string path = place + name;
-        for (size_t at = place.size(); (at = path.find('/', at)) != std::string::npos; at++)
-            if (!access(path.substr(0, at).c_str(), F_OK) == 0) (void)!system(("mkdir -p '" + path.substr(0, at) + "'").c_str());
-        std::ofstream(path) << content;
-    }
-    std::vector<std::string> command{getenv("XPCNN_CUDA_COMPILER"), "-std=c++17", "-O1", "-w", "-fPIC", "-shared",
-                                     "-fno-strict-aliasing",
-                                     "-fvisibility=hidden", "-fno-gnu-unique", "-include", home + "/device.h", "-I", home, "-I", folder};
+    std::vector<std::string> command{getenv("XPCNN_CUDA_COMPILER")};
+    std::istringstream flags(getenv("XPCNN_CUDA_FLAGS"));
+    for (std::string flag; flags >> flag;) command.push_back(flag);
+    const std::string include = home / "include";
+    command.insert(command.end(), {"-shared", "-include", include + "/device.h", "-I" + include});
     for (int i = 0; i < count; i++) {
         std::string option = options[i];
         if (option.rfind("-I", 0) == 0 || option.rfind("-D", 0) == 0) command.push_back(option);
     }
-    for (const char *word : {"-o", "kernel.so", "kernel.cpp"}) command.push_back(word[0] == '-' ? word : place + word);
-    int status = run(command, place + "log");
-    program->log = read(place + "log");
-    std::string library = status ? "" : read(place + "kernel.so");
-    (void)!system(("rm -r " + std::string(folder)).c_str());
+    command.insert(command.end(), {"-o", folder / "kernel.so", folder / "kernel.cpp"});
+    int status = run(command, folder / "log");
+    program->log = read(folder / "log");
+    std::string library = status ? "" : read(folder / "kernel.so");
+    fs::remove_all(folder);
     if (status) return COMPILATION;
     uint64_t size = library.size();
     program->image = "EMULATED" + std::string(reinterpret_cast<char *>(&size), sizeof size) + library;

@@ -24,12 +24,12 @@ std::set<Event *> events;
 
 bool on_device(const void *pointer) {
     Block *block = block_of(pointer);
-    return block && block->device >= 0;
+    return block && block->device != PINNED;
 }
 
 bool pinned(const void *pointer) {
     Block *block = block_of(pointer);
-    return block && block->device < 0;
+    return block && block->device == PINNED;
 }
 
 // Copies rows; one row for a plain copy.
@@ -42,17 +42,13 @@ Status copy(char *target, size_t target_pitch, const char *source, size_t source
     if (to_device && !inside(target, target_bytes)) return INVALID_VALUE;
     if (from_device && !inside(source, source_bytes)) return INVALID_VALUE;
     (to_device && from_device ? counts.device_to_device : to_device ? counts.host_to_device : counts.device_to_host)++;
+    bool paged = !from_device && !pinned(source), to_pages = !to_device && !pinned(target);
     auto run = [=](const char *from) {
-        const void *address = nullptr;
-        bool well = guarded(
-            [&] {
-                for (size_t row = 0; row < height; row++)
-                    memmove(target + row * target_pitch, from + row * source_pitch, width);
-            },
-            &address);
-        if (!well) fail(ILLEGAL_ADDRESS, "a copy touched memory that was freed before it ran");
+        if ((!paged && !inside(from, source_bytes)) || (!to_pages && !inside(target, target_bytes)))
+            return fail(ILLEGAL_ADDRESS, "a copy runs from " + described(from) + " to " + described(target));
+        for (size_t row = 0; row < height; row++) memmove(target + row * target_pitch, from + row * source_pitch, width);
     };
-    if (!from_device && !pinned(source)) {
+    if (paged) {
         // Pageable memory is read before the call returns.
         std::vector<char> kept(source, source + source_bytes);
         give(stream, [run, kept = std::move(kept)] { run(kept.data()); });
@@ -60,7 +56,7 @@ Status copy(char *target, size_t target_pitch, const char *source, size_t source
         give(stream, [run, source] { run(source); });
     }
     // Into pageable memory the copy is complete when the call returns.
-    if (wait || (!to_device && !pinned(target))) synchronise(stream);
+    if (wait || to_pages) synchronise(stream);
     return error();
 }
 
@@ -70,28 +66,10 @@ Status fill(char *target, size_t pitch, int value, size_t width, size_t height, 
     if (!inside(target, pitch * (height - 1) + width)) return INVALID_VALUE;
     counts.fills++;
     give(stream, [=] {
-        bool well = guarded([&] { for (size_t row = 0; row < height; row++) memset(target + row * pitch, value, width); }, nullptr);
-        if (!well) fail(ILLEGAL_ADDRESS, "a fill touched memory that was freed before it ran");
+        if (!inside(target, pitch * (height - 1) + width)) return fail(ILLEGAL_ADDRESS, "a fill touches " + described(target));
+        for (size_t row = 0; row < height; row++) memset(target + row * pitch, value, width);
     });
     return error();
-}
-
-const char *name_of(int status) {
-    switch (status) {
-        case OK: return "cudaSuccess";
-        case INVALID_VALUE: return "cudaErrorInvalidValue";
-        case OUT_OF_MEMORY: return "cudaErrorMemoryAllocation";
-        case DEVICE_UNAVAILABLE: return "cudaErrorDevicesUnavailable";
-        case INVALID_DEVICE: return "cudaErrorInvalidDevice";
-        case INVALID_HANDLE: return "cudaErrorInvalidResourceHandle";
-        case NOT_READY: return "cudaErrorNotReady";
-        case ILLEGAL_ADDRESS: return "cudaErrorIllegalAddress";
-        case LAUNCH_OUT_OF_RESOURCES: return "cudaErrorLaunchOutOfResources";
-        case LAUNCH_FAILED: return "cudaErrorLaunchFailure";
-        case NOT_SUPPORTED: return "cudaErrorNotSupported";
-        case 704: return "cudaErrorPeerAccessAlreadyEnabled";
-        default: return "cudaErrorUnknown";
-    }
 }
 
 int attribute(int number) {
@@ -125,8 +103,8 @@ int attribute(int number) {
 
 EXPORT int cudaGetLastError() { return std::exchange(last, OK); }
 EXPORT int cudaPeekAtLastError() { return last; }
-EXPORT const char *cudaGetErrorName(int status) { return name_of(status); }
-EXPORT const char *cudaGetErrorString(int status) { return name_of(status); }
+EXPORT const char *cudaGetErrorName(int status) { return words_for(status).runtime; }
+EXPORT const char *cudaGetErrorString(int status) { return words_for(status).text; }
 EXPORT int cudaDriverGetVersion(int *version) { *version = 12090; return OK; }
 EXPORT int cudaRuntimeGetVersion(int *version) { *version = 12090; return OK; }
 
@@ -219,7 +197,7 @@ EXPORT int cudaFreeAsync(char *data, void *stream) {
 
 EXPORT int cudaHostAlloc(char **data, size_t size, unsigned flags) {
     Held held(lock);
-    return told(allocate(size, -1, data));
+    return told(allocate(size, PINNED, data));
 }
 
 EXPORT int cudaFreeHost(char *data) {
@@ -244,10 +222,10 @@ EXPORT int cudaPointerGetAttributes(void *attributes, const void *pointer) {
     Held held(lock);
     struct { int type, device; const void *device_pointer, *host_pointer; } found{0, 0, nullptr, nullptr};
     if (Block *block = block_of(pointer)) {
-        found.type = block->device < 0 ? 1 : 2;
-        found.device = block->device < 0 ? 0 : block->device;
+        found.type = block->device == PINNED ? 1 : 2;
+        found.device = block->device == PINNED ? 0 : block->device;
         found.device_pointer = pointer;
-        found.host_pointer = block->device < 0 ? pointer : nullptr;
+        found.host_pointer = block->device == PINNED ? pointer : nullptr;
     }
     memcpy(attributes, &found, sizeof found);
     return OK;

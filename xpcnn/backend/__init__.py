@@ -1,10 +1,12 @@
 """Devices and their array modules: the only package that knows whether an array is on the CPU or a GPU."""
 
 from .cpu import CPU
+from .cuda import failures_named
 from .device import (
     ELEMENT_WORK,
     Array,
     Device,
+    DeviceFailedError,
     DeviceUnavailableError,
     HostArray,
     Namespace,
@@ -25,6 +27,7 @@ __all__ = [
     "ELEMENT_WORK",
     "Array",
     "Device",
+    "DeviceFailedError",
     "DeviceUnavailableError",
     "HostArray",
     "Namespace",
@@ -38,6 +41,7 @@ __all__ = [
     "device",
     "device_of",
     "device_or_none",
+    "failures_named",
     "register",
     "to_host",
 ]

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from .. import viz
+from ..backend import DeviceFailedError, failures_named
 from ..data.transforms import AUGMENTATIONS
 from ..report import REPORT, write_run_report
 from ..training import ProgressBar, Run, RunConfig, Table, TrainingDivergedError
@@ -79,13 +80,17 @@ def _train(args: argparse.Namespace) -> int:
                 checkpoint_minutes=args.checkpoint_minutes,
                 on_save_error=args.on_save_error,
             )
-            with run:
+            with run, failures_named():
                 _introduce(run)
                 run.fit()
         except TrainingDivergedError as error:
             raise TrainingDivergedError(
                 f"{error}; {run.last_checkpoint}, in {run.path}; a lower --lr may help"
             ) from error
+        except (MemoryError, DeviceFailedError) as error:
+            if signals.run is None:
+                raise
+            raise type(error)(f"{error}; {_how_to_continue(signals.run)}") from error
         except KeyboardInterrupt:
             return _stopped(signals)
     if not run.trainer.complete:
@@ -123,9 +128,13 @@ def _stopped(signals: SignalsStop) -> int:
     by = "" if signals.received in (None, signal.SIGINT) else f" by {signals.received.name}"
     then = "before training began"
     if (run := signals.run) is not None:
-        then = f"{run.last_checkpoint}; continue with: xpcnn train --resume {shlex.quote(str(run.path))}"
+        then = _how_to_continue(run)
     print(f"xpcnn: interrupted{by}; {then}", file=sys.stderr)
     return signals.exit_code
+
+
+def _how_to_continue(run: Run) -> str:
+    return f"{run.last_checkpoint}; continue with: xpcnn train --resume {shlex.quote(str(run.path))}"
 
 
 def _resumed(args: argparse.Namespace) -> tuple[Path, RunConfig]:

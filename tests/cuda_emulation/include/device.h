@@ -118,9 +118,11 @@ template <class T, class U, class V> inline T atomicCAS(T *a, U compare, V v) {
 
 extern "C" char emu_shared_memory[];
 
+extern "C" __attribute__((visibility("default"))) const char emu_module = 0;  // an address in the library
+
 namespace emu {
 
-static char *const shared = emu_shared_memory;
+constexpr char *shared = emu_shared_memory;
 
 // Gives the numbers 0 to count - 1 in an order that a random number chooses: as they are, reversed, or by steps.
 struct Order {
@@ -135,7 +137,12 @@ struct Order {
             start = (choice >> 32) % count;
         }
     }
-    uint64_t operator[](uint64_t i) const { return uint64_t((unsigned __int128)(i) * step % count + start) % count; }
+    uint64_t next() {
+        uint64_t now = start;
+        start += step;
+        if (start >= count) start -= count;
+        return now;
+    }
     static uint64_t gcd(uint64_t a, uint64_t b) { return b ? gcd(b, a % b) : a; }
 };
 
@@ -167,22 +174,22 @@ struct Launcher<fibers, function, void (*)(Arguments...)> {
     static constexpr size_t sizes[sizeof...(Arguments) + 1] = {sizeof(Arguments)..., 0};
 
     template <size_t... I>
-    static void call(void **parameters, std::index_sequence<I...>) {
+    __attribute__((no_sanitize_address)) static void call(void **parameters, std::index_sequence<I...>) {
         function(*static_cast<std::remove_reference_t<Arguments> *>(parameters[I])...);
     }
 
-    static void thread(void *parameters) {
+    __attribute__((no_sanitize_address)) static void thread(void *parameters) {
         call(static_cast<void **>(parameters), std::index_sequence_for<Arguments...>());
     }
 
-    static void launch(const unsigned *grid, const unsigned *block, size_t shared_bytes, void **parameters,
+    __attribute__((no_sanitize_address)) static void launch(const unsigned *grid, const unsigned *block, size_t shared_bytes, void **parameters,
                        uint64_t choice) {
         gridDim = {grid[0], grid[1], grid[2]};
         blockDim = {block[0], block[1], block[2]};
         uint64_t threads = uint64_t(block[0]) * block[1] * block[2];
-        Order order(uint64_t(grid[0]) * grid[1] * grid[2], choice), thread_order(threads, choice >> 8);
+        Order order(uint64_t(grid[0]) * grid[1] * grid[2], choice);
         for (uint64_t i = 0; i < order.count; i++) {
-            uint64_t b = order[i];
+            uint64_t b = order.next();
             blockIdx = {unsigned(b % grid[0]), unsigned(b / grid[0] % grid[1]), unsigned(b / grid[0] / grid[1])};
             memset(shared, 0xFF, shared_bytes);
             if (__start_emu_shared) memset(__start_emu_shared, 0xFF, __stop_emu_shared - __start_emu_shared);
@@ -190,8 +197,9 @@ struct Launcher<fibers, function, void (*)(Arguments...)> {
                 emu_run_fibers(thread, parameters, threads, choice >> 8, set_thread);
                 continue;
             }
+            Order thread_order(threads, choice >> 8);
             for (uint64_t t = 0; t < threads; t++) {
-                set_thread(thread_order[t]);
+                set_thread(thread_order.next());
                 thread(parameters);
             }
         }
