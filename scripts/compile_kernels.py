@@ -50,8 +50,8 @@ def compile_source(path: Path, architectures: list[str]) -> str:
     # Where CuPy's and CUDA's headers are on this machine.
     options = [option for option in recorded if not option.startswith(("-arch", "-I"))]
     cupy = folder_of("cupy") / "_core" / "include"
-    for include in (cupy, *(cupy / "cupy" / "_cccl").iterdir(), folder_of("nvidia.cuda_runtime") / "include"):
-        options.append(f"-I{include}")
+    headers = (cupy, *(cupy / "cupy" / "_cccl").iterdir(), folder_of("nvidia.cuda_runtime") / "include")
+    options += [f"-I{folder}" for folder in headers]
     for architecture in architectures:
         program, size = ctypes.c_void_p(), ctypes.c_size_t()
         nvrtc().nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"kernel.cu", 0, None, None)

@@ -23,7 +23,7 @@ _EMULATED = pytest.StashKey[cuda_emulation.Emulation]()
 def pytest_configure(config: pytest.Config) -> None:
     """With XPCNN_CUDA=emulated in the environment the GPU is an emulated one; see cuda_emulation/README.md."""
     config.addinivalue_line("markers", "gpu: uses a GPU if there is one, without the fixture `device`")
-    config.addinivalue_line("markers", "thrust: needs what is compiled into CuPy for GPUs only, such as sorting")
+    config.addinivalue_line("markers", "real_gpu(reason): skipped on an emulated GPU")
     if os.environ.get("XPCNN_CUDA") == "emulated" and not cuda_emulation.unavailable():
         os.environ["XPCNN_REQUIRE_GPU"] = "1"
         config.stash[_EMULATED] = cuda_emulation.install(config.getoption("--seed"))
@@ -39,8 +39,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in selected:
             if reason:
                 item.add_marker(pytest.mark.skip(reason=f"CUDA cannot be emulated: {reason}"))
-            elif item.get_closest_marker("thrust") is not None:
-                item.add_marker(pytest.mark.skip(reason="CuPy's Thrust is compiled for GPUs only"))
+            elif (marker := item.get_closest_marker("real_gpu")) is not None:
+                item.add_marker(pytest.mark.skip(reason=marker.args[0]))
     if len(selected) < len(items):
         config.hook.pytest_deselected(items=[item for item in items if item not in set(selected)])
         items[:] = selected

@@ -210,7 +210,7 @@ def scatters(xp: Any, x: Any, y: Any, i: Any) -> Any:
 PROGRAMS = EXPRESSIONS | {program.__name__: program for program in (in_place_through_views, assignments, scatters)}
 
 
-SORTING = {"sort": pytest.mark.thrust}
+SORTING = {"sort": pytest.mark.real_gpu("CuPy sorts by Thrust, which is compiled into it for GPUs only")}
 
 
 @pytest.mark.parametrize("program", [pytest.param(PROGRAMS[n], id=n, marks=SORTING.get(n, ())) for n in PROGRAMS])

@@ -16,7 +16,7 @@ from .redirect import undefined
 HERE = Path(__file__).parent
 # Which files make which library, under the names that CuPy loads.
 LIBRARIES = {
-    "libcuda.so.1": ["engine.cpp", "runtime.cpp", "driver.cpp", "fibers.cpp"],
+    "libcuda.so.1": ["engine.cpp", "memory.cpp", "launch.cpp", "fibers.cpp", "runtime.cpp", "driver.cpp"],
     "libcublasLt.so.12": [],  # is looked for, never called
     "libcublas.so.12": ["cublas.cpp", "stubs.cpp"],
     "libnvrtc.so.12": ["nvrtc.cpp"],
@@ -25,7 +25,7 @@ LIBRARIES = {
 _FLAGS = ["-std=c++17", "-O3", "-march=native", "-fPIC", "-shared"]
 # Kernels call `__asan_load4_noabort` and the like before each access, which are in engine.cpp.
 KERNEL_FLAGS = [
-    *("-std=c++17", "-O1", "-w", "-fPIC", "-fno-strict-aliasing", "-fvisibility=hidden", "-fno-gnu-unique"),
+    *("-std=c++17", "-O3", "-w", "-fPIC", "-fno-strict-aliasing", "-fvisibility=hidden", "-fno-gnu-unique"),
     *("-fsanitize=kernel-address", "--param=asan-instrumentation-with-call-threshold=0"),
     *("--param=asan-stack=0", "--param=asan-globals=0"),
 ]
@@ -100,4 +100,6 @@ def _run(options: list[str]) -> None:
 def _version() -> str:
     """Return what the compiler says of itself and of this processor."""
     questions = (["--version"], ["-march=native", "-Q", "--help=target"])
-    return "".join(subprocess.run([compiler(), *q], capture_output=True, text=True, check=True).stdout for q in questions)
+    return "".join(
+        subprocess.run([compiler(), *q], capture_output=True, text=True, check=True).stdout for q in questions
+    )

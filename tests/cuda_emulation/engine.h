@@ -82,6 +82,8 @@ int current_device();
 Status set_device(int device);
 Status error();             // sticky, once something went wrong on a device
 void fail(Status status, const std::string &why);
+bool allocation_fails();    // as the tests ordered
+bool launch_fails();
 double chance();            // uniform, from 0 to 1
 
 Stream *stream_of(void *handle);  // 0 and 1 are the default stream
@@ -92,6 +94,13 @@ void run_until(Position position);
 void synchronise(Stream *stream);
 void synchronise_device();
 bool is_done(Position position);  // and, by chance, makes some work run that was put off
+
+// One arena of addresses after the other: those of the devices, and that of the host's pinned memory.
+constexpr size_t ARENA = size_t(1) << 35;  // bytes; only those that are used take memory
+constexpr size_t GRAIN = 256;              // blocks begin at its multiples, as CUDA promises
+extern char *const memory;
+extern uint16_t *const usable;  // how many bytes of each grain can be touched, counted from its start
+inline size_t in_grains(size_t size) { return (size + GRAIN - 1) / GRAIN * GRAIN; }
 
 Status allocate(size_t size, int device, char **data);
 Status allocate_in_order(size_t size, Stream *stream, char **data);

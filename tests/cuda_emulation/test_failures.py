@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_emulation import Emulation
 
+from cuda_emulation import Emulation
 from xpcnn.cli import main
 from xpcnn.data import load_dataset, sources
 from xpcnn.training import Checkpoint, read_history

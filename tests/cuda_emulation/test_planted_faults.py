@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 
 import pytest
+
 from cuda_emulation import Emulation
 from cuda_emulation.faults import FAULTS, Fault
-
 from xpcnn.backend import device as device_named
 
 SEEDS = range(3)

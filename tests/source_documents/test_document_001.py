@@ -215,6 +215,7 @@ def stripes(rng, count):
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"], indirect=True)  # the make-believe device takes minutes
+@pytest.mark.real_gpu("it trains for minutes on an emulated one")
 def test_solver(device, rng, capsys):
     """The script's own function and network, on 600 made-up images instead of CIFAR-10's 49,000."""
     viz = pytest.importorskip("xpcnn.viz")
@@ -266,6 +267,7 @@ def test_spatial_batchnorm(device, rng):
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"], indirect=True)  # the make-believe device takes minutes
+@pytest.mark.real_gpu("it trains for minutes on an emulated one")
 def test_ninety_percent(device, rng, tmp_path):
     """The script's own machinery on made-up images; the accuracy on CIFAR-10's is stated in the script."""
     recipe = load_script("train_cifar10")

@@ -19,7 +19,9 @@ def kernel(cp: Any, text: str) -> Any:
 @caught_by("writes 4 bytes at byte 400 of an array of 400 bytes")
 def a_write_beyond_the_end(cp: Any, planted: bool, patch: Any) -> None:
     x = cp.zeros(100, np.float32)
-    kernel(cp, f"float* x, int n) {{ {INDEX} if (i <= n) x[i] = 1; }}")((1,), (128,), (x, np.int32(100 - (not planted))))
+    kernel(cp, f"float* x, int n) {{ {INDEX} if (i <= n) x[i] = 1; }}")(
+        (1,), (128,), (x, np.int32(100 - (not planted)))
+    )
     equal(x, np.ones(100))
 
 
@@ -116,7 +118,10 @@ def shared_memory_taken_for_zero(cp: Any, planted: bool, patch: Any) -> None:
 @caught_by(WRONG)
 def threads_that_count_on_running_in_turn(cp: Any, planted: bool, patch: Any) -> None:
     x = cp.ones(64, np.float32)
-    each, one = "x[threadIdx.x + 1] += x[threadIdx.x];", "if (threadIdx.x == 0) for (int i = 0; i < 63; i++) x[i + 1] += x[i];"
+    each, one = (
+        "x[threadIdx.x + 1] += x[threadIdx.x];",
+        "if (threadIdx.x == 0) for (int i = 0; i < 63; i++) x[i + 1] += x[i];",
+    )
     kernel(cp, f"float* x) {{ {each if planted else one} }}")((1,), (63,), (x,))
     equal(x, np.arange(1, 65))
 
@@ -124,7 +129,10 @@ def threads_that_count_on_running_in_turn(cp: Any, planted: bool, patch: Any) ->
 @caught_by(WRONG)
 def blocks_that_count_on_running_in_turn(cp: Any, planted: bool, patch: Any) -> None:
     x = cp.ones(64, np.float32)
-    each, one = "x[blockIdx.x + 1] += x[blockIdx.x];", "if (blockIdx.x == 0) for (int i = 0; i < 63; i++) x[i + 1] += x[i];"
+    each, one = (
+        "x[blockIdx.x + 1] += x[blockIdx.x];",
+        "if (blockIdx.x == 0) for (int i = 0; i < 63; i++) x[i + 1] += x[i];",
+    )
     kernel(cp, f"float* x) {{ {each if planted else one} }}")((63,), (1,), (x,))
     equal(x, np.arange(1, 65))
 

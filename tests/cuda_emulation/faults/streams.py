@@ -97,7 +97,7 @@ def batches_arrive(cp: Any) -> None:
     """Assert that `prefetch` gives what it is given, with some work between."""
     # Sizes that are reused, for the memory of one batch to be that of another.
     images = [np.full((4, 3, 8, 8), i, np.float32) for i in range(8)]
-    sums = [images.sum() * 2 for images, in device_named("cuda").prefetch([(x,) for x in images])]
+    sums = [images.sum() * 2 for (images,) in device_named("cuda").prefetch([(x,) for x in images])]
     equal(cp.stack(sums), [2 * x.sum() for x in images])
 
 
