@@ -56,6 +56,7 @@ def test_an_allocation_fails_where_it_was_told_to(emulation: Emulation, cp: Any)
 
 def test_a_device_that_is_gone_stays_so(emulation: Emulation, cp: Any) -> None:
     x = cp.ones(3)
+    cp.cuda.Device().synchronize()
     with emulation.faults(call=0):
         for _ in range(2):
             with pytest.raises(RuntimeError, match="cudaErrorDevicesUnavailable"):

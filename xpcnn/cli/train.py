@@ -90,7 +90,8 @@ def _train(args: argparse.Namespace) -> int:
         except (MemoryError, DeviceFailedError) as error:
             if signals.run is None:
                 raise
-            raise type(error)(f"{error}; {_how_to_continue(signals.run)}") from error
+            kind = MemoryError if isinstance(error, MemoryError) else DeviceFailedError  # CuPy's takes other arguments
+            raise kind(f"{error}; {_how_to_continue(signals.run)}") from error
         except KeyboardInterrupt:
             return _stopped(signals)
     if not run.trainer.complete:
