@@ -437,7 +437,7 @@ os._exit(CPU.map(abs, range(-4, 0)) != [4, 3, 2, 1])
 
 def test_what_cuda_says_of_a_failure_is_one_line() -> None:
     error = type("CUDARuntimeError", (RuntimeError,), {"__module__": "cupy_backends.cuda.api.runtime"})
-    with pytest.raises(DeviceFailedError, match="^the GPU failed: cudaErrorUnknown$"), failures_named():
+    with pytest.raises(DeviceFailedError, match=r"^the GPU failed: cudaErrorUnknown$"), failures_named():
         raise error("cudaErrorUnknown\nmore")
     with pytest.raises(ZeroDivisionError), failures_named():
         raise ZeroDivisionError

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cuda_emulation import Emulation
 
+from cuda_emulation import Emulation
 from xpcnn.cli import main
 from xpcnn.data import load_dataset, sources
 from xpcnn.training import read_history
