@@ -14,7 +14,7 @@ pytest_plugins = ["xpcnn.testing.fixtures"]  # `xp`, and the two real devices
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--seed", type=int, default=0, help="seed of the rng fixture (default: 0)")
+    parser.addoption("--seed", type=int, default=0, help="seed of the rng fixture and of an emulated GPU (default: 0)")
 
 
 _EMULATED = pytest.StashKey[cuda_emulation.Emulation]()
@@ -47,8 +47,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _uses_gpu(item: pytest.Item) -> bool:
-    parameters = getattr(item, "callspec", None) and item.callspec.params
-    on_gpu = bool(parameters) and parameters.get("device") == "cuda"
+    on_gpu = hasattr(item, "callspec") and item.callspec.params.get("device") == "cuda"
     return on_gpu or "emulation" in item.fixturenames or item.get_closest_marker("gpu") is not None
 
 

@@ -93,6 +93,8 @@ def unavailable() -> str:
         return f"it runs on Linux on x86-64, not on {sys.platform} on {platform.machine()}"
     if shutil.which(build.compiler()) is None:
         return f"there is no C++ compiler {build.compiler()!r}"
+    if not build.is_gcc():
+        return f"the C++ compiler {build.compiler()!r} is not GCC"
     if find_spec("cupy") is None:
         return "CuPy is not installed: pip install cupy-cuda12x"
     return ""

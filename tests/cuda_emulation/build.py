@@ -36,6 +36,11 @@ def compiler() -> str:
     return os.environ.get("CXX", "g++")
 
 
+def is_gcc() -> bool:
+    """Return whether the compiler is GCC, which takes the flags of kernels."""
+    return "Free Software Foundation" in _version()
+
+
 def libraries() -> Path:
     """Return the folder of the libraries.
 

@@ -43,7 +43,8 @@ struct Matrix {
 
 // c (m, n) = alpha a (m, k) b (k, n) + beta c, in tiles of rows that stay in the nearest cache, four columns at a time.
 template <class In, class Out, class Sum>
-void multiply(int m, int n, int k, bool tf32, Sum alpha, Matrix<const In> a, Matrix<const In> b, Sum beta, Matrix<Out> c) {
+void multiply(int m, int n, int k, bool tf32, Sum alpha, Matrix<const In> a, Matrix<const In> b, Sum beta,
+              Matrix<Out> c) {
     if (m < n)  // the inner loop runs along m
         return multiply<In, Out, Sum>(n, m, k, tf32, alpha, {b.data, b.column_step, b.row_step},
                                       {a.data, a.column_step, a.row_step}, beta, {c.data, c.column_step, c.row_step});
@@ -57,7 +58,8 @@ void multiply(int m, int n, int k, bool tf32, Sum alpha, Matrix<const In> a, Mat
         for (int left = 0; left < n; left += COLUMNS) {
             int columns = std::min(COLUMNS, n - left);
             for (int p = 0; p < k; p++)
-                for (int j = 0; j < COLUMNS; j++) factors[size_t(p) * COLUMNS + j] = j < columns ? value(b(p, left + j)) : Sum(0);
+                for (int j = 0; j < COLUMNS; j++)
+                    factors[size_t(p) * COLUMNS + j] = j < columns ? value(b(p, left + j)) : Sum(0);
             Sum sums[COLUMNS][ROWS] = {};
             for (int p = 0; p < k; p++) {
                 const Sum *column = &tile[size_t(p) * ROWS], *factor = &factors[size_t(p) * COLUMNS];
@@ -102,7 +104,8 @@ int gemm(Handle *handle, Matrices size, const Sum *alpha, Batch<const In> a, Bat
     Stream *stream = stream_of(handle->stream);
     for (const void *pointer : {a.memory(), b.memory(), c.memory()})
         if (Block *block = block_of(pointer); !block || block->device != stream->device)
-            if (size.k || pointer == c.memory()) fail(ILLEGAL_ADDRESS, "a matrix product was given memory that is not its device's");
+            if (size.k || pointer == c.memory())
+                fail(ILLEGAL_ADDRESS, "a matrix product was given memory that is not its device's");
     give(stream, [=] {
         // A matrix of so many columns of so many numbers each.
         auto check = [&](const auto *data, int64_t leading, int64_t height, int64_t width) {
@@ -111,7 +114,8 @@ int gemm(Handle *handle, Matrices size, const Sum *alpha, Batch<const In> a, Bat
             return well;
         };
         for (int i = 0; i < count; i++) {
-            if (!a.check(i) || !b.check(i) || !c.check(i)) return fail(ILLEGAL_ADDRESS, "a batch of products has no pointers");
+            if (!a.check(i) || !b.check(i) || !c.check(i))
+                return fail(ILLEGAL_ADDRESS, "a batch of products has no pointers");
             if (!check(a[i], size.lda, size.transposed_a ? size.k : size.m, size.transposed_a ? size.m : size.k) ||
                 !check(b[i], size.ldb, size.transposed_b ? size.n : size.k, size.transposed_b ? size.k : size.n) ||
                 !check(c[i], size.ldc, size.m, size.n))
@@ -125,9 +129,9 @@ int gemm(Handle *handle, Matrices size, const Sum *alpha, Batch<const In> a, Bat
     return error() == OK ? OK : EXECUTION_FAILED;
 }
 
-int gemm_of(Handle *handle, int ta, int tb, int m, int n, int k, const void *alpha, const void *a, int type_a, int64_t lda,
-            int64_t step_a, const void *b, int type_b, int64_t ldb, int64_t step_b, const void *beta, void *c, int type_c,
-            int64_t ldc, int64_t step_c, int count, int compute) {
+int gemm_of(Handle *handle, int ta, int tb, int m, int n, int k, const void *alpha, const void *a, int type_a,
+            int64_t lda, int64_t step_a, const void *b, int type_b, int64_t ldb, int64_t step_b, const void *beta,
+            void *c, int type_c, int64_t ldc, int64_t step_c, int count, int compute) {
     bool tf32 = type_a == F32 && (compute == COMPUTE_32F_FAST_TF32 || handle->math_mode == TF32_MATH);
     Matrices size{ta, tb, m, n, k, lda, ldb, ldc, tf32};
     auto call = [&](auto in, auto out, auto sum) {
@@ -148,40 +152,68 @@ int gemm_of(Handle *handle, int ta, int tb, int m, int n, int k, const void *alp
 
 }  // namespace
 
-EXPORT int cublasCreate_v2(Handle **handle) { *handle = new Handle; return OK; }
-EXPORT int cublasDestroy_v2(Handle *handle) { delete handle; return OK; }
-EXPORT int cublasGetVersion_v2(Handle *, int *version) { *version = 120900; return OK; }
-EXPORT int cublasSetStream_v2(Handle *handle, void *stream) { handle->stream = stream; return OK; }
-EXPORT int cublasGetStream_v2(Handle *handle, void **stream) { *stream = handle->stream; return OK; }
-EXPORT int cublasSetPointerMode_v2(Handle *handle, int mode) { handle->pointer_mode = mode; return OK; }
-EXPORT int cublasGetPointerMode_v2(Handle *handle, int *mode) { *mode = handle->pointer_mode; return OK; }
-EXPORT int cublasSetMathMode(Handle *handle, int mode) { handle->math_mode = mode; return OK; }
-EXPORT int cublasGetMathMode(Handle *handle, int *mode) { *mode = handle->math_mode; return OK; }
+EXPORT int cublasCreate_v2(Handle **handle) {
+    *handle = new Handle;
+    return OK;
+}
+EXPORT int cublasDestroy_v2(Handle *handle) {
+    delete handle;
+    return OK;
+}
+EXPORT int cublasGetVersion_v2(Handle *, int *version) {
+    *version = 120900;
+    return OK;
+}
+EXPORT int cublasSetStream_v2(Handle *handle, void *stream) {
+    handle->stream = stream;
+    return OK;
+}
+EXPORT int cublasGetStream_v2(Handle *handle, void **stream) {
+    *stream = handle->stream;
+    return OK;
+}
+EXPORT int cublasSetPointerMode_v2(Handle *handle, int mode) {
+    handle->pointer_mode = mode;
+    return OK;
+}
+EXPORT int cublasGetPointerMode_v2(Handle *handle, int *mode) {
+    *mode = handle->pointer_mode;
+    return OK;
+}
+EXPORT int cublasSetMathMode(Handle *handle, int mode) {
+    handle->math_mode = mode;
+    return OK;
+}
+EXPORT int cublasGetMathMode(Handle *handle, int *mode) {
+    *mode = handle->math_mode;
+    return OK;
+}
 
-#define GEMM(letter, type, number)                                                                                     \
-    EXPORT int cublas##letter##gemm_v2(Handle *h, int ta, int tb, int m, int n, int k, const type *alpha,             \
-                                       const type *a, int lda, const type *b, int ldb, const type *beta, type *c,     \
-                                       int ldc) {                                                                      \
-        return gemm_of(h, ta, tb, m, n, k, alpha, a, number, lda, 0, b, number, ldb, 0, beta, c, number, ldc, 0, 1, 0); \
-    }                                                                                                                  \
-    EXPORT int cublas##letter##gemmStridedBatched(                                                                     \
-        Handle *h, int ta, int tb, int m, int n, int k, const type *alpha, const type *a, int lda, long long sa,      \
-        const type *b, int ldb, long long sb, const type *beta, type *c, int ldc, long long sc, int count) {          \
-        return gemm_of(h, ta, tb, m, n, k, alpha, a, number, lda, sa, b, number, ldb, sb, beta, c, number, ldc, sc,    \
-                       count, 0);                                                                                      \
-    }                                                                                                                  \
-    EXPORT int cublas##letter##gemmBatched(                                                                            \
-        Handle *h, int ta, int tb, int m, int n, int k, const type *alpha, const type *const *a, int lda,             \
-        const type *const *b, int ldb, const type *beta, type *const *c, int ldc, int count) {                         \
-        Matrices size{ta, tb, m, n, k, lda, ldb, ldc, number == F32 && h->math_mode == TF32_MATH};                     \
-        return gemm(h, size, alpha, Batch<const type>{nullptr, 0, a}, Batch<const type>{nullptr, 0, b}, beta,          \
-                    Batch<type>{nullptr, 0, c}, count);                                                                \
-    }                                                                                                                  \
-    EXPORT int cublas##letter##gemv_v2(Handle *h, int t, int m, int n, const type *alpha, const type *a, int lda,     \
-                                       const type *x, int incx, const type *beta, type *y, int incy) {                 \
-        /* A row times a matrix; a step along a vector is a leading dimension. */                                      \
-        return gemm_of(h, 0, !t, 1, t ? n : m, t ? m : n, alpha, x, number, incx, 0, a, number, lda, 0, beta, y,       \
-                       number, incy, 0, 1, 0);                                                                         \
+#define GEMM(letter, type, number)                                                                                  \
+    EXPORT int cublas##letter##gemm_v2(Handle *h, int ta, int tb, int m, int n, int k, const type *alpha,           \
+                                       const type *a, int lda, const type *b, int ldb, const type *beta, type *c,   \
+                                       int ldc) {                                                                   \
+        return gemm_of(h, ta, tb, m, n, k, alpha, a, number, lda, 0, b, number, ldb, 0, beta, c, number, ldc, 0, 1, \
+                       0);                                                                                          \
+    }                                                                                                               \
+    EXPORT int cublas##letter##gemmStridedBatched(                                                                  \
+        Handle *h, int ta, int tb, int m, int n, int k, const type *alpha, const type *a, int lda, long long sa,    \
+        const type *b, int ldb, long long sb, const type *beta, type *c, int ldc, long long sc, int count) {        \
+        return gemm_of(h, ta, tb, m, n, k, alpha, a, number, lda, sa, b, number, ldb, sb, beta, c, number, ldc, sc, \
+                       count, 0);                                                                                   \
+    }                                                                                                               \
+    EXPORT int cublas##letter##gemmBatched(Handle *h, int ta, int tb, int m, int n, int k, const type *alpha,       \
+                                           const type *const *a, int lda, const type *const *b, int ldb,            \
+                                           const type *beta, type *const *c, int ldc, int count) {                  \
+        Matrices size{ta, tb, m, n, k, lda, ldb, ldc, number == F32 && h->math_mode == TF32_MATH};                  \
+        return gemm(h, size, alpha, Batch<const type>{nullptr, 0, a}, Batch<const type>{nullptr, 0, b}, beta,       \
+                    Batch<type>{nullptr, 0, c}, count);                                                             \
+    }                                                                                                               \
+    EXPORT int cublas##letter##gemv_v2(Handle *h, int t, int m, int n, const type *alpha, const type *a, int lda,   \
+                                       const type *x, int incx, const type *beta, type *y, int incy) {              \
+        /* A row times a matrix; a step along a vector is a leading dimension. */                                   \
+        return gemm_of(h, 0, !t, 1, t ? n : m, t ? m : n, alpha, x, number, incx, 0, a, number, lda, 0, beta, y,    \
+                       number, incy, 0, 1, 0);                                                                      \
     }
 GEMM(S, float, F32)
 GEMM(D, double, F64)
@@ -189,12 +221,13 @@ GEMM(D, double, F64)
 EXPORT int cublasGemmEx(Handle *h, int ta, int tb, int m, int n, int k, const void *alpha, const void *a, int type_a,
                         int lda, const void *b, int type_b, int ldb, const void *beta, void *c, int type_c, int ldc,
                         int compute, int) {
-    return gemm_of(h, ta, tb, m, n, k, alpha, a, type_a, lda, 0, b, type_b, ldb, 0, beta, c, type_c, ldc, 0, 1, compute);
+    return gemm_of(h, ta, tb, m, n, k, alpha, a, type_a, lda, 0, b, type_b, ldb, 0, beta, c, type_c, ldc, 0, 1,
+                   compute);
 }
 EXPORT int cublasGemmStridedBatchedEx(Handle *h, int ta, int tb, int m, int n, int k, const void *alpha, const void *a,
-                                      int type_a, int lda, long long sa, const void *b, int type_b, int ldb, long long sb,
-                                      const void *beta, void *c, int type_c, int ldc, long long sc, int count, int compute,
-                                      int) {
+                                      int type_a, int lda, long long sa, const void *b, int type_b, int ldb,
+                                      long long sb, const void *beta, void *c, int type_c, int ldc, long long sc,
+                                      int count, int compute, int) {
     return gemm_of(h, ta, tb, m, n, k, alpha, a, type_a, lda, sa, b, type_b, ldb, sb, beta, c, type_c, ldc, sc, count,
                    compute);
 }

@@ -24,18 +24,36 @@ struct Module {
 }  // namespace
 
 EXPORT int cuInit(unsigned) { return OK; }
-EXPORT int cuDriverGetVersion(int *version) { *version = 12090; return OK; }
-EXPORT int cuGetErrorName(int status, const char **name) { *name = words_for(status).driver; return OK; }
-EXPORT int cuGetErrorString(int status, const char **text) { *text = words_for(status).text; return OK; }
+EXPORT int cuDriverGetVersion(int *version) {
+    *version = 12090;
+    return OK;
+}
+EXPORT int cuGetErrorName(int status, const char **name) {
+    *name = words_for(status).driver;
+    return OK;
+}
+EXPORT int cuGetErrorString(int status, const char **text) {
+    *text = words_for(status).text;
+    return OK;
+}
 
 // A context is a device's number plus one.
-EXPORT int cuCtxGetCurrent(void **context) { *context = reinterpret_cast<void *>(current_device() + 1L); return OK; }
+EXPORT int cuCtxGetCurrent(void **context) {
+    *context = reinterpret_cast<void *>(current_device() + 1L);
+    return OK;
+}
 EXPORT int cuCtxSetCurrent(void *context) {
     return context ? set_device(static_cast<int>(reinterpret_cast<intptr_t>(context)) - 1) : OK;
 }
-EXPORT int cuDevicePrimaryCtxRetain(void **context, int device) { *context = reinterpret_cast<void *>(device + 1L); return OK; }
+EXPORT int cuDevicePrimaryCtxRetain(void **context, int device) {
+    *context = reinterpret_cast<void *>(device + 1L);
+    return OK;
+}
 EXPORT int cuDevicePrimaryCtxRelease_v2(int) { return OK; }
-EXPORT int cuCtxGetDevice(int *device) { *device = current_device(); return OK; }
+EXPORT int cuCtxGetDevice(int *device) {
+    *device = current_device();
+    return OK;
+}
 EXPORT int cuStreamGetCtx(void *stream, void **context) {
     *context = reinterpret_cast<void *>(stream_of(stream)->device + 1L);
     return OK;
@@ -80,7 +98,10 @@ EXPORT int cuFuncGetAttribute(int *value, int number, Function *) {
     return OK;
 }
 EXPORT int cuFuncSetAttribute(Function *, int, int) { return OK; }
-EXPORT int cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, Function *, int, size_t) { *blocks = 2; return OK; }
+EXPORT int cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, Function *, int, size_t) {
+    *blocks = 2;
+    return OK;
+}
 EXPORT int cuOccupancyMaxPotentialBlockSize(int *grid, int *block, Function *, void *, size_t, int) {
     *grid = 8;
     *block = 128;

@@ -14,14 +14,14 @@ std::mt19937_64 random{0};
 
 namespace {
 
-constexpr size_t PUT_OFF_AT_MOST = 2000;   // operations in a stream
+constexpr size_t PUT_OFF_AT_MOST = 2000;  // operations in a stream
 
 thread_local int device_of_thread = 0;
 Stream default_streams[DEVICES];
 std::set<Stream *> streams;
 
 Status sticky = OK;
-std::string failure;  // why
+std::string failure;                                                 // why
 int64_t allocations_left = -1, launches_left = -1, calls_left = -1;  // until one fails, as ordered; -1: none does
 
 bool runs_out(int64_t &left) { return left >= 0 && left-- == 0; }

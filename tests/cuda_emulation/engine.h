@@ -71,7 +71,8 @@ struct Block {
 };
 
 struct Counts {
-    int64_t launches, products, host_to_device, device_to_host, device_to_device, fills, allocations, synchronisations, calls;
+    int64_t launches, products, host_to_device, device_to_host, device_to_device, fills, allocations, synchronisations,
+        calls;
 };
 
 extern std::recursive_mutex lock;
@@ -80,11 +81,11 @@ extern std::mt19937_64 random;
 
 int current_device();
 Status set_device(int device);
-Status error();             // sticky, once something went wrong on a device
+Status error();  // sticky, once something went wrong on a device
 void fail(Status status, const std::string &why);
-bool allocation_fails();    // as the tests ordered
+bool allocation_fails();  // as the tests ordered
 bool launch_fails();
-double chance();            // uniform, from 0 to 1
+double chance();  // uniform, from 0 to 1
 
 Stream *stream_of(void *handle);  // 0 and 1 are the default stream
 Stream *new_stream(unsigned flags, int priority);
@@ -105,9 +106,9 @@ inline size_t in_grains(size_t size) { return (size + GRAIN - 1) / GRAIN * GRAIN
 Status allocate(size_t size, int device, char **data);
 Status allocate_in_order(size_t size, Stream *stream, char **data);
 Status release(char *data);
-Block *block_of(const void *pointer);  // the live block that holds it, or null
+Block *block_of(const void *pointer);           // the live block that holds it, or null
 bool inside(const void *pointer, size_t size);  // whether all of it is in one live block
-std::string described(const void *pointer);  // for a message
+std::string described(const void *pointer);     // for a message
 size_t free_bytes(int device);
 size_t total_bytes();
 bool in_fibers(uintptr_t address);  // whether it is on the stack of a thread of a block

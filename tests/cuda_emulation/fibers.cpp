@@ -39,7 +39,7 @@ struct Fiber {
 
 Fiber fibers[MOST];
 char *const stacks = static_cast<char *>(
-    mmap(nullptr, STACK * MOST, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    mmap(nullptr, STACK *MOST, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
 void *scheduler;
 uint64_t running;
 void (*entry)(void *);
@@ -61,7 +61,8 @@ bool emu::in_fibers(uintptr_t address) { return address - reinterpret_cast<uintp
 EXPORT void emu_barrier() { emu_switch(&fibers[running].stack, scheduler); }
 
 // Runs all threads to the next barrier, or to their end, in an order that differs from barrier to barrier.
-EXPORT void emu_run_fibers(void (*enter)(void *), void *context, uint64_t count, uint64_t choice, void (*set)(uint64_t)) {
+EXPORT void emu_run_fibers(void (*enter)(void *), void *context, uint64_t count, uint64_t choice,
+                           void (*set)(uint64_t)) {
     entry = enter;
     argument = context;
     for (uint64_t i = 0; i < count; i++) {

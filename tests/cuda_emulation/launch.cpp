@@ -81,8 +81,8 @@ inline void check_access(uintptr_t address, size_t size, const char *verb) {
 
 }  // namespace
 
-#define CHECKS(size)                                                                                                   \
-    EXPORT void __asan_load##size##_noabort(uintptr_t address) { check_access(address, size, "reads"); }               \
+#define CHECKS(size)                                                                                     \
+    EXPORT void __asan_load##size##_noabort(uintptr_t address) { check_access(address, size, "reads"); } \
     EXPORT void __asan_store##size##_noabort(uintptr_t address) { check_access(address, size, "writes"); }
 CHECKS(1)
 CHECKS(2)

@@ -38,7 +38,8 @@ void set_usable(const Block &block, bool yes) {
         usable[first + at / GRAIN] = yes ? std::min(block.size - at, GRAIN) : 0;
 }
 
-// Addresses are handed out in turn, so that one that was freed is not used again for long. Returns null if none is left.
+// Addresses are handed out in turn, so that one that was freed is not used again for long. Returns null if none is
+// left.
 char *place_for(size_t size, int device) {
     Arena &arena = arenas[device];
     char *start = memory + ARENA * device;
@@ -97,7 +98,9 @@ Status allocate_in_order(size_t size, Stream *stream, char **data) {
     if (Status status = allocate(size, stream->device, data)) return status;
     // Another stream that writes there without waiting loses what it wrote.
     char *start = *data;
-    give(stream, [start, size] { if (block_of(start)) memset(start, 0xFF, size); });
+    give(stream, [start, size] {
+        if (block_of(start)) memset(start, 0xFF, size);
+    });
     return OK;
 }
 
@@ -112,7 +115,8 @@ Status release(char *data) {
     arenas[block.device].used -= block.size;
     constexpr size_t PAGE = 4096;
     if (block.size >= 16 * PAGE) {
-        size_t first = (block.data - memory + PAGE - 1) / PAGE * PAGE, end = (block.data - memory + block.size) / PAGE * PAGE;
+        size_t first = (block.data - memory + PAGE - 1) / PAGE * PAGE,
+               end = (block.data - memory + block.size) / PAGE * PAGE;
         madvise(memory + first, end - first, MADV_DONTNEED);
     }
     return OK;
@@ -139,7 +143,8 @@ std::string described(const void *pointer) {
         const Block &block = std::prev(next)->second;
         if (address < block.data + in_grains(block.size) + apart(block.size))
             return "byte " + std::to_string(address - block.data) + " of an array of " + std::to_string(block.size) +
-                   " bytes" + (block.device == PINNED ? " of pinned memory" : " on device " + std::to_string(block.device)) +
+                   " bytes" +
+                   (block.device == PINNED ? " of pinned memory" : " on device " + std::to_string(block.device)) +
                    (all == &freed ? ", which was freed" : "");
     }
     bool ours = address >= memory && address < memory + ARENA * (DEVICES + 1);

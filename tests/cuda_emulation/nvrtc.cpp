@@ -52,7 +52,8 @@ int run(const std::vector<std::string> &command, const std::string &log) {
 
 // Kernels are functions with C linkage; templates are asked for by name expressions.
 std::set<std::string> kernels(const std::string &source) {
-    static const std::regex kernel(R"(extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\()");
+    static const std::regex kernel(
+        R"(extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\()");
     std::set<std::string> found;
     for (std::sregex_iterator match(source.begin(), source.end(), kernel), end; match != end; ++match)
         found.insert((*match)[1]);
@@ -71,10 +72,22 @@ void keep(const fs::path &folder, const Program &program, int count, const char 
 
 }  // namespace
 
-EXPORT int nvrtcVersion(int *major, int *minor) { *major = 12; *minor = 9; return OK; }
-EXPORT const char *nvrtcGetErrorString(int status) { return status == COMPILATION ? "NVRTC_ERROR_COMPILATION" : "NVRTC_ERROR"; }
-EXPORT int nvrtcGetNumSupportedArchs(int *count) { *count = 1; return OK; }
-EXPORT int nvrtcGetSupportedArchs(int *archs) { *archs = 90; return OK; }
+EXPORT int nvrtcVersion(int *major, int *minor) {
+    *major = 12;
+    *minor = 9;
+    return OK;
+}
+EXPORT const char *nvrtcGetErrorString(int status) {
+    return status == COMPILATION ? "NVRTC_ERROR_COMPILATION" : "NVRTC_ERROR";
+}
+EXPORT int nvrtcGetNumSupportedArchs(int *count) {
+    *count = 1;
+    return OK;
+}
+EXPORT int nvrtcGetSupportedArchs(int *archs) {
+    *archs = 90;
+    return OK;
+}
 
 EXPORT int nvrtcCreateProgram(Program **program, const char *source, const char *, int, const char *const *,
                               const char *const *) {
@@ -115,9 +128,11 @@ EXPORT int nvrtcCompileProgram(Program *program, int count, const char *const *o
     static const std::regex dynamic(R"(extern\s+__shared__\s+([\w\s]+?)\s+(\w+)\s*\[\s*\]\s*;)");
     {
         std::ofstream file(folder / "kernel.cpp");
-        file << "#line 1 \"kernel.cu\"\n" << std::regex_replace(source, dynamic, "$1 *const $2 = ($1 *)emu::shared;") << "\n";
+        file << "#line 1 \"kernel.cu\"\n"
+             << std::regex_replace(source, dynamic, "$1 *const $2 = ($1 *)emu::shared;") << "\n";
         const char *waiting = std::regex_search(source, waits) ? ", true" : ", false";
-        for (const std::string &kernel : kernels(source)) file << "EMU_KERNEL(" << kernel << waiting << ", " << kernel << ")\n";
+        for (const std::string &kernel : kernels(source))
+            file << "EMU_KERNEL(" << kernel << waiting << ", " << kernel << ")\n";
         for (size_t i = 0; i < program->expressions.size(); i++)
             file << "EMU_KERNEL(expression" << i << waiting << ", " << program->expressions[i] << ")\n";
     }
@@ -141,12 +156,18 @@ EXPORT int nvrtcCompileProgram(Program *program, int count, const char *const *o
     return OK;
 }
 
-EXPORT int nvrtcGetProgramLogSize(Program *program, size_t *size) { *size = program->log.size() + 1; return OK; }
+EXPORT int nvrtcGetProgramLogSize(Program *program, size_t *size) {
+    *size = program->log.size() + 1;
+    return OK;
+}
 EXPORT int nvrtcGetProgramLog(Program *program, char *log) {
     memcpy(log, program->log.c_str(), program->log.size() + 1);
     return OK;
 }
-EXPORT int nvrtcGetCUBINSize(Program *program, size_t *size) { *size = program->image.size(); return OK; }
+EXPORT int nvrtcGetCUBINSize(Program *program, size_t *size) {
+    *size = program->image.size();
+    return OK;
+}
 EXPORT int nvrtcGetCUBIN(Program *program, char *image) {
     memcpy(image, program->image.data(), program->image.size());
     return OK;

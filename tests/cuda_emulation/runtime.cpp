@@ -46,7 +46,8 @@ Status copy(char *target, size_t target_pitch, const char *source, size_t source
     auto run = [=](const char *from) {
         if ((!paged && !inside(from, source_bytes)) || (!to_pages && !inside(target, target_bytes)))
             return fail(ILLEGAL_ADDRESS, "a copy runs from " + described(from) + " to " + described(target));
-        for (size_t row = 0; row < height; row++) memmove(target + row * target_pitch, from + row * source_pitch, width);
+        for (size_t row = 0; row < height; row++)
+            memmove(target + row * target_pitch, from + row * source_pitch, width);
     };
     if (paged) {
         // Pageable memory is read before the call returns.
@@ -66,7 +67,8 @@ Status fill(char *target, size_t pitch, int value, size_t width, size_t height, 
     if (!inside(target, pitch * (height - 1) + width)) return INVALID_VALUE;
     counts.fills++;
     give(stream, [=] {
-        if (!inside(target, pitch * (height - 1) + width)) return fail(ILLEGAL_ADDRESS, "a fill touches " + described(target));
+        if (!inside(target, pitch * (height - 1) + width))
+            return fail(ILLEGAL_ADDRESS, "a fill touches " + described(target));
         for (size_t row = 0; row < height; row++) memset(target + row * pitch, value, width);
     });
     return error();
@@ -74,27 +76,29 @@ Status fill(char *target, size_t pitch, int value, size_t width, size_t height, 
 
 int attribute(int number) {
     switch (number) {
-        case 1: return 1024;          // threads in a block
-        case 2: case 3: return 1024;  // along x and y
+        case 1: return 1024;  // threads in a block
+        case 2:
+        case 3: return 1024;  // along x and y
         case 4: return 64;
-        case 5: return 2147483647;    // blocks along x
-        case 6: case 7: return 65535;
-        case 8: return 48 << 10;      // shared memory of a block
-        case 10: return 32;           // threads in a warp
-        case 12: return 65536;        // registers
-        case 16: return 4;            // processors
-        case 19: return 1;            // host memory can be mapped
-        case 31: return 1;            // kernels run beside each other
-        case 38: return 4 << 20;      // second-level cache
-        case 39: return 2048;         // threads on a processor
-        case 40: return 2;            // copying engines
-        case 41: return 1;            // unified addresses
-        case 75: return 9;            // compute capability
+        case 5: return 2147483647;  // blocks along x
+        case 6:
+        case 7: return 65535;
+        case 8: return 48 << 10;  // shared memory of a block
+        case 10: return 32;       // threads in a warp
+        case 12: return 65536;    // registers
+        case 16: return 4;        // processors
+        case 19: return 1;        // host memory can be mapped
+        case 31: return 1;        // kernels run beside each other
+        case 38: return 4 << 20;  // second-level cache
+        case 39: return 2048;     // threads on a processor
+        case 40: return 2;        // copying engines
+        case 41: return 1;        // unified addresses
+        case 75: return 9;        // compute capability
         case 76: return 0;
-        case 81: return 64 << 10;     // shared memory of a processor
+        case 81: return 64 << 10;  // shared memory of a processor
         case 82: return 65536;
-        case 97: return 48 << 10;     // shared memory that a kernel can ask for
-        case 115: return 1;           // allocation in the order of streams
+        case 97: return 48 << 10;  // shared memory that a kernel can ask for
+        case 115: return 1;        // allocation in the order of streams
         default: return 0;
     }
 }
@@ -105,24 +109,48 @@ EXPORT int cudaGetLastError() { return std::exchange(last, OK); }
 EXPORT int cudaPeekAtLastError() { return last; }
 EXPORT const char *cudaGetErrorName(int status) { return words_for(status).runtime; }
 EXPORT const char *cudaGetErrorString(int status) { return words_for(status).text; }
-EXPORT int cudaDriverGetVersion(int *version) { *version = 12090; return OK; }
-EXPORT int cudaRuntimeGetVersion(int *version) { *version = 12090; return OK; }
+EXPORT int cudaDriverGetVersion(int *version) {
+    *version = 12090;
+    return OK;
+}
+EXPORT int cudaRuntimeGetVersion(int *version) {
+    *version = 12090;
+    return OK;
+}
 
 // -- Devices ----------------------------------------------------------------------------------------------------------
 
-EXPORT int cudaGetDeviceCount(int *count) { *count = DEVICES; return OK; }
-EXPORT int cudaGetDevice(int *device) { *device = current_device(); return OK; }
+EXPORT int cudaGetDeviceCount(int *count) {
+    *count = DEVICES;
+    return OK;
+}
+EXPORT int cudaGetDevice(int *device) {
+    *device = current_device();
+    return OK;
+}
 EXPORT int cudaSetDevice(int device) { return told(set_device(device)); }
-EXPORT int cudaDeviceGetAttribute(int *value, int number, int device) { *value = attribute(number); return OK; }
-EXPORT int cudaDeviceGetByPCIBusId(int *device, const char *id) { *device = id[6] - '1'; return OK; }
+EXPORT int cudaDeviceGetAttribute(int *value, int number, int device) {
+    *value = attribute(number);
+    return OK;
+}
+EXPORT int cudaDeviceGetByPCIBusId(int *device, const char *id) {
+    *device = id[6] - '1';
+    return OK;
+}
 EXPORT int cudaDeviceGetPCIBusId(char *id, int length, int device) {
     snprintf(id, length, "0000:0%d:00.0", device + 1);
     return OK;
 }
-EXPORT int cudaDeviceCanAccessPeer(int *can, int, int) { *can = 0; return OK; }
+EXPORT int cudaDeviceCanAccessPeer(int *can, int, int) {
+    *can = 0;
+    return OK;
+}
 EXPORT int cudaDeviceEnablePeerAccess(int, unsigned) { return told(NOT_SUPPORTED); }
 EXPORT int cudaDeviceDisablePeerAccess(int) { return told(NOT_SUPPORTED); }
-EXPORT int cudaDeviceGetLimit(size_t *value, int) { *value = 1024; return OK; }
+EXPORT int cudaDeviceGetLimit(size_t *value, int) {
+    *value = 1024;
+    return OK;
+}
 EXPORT int cudaDeviceSetLimit(int, size_t) { return OK; }
 EXPORT int cudaProfilerStart() { return OK; }
 EXPORT int cudaProfilerStop() { return OK; }
@@ -191,7 +219,9 @@ EXPORT int cudaMallocFromPoolAsync(char **data, size_t size, void *pool, void *s
 EXPORT int cudaFreeAsync(char *data, void *stream) {
     Held held(lock);
     if (data && !block_of(data)) return told(INVALID_VALUE);
-    give(stream_of(stream), [data] { if (release(data) != OK) fail(INVALID_VALUE, "memory was freed twice"); });
+    give(stream_of(stream), [data] {
+        if (release(data) != OK) fail(INVALID_VALUE, "memory was freed twice");
+    });
     return OK;  // an earlier error is told by the next call that computes something
 }
 
@@ -220,7 +250,10 @@ EXPORT int cudaMemGetInfo(size_t *free, size_t *total) {
 
 EXPORT int cudaPointerGetAttributes(void *attributes, const void *pointer) {
     Held held(lock);
-    struct { int type, device; const void *device_pointer, *host_pointer; } found{0, 0, nullptr, nullptr};
+    struct {
+        int type, device;
+        const void *device_pointer, *host_pointer;
+    } found{0, 0, nullptr, nullptr};
     if (Block *block = block_of(pointer)) {
         found.type = block->device == PINNED ? 1 : 2;
         found.device = block->device == PINNED ? 0 : block->device;
@@ -267,7 +300,10 @@ EXPORT int cudaMemsetAsync(char *target, int value, size_t size, void *stream) {
 }
 
 // One pool for each device, whose handle only has to be something.
-EXPORT int cudaDeviceGetDefaultMemPool(void **pool, int device) { *pool = reinterpret_cast<void *>(8L + device); return OK; }
+EXPORT int cudaDeviceGetDefaultMemPool(void **pool, int device) {
+    *pool = reinterpret_cast<void *>(8L + device);
+    return OK;
+}
 EXPORT int cudaDeviceGetMemPool(void **pool, int device) { return cudaDeviceGetDefaultMemPool(pool, device); }
 EXPORT int cudaDeviceSetMemPool(int, void *) { return OK; }
 EXPORT int cudaMemPoolSetAttribute(void *, int, void *) { return OK; }
@@ -285,15 +321,23 @@ EXPORT int cudaStreamCreateWithPriority(void **stream, unsigned flags, int prior
     *stream = new_stream(flags, priority);
     return told(error());
 }
-EXPORT int cudaStreamCreateWithFlags(void **stream, unsigned flags) { return cudaStreamCreateWithPriority(stream, flags, 0); }
+EXPORT int cudaStreamCreateWithFlags(void **stream, unsigned flags) {
+    return cudaStreamCreateWithPriority(stream, flags, 0);
+}
 EXPORT int cudaStreamCreate(void **stream) { return cudaStreamCreateWithPriority(stream, 0, 0); }
 EXPORT int cudaStreamDestroy(void *stream) {
     Held held(lock);
     delete_stream(stream_of(stream));
     return OK;
 }
-EXPORT int cudaStreamGetFlags(void *stream, unsigned *flags) { *flags = stream_of(stream)->flags; return OK; }
-EXPORT int cudaStreamGetPriority(void *stream, int *priority) { *priority = stream_of(stream)->priority; return OK; }
+EXPORT int cudaStreamGetFlags(void *stream, unsigned *flags) {
+    *flags = stream_of(stream)->flags;
+    return OK;
+}
+EXPORT int cudaStreamGetPriority(void *stream, int *priority) {
+    *priority = stream_of(stream)->priority;
+    return OK;
+}
 EXPORT int cudaStreamSynchronize(void *stream) {
     Held held(lock);
     synchronise(stream_of(stream));
@@ -304,7 +348,10 @@ EXPORT int cudaStreamQuery(void *handle) {
     Stream *stream = stream_of(handle);
     return is_done({stream, stream->given}) ? told(error()) : NOT_READY;
 }
-EXPORT int cudaStreamIsCapturing(void *, int *status) { *status = 0; return OK; }
+EXPORT int cudaStreamIsCapturing(void *, int *status) {
+    *status = 0;
+    return OK;
+}
 EXPORT int cudaLaunchHostFunc(void *stream, void (*function)(void *), void *data) {
     Held held(lock);
     give(stream_of(stream), [=] { function(data); });

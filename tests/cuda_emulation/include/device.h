@@ -29,12 +29,24 @@
 #define __restrict__ __restrict
 #define __shared__ static __attribute__((section("emu_shared")))
 
-struct uint3 { unsigned x, y, z; };
-struct dim3 { unsigned x, y, z; };
-struct float2 { float x, y; };
-struct double2 { double x, y; };
-struct int2 { int x, y; };
-struct uint2 { unsigned x, y; };
+struct uint3 {
+    unsigned x, y, z;
+};
+struct dim3 {
+    unsigned x, y, z;
+};
+struct float2 {
+    float x, y;
+};
+struct double2 {
+    double x, y;
+};
+struct int2 {
+    int x, y;
+};
+struct uint2 {
+    unsigned x, y;
+};
 
 static uint3 threadIdx, blockIdx;
 static dim3 blockDim, gridDim;
@@ -49,9 +61,13 @@ using std::min;
 using std::signbit;
 
 template <class A, class B>
-constexpr typename std::common_type<A, B>::type max(A a, B b) { return a < b ? b : a; }
+constexpr typename std::common_type<A, B>::type max(A a, B b) {
+    return a < b ? b : a;
+}
 template <class A, class B>
-constexpr typename std::common_type<A, B>::type min(A a, B b) { return b < a ? b : a; }
+constexpr typename std::common_type<A, B>::type min(A a, B b) {
+    return b < a ? b : a;
+}
 
 template <class To, class From>
 inline To emu_bits(From from) {
@@ -73,7 +89,7 @@ inline int __double2hiint(double x) { return int(emu_bits<uint64_t>(x) >> 32); }
 inline int __double2loint(double x) { return int(emu_bits<uint64_t>(x)); }
 inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned((uint64_t(a) * b) >> 32); }
 inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
-    return (unsigned long long)((unsigned __int128)(a) * b >> 64);
+    return (unsigned long long)((unsigned __int128)(a)*b >> 64);
 }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
@@ -88,7 +104,9 @@ inline float __logf(float x) { return logf(x); }
 inline float __fdividef(float x, float y) { return x / y; }
 inline void sincos(float x, float *s, float *c) { sincosf(x, s, c); }
 template <class T>
-inline T __ldg(const T *pointer) { return *pointer; }
+inline T __ldg(const T *pointer) {
+    return *pointer;
+}
 inline void __threadfence() {}
 inline void __threadfence_block() {}
 #ifndef assert
@@ -102,15 +120,40 @@ inline T emu_atomic(T *address, U value, F change) {
     *address = change(before, T(value));
     return before;
 }
-template <class T, class U> inline T atomicAdd(T *a, U v) { return emu_atomic(a, v, [](T x, T y) { return T(x + y); }); }
-template <class T, class U> inline T atomicSub(T *a, U v) { return emu_atomic(a, v, [](T x, T y) { return T(x - y); }); }
-template <class T, class U> inline T atomicMax(T *a, U v) { return emu_atomic(a, v, [](T x, T y) { return x < y ? y : x; }); }
-template <class T, class U> inline T atomicMin(T *a, U v) { return emu_atomic(a, v, [](T x, T y) { return y < x ? y : x; }); }
-template <class T, class U> inline T atomicAnd(T *a, U v) { return emu_atomic(a, v, [](T x, T y) { return T(x & y); }); }
-template <class T, class U> inline T atomicOr(T *a, U v) { return emu_atomic(a, v, [](T x, T y) { return T(x | y); }); }
-template <class T, class U> inline T atomicXor(T *a, U v) { return emu_atomic(a, v, [](T x, T y) { return T(x ^ y); }); }
-template <class T, class U> inline T atomicExch(T *a, U v) { return emu_atomic(a, v, [](T, T y) { return y; }); }
-template <class T, class U, class V> inline T atomicCAS(T *a, U compare, V v) {
+template <class T, class U>
+inline T atomicAdd(T *a, U v) {
+    return emu_atomic(a, v, [](T x, T y) { return T(x + y); });
+}
+template <class T, class U>
+inline T atomicSub(T *a, U v) {
+    return emu_atomic(a, v, [](T x, T y) { return T(x - y); });
+}
+template <class T, class U>
+inline T atomicMax(T *a, U v) {
+    return emu_atomic(a, v, [](T x, T y) { return x < y ? y : x; });
+}
+template <class T, class U>
+inline T atomicMin(T *a, U v) {
+    return emu_atomic(a, v, [](T x, T y) { return y < x ? y : x; });
+}
+template <class T, class U>
+inline T atomicAnd(T *a, U v) {
+    return emu_atomic(a, v, [](T x, T y) { return T(x & y); });
+}
+template <class T, class U>
+inline T atomicOr(T *a, U v) {
+    return emu_atomic(a, v, [](T x, T y) { return T(x | y); });
+}
+template <class T, class U>
+inline T atomicXor(T *a, U v) {
+    return emu_atomic(a, v, [](T x, T y) { return T(x ^ y); });
+}
+template <class T, class U>
+inline T atomicExch(T *a, U v) {
+    return emu_atomic(a, v, [](T, T y) { return y; });
+}
+template <class T, class U, class V>
+inline T atomicCAS(T *a, U compare, V v) {
     T before = *a;
     if (before == T(compare)) *a = T(v);
     return before;
@@ -148,7 +191,8 @@ struct Order {
 
 }  // namespace emu
 
-extern "C" void emu_run_fibers(void (*enter)(void *), void *context, uint64_t count, uint64_t choice, void (*set)(uint64_t));
+extern "C" void emu_run_fibers(void (*enter)(void *), void *context, uint64_t count, uint64_t choice,
+                               void (*set)(uint64_t));
 extern "C" void emu_barrier();
 inline void __syncthreads() { emu_barrier(); }
 
@@ -161,7 +205,8 @@ struct Kernel {
 };
 
 inline void set_thread(uint64_t i) {
-    threadIdx = {unsigned(i % blockDim.x), unsigned(i / blockDim.x % blockDim.y), unsigned(i / blockDim.x / blockDim.y)};
+    threadIdx = {unsigned(i % blockDim.x), unsigned(i / blockDim.x % blockDim.y),
+                 unsigned(i / blockDim.x / blockDim.y)};
 }
 
 extern "C" char __start_emu_shared[] __attribute__((weak)), __stop_emu_shared[] __attribute__((weak));
@@ -182,8 +227,8 @@ struct Launcher<fibers, function, void (*)(Arguments...)> {
         call(static_cast<void **>(parameters), std::index_sequence_for<Arguments...>());
     }
 
-    __attribute__((no_sanitize_address)) static void launch(const unsigned *grid, const unsigned *block, size_t shared_bytes, void **parameters,
-                       uint64_t choice) {
+    __attribute__((no_sanitize_address)) static void launch(const unsigned *grid, const unsigned *block,
+                                                            size_t shared_bytes, void **parameters, uint64_t choice) {
         gridDim = {grid[0], grid[1], grid[2]};
         blockDim = {block[0], block[1], block[2]};
         uint64_t threads = uint64_t(block[0]) * block[1] * block[2];
@@ -208,7 +253,7 @@ struct Launcher<fibers, function, void (*)(Arguments...)> {
 
 }  // namespace emu
 
-#define EMU_KERNEL(name, fibers, ...)                                                                                  \
-    extern "C" __attribute__((visibility("default"))) const emu::Kernel emu_kernel_##name = {                         \
-        emu::Launcher<fibers, &__VA_ARGS__>::launch, emu::Launcher<fibers, &__VA_ARGS__>::sizes,                       \
+#define EMU_KERNEL(name, fibers, ...)                                                            \
+    extern "C" __attribute__((visibility("default"))) const emu::Kernel emu_kernel_##name = {    \
+        emu::Launcher<fibers, &__VA_ARGS__>::launch, emu::Launcher<fibers, &__VA_ARGS__>::sizes, \
         sizeof(emu::Launcher<fibers, &__VA_ARGS__>::sizes) / sizeof(size_t) - 1};

@@ -9,4 +9,6 @@ struct complex {
 };
 
 template <class T>
-T norm(const complex<T> &x) { return x.re * x.re + x.im * x.im; }
+T norm(const complex<T> &x) {
+    return x.re * x.re + x.im * x.im;
+}
