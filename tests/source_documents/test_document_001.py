@@ -263,7 +263,9 @@ def test_spatial_batchnorm(device, rng):
     assert_close(layer(device.asarray(x)), expected, 1e-12, 1e-12, device=device)
 
     x, dy = 12 + 5 * rng.normal(size=(2, 4, 3, 2)), rng.normal(size=(2, 4, 3, 2))
-    assert max(module_gradient_errors(device, rng, layer.train(), x, dy)) < 1e-6
+    assert (
+        max(module_gradient_errors(device, rng, layer.train(), x, dy)) < 1e-5
+    )  # what rounding leaves of a numeric gradient
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"], indirect=True)  # the make-believe device takes minutes
