@@ -99,6 +99,7 @@ def test_cupy_has_what_the_choice_takes():
     assert callable(_core.set_compute_type)
 
 
+@pytest.mark.gpu
 def test_float32_products_on_a_gpu_are_float32_unless_told_otherwise():
     gpu, reason = first_gpu()
     if gpu is None:

@@ -210,7 +210,10 @@ def scatters(xp: Any, x: Any, y: Any, i: Any) -> Any:
 PROGRAMS = EXPRESSIONS | {program.__name__: program for program in (in_place_through_views, assignments, scatters)}
 
 
-@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+SORTING = {"sort": pytest.mark.real_gpu("CuPy sorts by Thrust, which is compiled into it for GPUs only")}
+
+
+@pytest.mark.parametrize("program", [pytest.param(PROGRAMS[n], id=n, marks=SORTING.get(n, ())) for n in PROGRAMS])
 def test_right_code_computes_on_every_device_what_numpy_computes(
     program: Callable[..., Any], device: backend.Device
 ) -> None:

@@ -20,7 +20,18 @@ from threadpoolctl import threadpool_limits
 import xpcnn
 from xpcnn import DeviceUnavailableError, available_devices, backend, functional
 from xpcnn import device as device_named
-from xpcnn.backend import CPU, array_namespace, batch_first, batch_last, blocks, device_of, device_or_none, to_host
+from xpcnn.backend import (
+    CPU,
+    DeviceFailedError,
+    array_namespace,
+    batch_first,
+    batch_last,
+    blocks,
+    device_of,
+    device_or_none,
+    failures_named,
+    to_host,
+)
 from xpcnn.backend.device import _DEVICE_OF_TYPE
 
 INSTALL = 'pip install "cupy-cuda13x[ctk]"'
@@ -422,3 +433,11 @@ os._exit(CPU.map(abs, range(-4, 0)) != [4, 3, 2, 1])
     environment = os.environ | {"PYTHONPATH": str(Path(xpcnn.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", code], env=environment, timeout=60, check=False)
     assert done.returncode == 0
+
+
+def test_what_cuda_says_of_a_failure_is_one_line() -> None:
+    error = type("CUDARuntimeError", (RuntimeError,), {"__module__": "cupy_backends.cuda.api.runtime"})
+    with pytest.raises(DeviceFailedError, match=r"^the GPU failed: cudaErrorUnknown$"), failures_named():
+        raise error("cudaErrorUnknown\nmore")
+    with pytest.raises(ZeroDivisionError), failures_named():
+        raise ZeroDivisionError

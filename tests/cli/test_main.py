@@ -235,6 +235,7 @@ def test_resume_takes_no_other_options(tmp_path, few_images, capsys):
     assert "leave out --lr" in capsys.readouterr().err
 
 
+@pytest.mark.gpu
 def test_devices_lists_what_answers(capsys):
     assert main(["devices"]) == 0
     out = capsys.readouterr().out

@@ -223,6 +223,7 @@ def test_paddle_conv_smart_initialisation(rng):
     assert not layer.bias.data.any()
 
 
+@pytest.mark.gpu
 def test_paddle_conv_chooses_the_device_itself(rng):
     first_gpu_or_cpu = next((device for device in available_devices()[0] if device is not CPU), CPU)
     model = Sequential(Conv2d(1, 2, 3)).to("auto")

@@ -63,6 +63,7 @@ def test_weight_decay_update(device, rng, by):
 
 @pytest.mark.parametrize(("trained", "lr"), [(("conv1", "conv2"), 0.1), (("conv1", "conv2", "fc1", "fc2"), 0.01)])
 @pytest.mark.parametrize("device", ["cpu", "cuda"], indirect=True)  # the make-believe device takes minutes
+@pytest.mark.real_gpu("it trains for minutes on an emulated one")
 def test_deep_sigmoid_net(device, rng, trained, lr):
     """100 random images of 28×28 pixels: the cost falls at each of 10 steps.
 

@@ -1,11 +1,13 @@
 """Devices and their array modules: the only package that knows whether an array is on the CPU or a GPU."""
 
 from .cpu import CPU
+from .cuda import failures_named
 from .device import (
     ELEMENT_WORK,
     Array,
     Collectives,
     Device,
+    DeviceFailedError,
     DeviceUnavailableError,
     HostArray,
     Namespace,
@@ -27,6 +29,7 @@ __all__ = [
     "Array",
     "Collectives",
     "Device",
+    "DeviceFailedError",
     "DeviceUnavailableError",
     "HostArray",
     "Namespace",
@@ -40,6 +43,7 @@ __all__ = [
     "device",
     "device_of",
     "device_or_none",
+    "failures_named",
     "register",
     "to_host",
 ]

@@ -13,6 +13,7 @@ from .device import (
     Array,
     Collectives,
     Device,
+    DeviceFailedError,
     DeviceUnavailableError,
     Function,
     Namespace,
@@ -195,6 +196,21 @@ def device_count() -> int:
 
 def _device_of(array: Array) -> Device:
     return cuda_device(array.device.id)
+
+
+@contextmanager
+def failures_named() -> Iterator[None]:
+    """Raise the errors of CUDA's libraries in the block as `DeviceFailedError`, with one line as its message.
+
+    A lack of memory stays the MemoryError that CuPy makes of it.
+    """
+    try:
+        yield
+    except Exception as error:
+        # CuPy has a type for each library, and may not be installed: all of them are in this package.
+        if type(error).__module__.partition(".")[0] != "cupy_backends":
+            raise
+        raise DeviceFailedError(f"the GPU failed: {_first_line(error)}") from error
 
 
 register("cupy.ndarray", _device_of)  # by name: a user may make such arrays before this package imports CuPy

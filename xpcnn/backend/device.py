@@ -30,6 +30,10 @@ class DeviceUnavailableError(RuntimeError):
     """A device that was named does not answer; the message says why, and what to install."""
 
 
+class DeviceFailedError(RuntimeError):
+    """A device stopped working while it computed; the message is what its driver says."""
+
+
 class Collectives(Protocol):
     """What a group of processes does with the contiguous arrays of a device; each process calls the same in turn."""
 

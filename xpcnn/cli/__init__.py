@@ -5,7 +5,7 @@ Exit codes, for all commands:
 - 0: done; the devices agree
 - 1: training diverged (`train`); the devices differ (`parity`)
 - 2: bad input, or `parity` had nothing to compare, also because training diverged while recording
-- 3: everything else: out of memory, disk full, a bug
+- 3: everything else: out of memory, a GPU that failed, disk full, a bug
 - 130, 143, 129: stopped by Ctrl-C, SIGTERM, SIGHUP
 
 Where several processes were started by `mpiexec` and one of them fails, it ends the others with its code. Every error
@@ -25,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from .. import __version__
-from ..backend import CPU, DeviceUnavailableError
+from ..backend import CPU, DeviceFailedError, DeviceUnavailableError, failures_named
 from ..data.errors import one_line
 from ..distributed import ALONE, Group, join, processes_started, rank_started
 from ..training import SaveError, TrainingDivergedError
@@ -36,8 +36,8 @@ DIVERGED, BAD_INPUT, FAILED, INTERRUPTED = 1, 2, 3, 130
 
 _EXIT_CODES = """\
 exit codes: 0 done, or the devices agree; 1 training diverged, or the devices differ; 2 bad input, or nothing
-could be compared; 3 everything else (out of memory, disk full, a bug); 130, 143, 129 stopped by Ctrl-C, SIGTERM,
-SIGHUP. XPCNN_TRACEBACK=1 in the environment shows where an error came from."""
+could be compared; 3 everything else (out of memory, a GPU that failed, disk full, a bug); 130, 143, 129 stopped by
+Ctrl-C, SIGTERM, SIGHUP. XPCNN_TRACEBACK=1 in the environment shows where an error came from."""
 
 # Errors of the system, not of the user's input.
 _FAILURES = {
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.group = _group(args)
             if (threads := getattr(args, "threads", None)) is not None:
                 CPU.threads = threads
-            with _warnings_on_one_line():
+            with _warnings_on_one_line(), failures_named():
                 code = args.function(args)
         except KeyboardInterrupt:
             if args.group.size > 1:
@@ -119,7 +119,7 @@ def _judge(error: Exception) -> tuple[int, str]:
         start = "" if text.startswith("out of memory") else "out of memory: " if text else "out of memory"
         return FAILED, start + text
     of_the_system = any(isinstance(e, OSError) and e.errno in _FAILURES for e in (error, error.__cause__))
-    if of_the_system or isinstance(error, SaveError):
+    if of_the_system or isinstance(error, SaveError | DeviceFailedError):
         return FAILED, str(error)
     if isinstance(error, ValueError | OSError | ImportError | DeviceUnavailableError):
         return BAD_INPUT, str(error)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from .. import viz
+from ..backend import DeviceFailedError, failures_named
 from ..data.transforms import AUGMENTATIONS
 from ..report import REPORT, write_run_report
 from ..training import ProgressBar, Run, RunConfig, Table, TrainingDivergedError
@@ -86,7 +87,7 @@ def _train(args: argparse.Namespace) -> int:
                 on_save_error=args.on_save_error,
                 group=args.group,
             )
-            with run:
+            with run, failures_named():
                 if first:
                     _introduce(run)
                 run.fit()
@@ -94,6 +95,11 @@ def _train(args: argparse.Namespace) -> int:
             raise TrainingDivergedError(
                 f"{error}; {run.last_checkpoint}, in {run.path}; a lower --lr may help"
             ) from error
+        except (MemoryError, DeviceFailedError) as error:
+            if signals.run is None:
+                raise
+            kind = MemoryError if isinstance(error, MemoryError) else DeviceFailedError  # CuPy's takes other arguments
+            raise kind(f"{error}; {_how_to_continue(signals.run)}") from error
         except KeyboardInterrupt:
             return _stopped(signals, first)
     if not run.trainer.complete:
@@ -134,10 +140,14 @@ def _stopped(signals: SignalsStop, first: bool) -> int:
     by = "" if signals.received in (None, signal.SIGINT) else f" by {signals.received.name}"
     then = "before training began"
     if (run := signals.run) is not None:
-        then = f"{run.last_checkpoint}; continue with: xpcnn train --resume {shlex.quote(str(run.path))}"
+        then = _how_to_continue(run)
     if first:
         print(f"xpcnn: interrupted{by}; {then}", file=sys.stderr)
     return signals.exit_code
+
+
+def _how_to_continue(run: Run) -> str:
+    return f"{run.last_checkpoint}; continue with: xpcnn train --resume {shlex.quote(str(run.path))}"
 
 
 def _resumed(args: argparse.Namespace) -> tuple[Path, RunConfig]:
