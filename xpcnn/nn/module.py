@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
-from typing import Any, Literal, Self, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, Self, TypeAlias, TypeVar
 
 import numpy as np
 
 from .. import backend
-from ..backend import CPU, Array, Device, device_of
+from ..backend import CPU, Array, Device, Shape, device_of
 from ..functional.checks import check_gradient
 from . import changes
 from .summary import Summary, summarize
@@ -96,6 +96,20 @@ class Buffer:
 
     def __repr__(self) -> str:
         return f"Buffer(shape={self.data.shape}, dtype={self.data.dtype}, device={device_of(self.data).name!r})"
+
+
+class StateFit(NamedTuple):
+    """What `Module.load_state_dict` left out.
+
+    Attributes:
+        missing: names of the module's arrays that the state lacks.
+        unknown: names in the state that the module lacks.
+        differing: by name, the shape that the module has and the shape in the state.
+    """
+
+    missing: list[str]
+    unknown: list[str]
+    differing: dict[str, tuple[Shape, Shape]]
 
 
 class Cached:
@@ -284,24 +298,39 @@ class Module(Cached):
         """Return the arrays of parameters and buffers by name; names and shapes are PyTorch's."""
         return {name: value.data for name, value in self._named_arrays()}
 
-    def load_state_dict(self, state: Mapping[str, Array]) -> None:
+    def load_state_dict(self, state: Mapping[str, Array], strict: bool = True) -> StateFit:
         """Copy arrays of any device into the parameters and buffers, or none of them if one does not fit.
 
+        Args:
+            state: the arrays by name.
+            strict: False to copy those that fit and leave the rest as it is.
+
+        Returns:
+            what did not fit: nothing, if strict.
+
         Raises:
-            ValueError: if a name is missing or unknown, or a shape differs.
+            ValueError: if a name is missing or unknown, or a shape differs, and `strict` is True.
         """
         own = dict(self._named_arrays())
         missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-        if missing or unknown:
+        if strict and (missing or unknown):
             raise ValueError(f"state does not fit this model: missing {missing or 'none'}, unknown {unknown or 'none'}")
-        for name, value in own.items():
-            if tuple(state[name].shape) != value.data.shape:
-                raise ValueError(f"{name}: expected shape {value.data.shape}, got {tuple(state[name].shape)}")
+        common = {name: value for name, value in own.items() if name in state}
+        shapes = {name: (value.data.shape, tuple(state[name].shape)) for name, value in common.items()}
+        differing = {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
+        if strict:
+            for name, (expected, found) in differing.items():
+                raise ValueError(f"{name}: expected shape {expected}, got {found}")
         # All are converted before the first is written.
-        arrays = {name: device_of(value.data).asarray(state[name], value.data.dtype) for name, value in own.items()}
-        for name, value in own.items():
-            value.data[...] = arrays[name]
+        arrays = {
+            name: device_of(value.data).asarray(state[name], value.data.dtype)
+            for name, value in common.items()
+            if name not in differing
+        }
+        for name, array in arrays.items():
+            own[name].data[...] = array
         changes.note()
+        return StateFit(missing, unknown, differing)
 
     def count_parameters(self) -> int:
         """Return the total number of elements of the parameters."""

@@ -7,6 +7,7 @@ from .evaluation import best_record, evaluate
 from .metrics import Metrics
 from .predict import predict
 from .run import Run, SaveError
+from .torch_file import load_torch, save_torch
 from .trained import Trained, load_trained
 from .trainer import Trainer, TrainingDivergedError
 
@@ -29,8 +30,10 @@ __all__ = [
     "TrainingDivergedError",
     "best_record",
     "evaluate",
+    "load_torch",
     "load_trained",
     "predict",
     "read_history",
+    "save_torch",
     "write_history",
 ]
