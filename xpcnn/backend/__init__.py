@@ -18,7 +18,7 @@ from .device import (
     to_host,
 )
 from .layout import batch_first, batch_last
-from .lookup import available_devices, device
+from .lookup import available_devices, device, imported
 
 __all__ = [
     "CPU",
@@ -38,6 +38,7 @@ __all__ = [
     "device",
     "device_of",
     "device_or_none",
+    "imported",
     "register",
     "to_host",
 ]

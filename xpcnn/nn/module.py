@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, Self, TypeAlias, TypeVar
 import numpy as np
 
 from .. import backend
-from ..backend import CPU, Array, Device, Shape, device_of
+from ..backend import CPU, Array, Device, Shape, device_of, imported
 from ..functional.checks import check_gradient
 from . import changes
 from .summary import Summary, summarize
@@ -156,6 +156,10 @@ class Cached:
 class Module(Cached):
     """Base class of layers and networks: a forward pass and its backward pass.
 
+    Called with a batch, a module computes its forward pass. The batch may be an array of another library, such as a
+    tensor of PyTorch, if it has `__dlpack__`: it is read where it is. The output is an array of NumPy or CuPy, which
+    the other library reads in the same way, `torch.from_dlpack(y)`.
+
     A subclass defines `forward` and `backward`; `xpcnn.nn` shows an example. Parameters, buffers and modules are found
     if they are attributes, or items of attributes that are lists, tuples or dictionaries. In evaluation nothing is
     saved for a backward pass, so several threads may use the module at the same time.
@@ -176,7 +180,7 @@ class Module(Cached):
         self.training = True
 
     def __call__(self, x: Array) -> Array:
-        return self.forward(x)
+        return self.forward(imported(x))
 
     def __repr__(self) -> str:
         children = "".join(f"\n({name}): {child!r}" for name, child in self.named_children()).replace("\n", "\n  ")
@@ -302,7 +306,7 @@ class Module(Cached):
         """Copy arrays of any device into the parameters and buffers, or none of them if one does not fit.
 
         Args:
-            state: the arrays by name.
+            state: the arrays by name; PyTorch's tensors too, and all that DLPack passes on.
             strict: False to copy those that fit and leave the rest as it is.
 
         Returns:
@@ -311,7 +315,7 @@ class Module(Cached):
         Raises:
             ValueError: if a name is missing or unknown, or a shape differs, and `strict` is True.
         """
-        own = dict(self._named_arrays())
+        own, state = dict(self._named_arrays()), {name: imported(array) for name, array in state.items()}
         missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
         if strict and (missing or unknown):
             raise ValueError(f"state does not fit this model: missing {missing or 'none'}, unknown {unknown or 'none'}")
