@@ -49,6 +49,8 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("--validation", type=float, metavar="PART", help=text)
     text = "stop after N epochs without a better one, with 0.1 held out if --validation is not given (train all epochs)"
     parser.add_argument("--patience", type=int, metavar="N", help=text)
+    text = "train the last layer only; all others stay as they are"
+    parser.add_argument("--freeze-features", action="store_true", default=None, help=text)
     parser.add_argument("--output", metavar="DIR", help="folder for the run, a new one (runs/MODEL-DATA-NUMBER)")
     parser.add_argument("--resume", metavar="RUN", help="continue an interrupted run")
     parser.add_argument(

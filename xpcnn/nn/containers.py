@@ -69,8 +69,8 @@ class Sequential(Module):
         modules = [module for _, module in steps]
         first = 0
         if not input_gradient:
-            # Modules before the first one with parameters do not need a gradient.
-            trained = (i for i, module in enumerate(modules) if any(True for _ in module.parameters()))
+            # Modules before the first one that learns do not need a gradient.
+            trained = (i for i, module in enumerate(modules) if module.learns)
             first = next(trained, len(modules))
         with _device(dy).overlapping():
             for i in reversed(range(first, len(modules))):

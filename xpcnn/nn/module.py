@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import prod
 from typing import Any, Literal, NamedTuple, Self, TypeAlias, TypeVar
 
@@ -25,10 +25,11 @@ class Parameter:
 
     Attributes:
         data: the array.
+        frozen: whether it is left as it is in training: no gradient is added to it. See `Module.freeze`.
     """
 
     def __init__(self, data: Array) -> None:
-        self.data = data
+        self.data, self.frozen = data, False
         self._grad: Array | None = None
         self._pending: Callable[[], Array] | None = None  # returns a gradient that a worker may still be computing
 
@@ -41,7 +42,7 @@ class Parameter:
         return f"Parameter(shape={self.data.shape}, dtype={self.data.dtype}, device={device_of(self.data).name!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"data": self.data, "_grad": self.grad, "_pending": None}
+        return {"data": self.data, "frozen": self.frozen, "_grad": self.grad, "_pending": None}
 
     @property
     def grad(self) -> Array | None:
@@ -57,9 +58,12 @@ class Parameter:
         """Add to `grad`, as a parameter may be used more than once between two steps.
 
         Args:
-            gradient: in the shape of `data`; the parameter keeps it and may change it in place.
+            gradient: in the shape of `data`; the parameter keeps it and may change it in place. A frozen one ignores
+                it.
         """
         self._collect()
+        if self.frozen:
+            return
         if self._grad is None:
             self._grad = gradient
         else:
@@ -166,6 +170,7 @@ class Module(Cached):
 
     Attributes:
         training: whether the module is in training mode.
+        frozen: whether it is left as it is in training; see `freeze`.
         arithmetic: how the forward pass computes an element of its output, which determines how far two devices may
             differ. `"exact"` moves or selects values, `"elementwise"` computes from single elements, `"reduction"` from
             a sum over a sample at most, `"product"` from a matrix product or convolution with the layer's weight,
@@ -174,6 +179,7 @@ class Module(Cached):
     """
 
     arithmetic: Arithmetic = "reduction"
+    frozen = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -275,6 +281,55 @@ class Module(Cached):
     def eval(self) -> Self:
         """Switch to evaluation: no dropout, running averages in batch norm, nothing saved for a backward pass."""
         return self.train(False)
+
+    def freeze(self) -> Self:
+        """Leave this module and all inside it as they are in training; return the module.
+
+        Gradients w.r.t. their parameters become None and are no longer computed, so optimizers skip them. The backward
+        pass of a `Sequential` ends where no module before has anything to learn. Batch norm normalises by its running
+        averages, as in evaluation, and leaves them unchanged. Dropout still zeroes elements. Checkpoints keep what is
+        frozen, state dictionaries do not.
+        """
+        return self._set_frozen(True)
+
+    def unfreeze(self) -> Self:
+        """Let this module and all inside it be trained again; return the module."""
+        return self._set_frozen(False)
+
+    def _set_frozen(self, frozen: bool) -> Self:
+        for _, module in self.named_modules():
+            module.frozen = frozen
+            for parameter in module.own_parameters().values():
+                parameter.frozen = frozen
+                if frozen:
+                    parameter.grad = None
+        return self
+
+    @property
+    def frozen_modules(self) -> list[str]:
+        """The dotted names of the modules that are frozen, this one's being `""`; setting them unfreezes all others.
+
+        Raises:
+            ValueError: when set, if there is no such module.
+        """
+        return [name for name, module in self.named_modules() if module.frozen]
+
+    @frozen_modules.setter
+    def frozen_modules(self, names: Iterable[str]) -> None:
+        known, wanted = dict(self.named_modules()), set(names)
+        if unknown := wanted - known.keys():
+            raise ValueError(f"there is no module {min(unknown)!r} to freeze")
+        self.unfreeze()
+        for name in wanted:
+            module = known[name]
+            module.frozen = True
+            for parameter in module.own_parameters().values():
+                parameter.frozen, parameter.grad = True, None
+
+    @property
+    def learns(self) -> bool:
+        """Whether any parameter of this module or inside it is trained: there is one, and it is not frozen."""
+        return any(not parameter.frozen for parameter in self.parameters())
 
     def zero_grad(self) -> None:
         """Set all gradients to None."""
@@ -413,6 +468,8 @@ class Weighted(Module):
         cache = self.saved()
         if not input_gradient:  # else its function checks dy, before a task in the background could report an error
             check_gradient(type(self).__name__, dy, cache.output, cache.x.dtype)
+        if not any(parameter is not None and not parameter.frozen for parameter in (self.weight, self.bias)):
+            return input_gradient_of(dy, cache) if input_gradient else None
         work = self.weight.data.size * prod(cache.output[1:])
         gradients = device_of(cache.x).background(lambda: parameter_gradients_of(dy, cache), work)
         dx = input_gradient_of(dy, cache) if input_gradient else None

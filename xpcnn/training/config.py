@@ -233,6 +233,7 @@ _ADDED: dict[str, Any] = {
     "class_weights": False,
     "validation": 0.0,
     "patience": None,
+    "freeze_features": False,
     "mode": "train",
 }
 
@@ -254,6 +255,7 @@ class RunConfig(TrainingConfig):
             used once, at the end.
         patience: how many epochs may pass without a better one; then training stops. None to train all epochs. With
             patience, a validation of 0 is changed to 0.1.
+        freeze_features: whether only the last layer is trained, and all others are frozen; see `Module.freeze`.
 
     For the other attributes see `TrainingConfig`.
     """
@@ -263,6 +265,7 @@ class RunConfig(TrainingConfig):
     class_weights: bool = False
     validation: float = 0.0
     patience: int | None = None
+    freeze_features: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -276,6 +279,15 @@ class RunConfig(TrainingConfig):
             raise ValueError(f"patience must be at least 1, got {self.patience}")
         if self.patience is not None and not self.validation:
             object.__setattr__(self, "validation", VALIDATION)  # the way to set a field of a frozen dataclass
+
+    def make_model(self, data: Dataset | DataSpec) -> Module:
+        model = super().make_model(data)
+        if self.freeze_features:
+            head = [module for _, module in model.named_modules() if module.own_parameters()][-1:]
+            model.freeze()
+            for module in head:
+                module.unfreeze()
+        return model
 
     def make_transform(self, data: Dataset | DataSpec) -> Transform | None:
         names = default_augmentation(self.data, data.shape) if self.augment == "auto" else self.augment

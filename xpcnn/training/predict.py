@@ -30,9 +30,9 @@ def predict(
     Args:
         model: images `(N, C, H, W)` to logits `(N, classes)`; it runs in evaluation mode on its own device; its mode is
             restored afterwards.
-        images: `(N, C, H, W)`, on any device, of any library with DLPack. With a `spec`, of the shape and pixels that it
-            names, or `(N, H, W)`. Without, uint8 pixels, or floats: normalised already, or to be normalised by mean and
-            std.
+        images: `(N, C, H, W)`, on any device, of any library with DLPack. With a `spec`, of the shape and pixels that
+            it names, or `(N, H, W)`. Without, uint8 pixels, or floats: normalised already, or to be normalised by
+            `mean` and `std`.
         spec: the spec of the training images, such as `loader.spec`; it has mean and std.
         mean: of each channel, by which the training images were normalised, as in `Loader`; zeros if None.
         std: of each channel; ones if None.
