@@ -49,7 +49,7 @@ def __getattr__(name: str) -> Any:
     # Imported at first use, so that the command line can handle Ctrl-C while NumPy and all else are being imported.
     if name in _MODULES:
         return getattr(import_module(f".{_MODULES[name]}", __name__), name)
-    if name in (*__all__, *_MODULES.values()):
+    if name in (*__all__, *_MODULES.values(), "onnx"):
         return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 _PACKAGES = {  # by the module that is imported: the package's name, and what pip calls it
     "PIL": ("Pillow", "pillow"),
     "matplotlib": ("Matplotlib", "matplotlib"),
+    "onnx": ("onnx", "onnx onnxruntime"),
     "sklearn": ("scikit-learn", '"scikit-learn>=1.6"'),
 }
 

@@ -28,7 +28,7 @@ from ..backend import CPU, DeviceUnavailableError
 from ..data.errors import one_line
 from ..training import SaveError, TrainingDivergedError
 from ..training.streams import TolerantStream
-from . import compare, devices, parity, predict, train
+from . import compare, devices, export, parity, predict, train
 
 DIVERGED, BAD_INPUT, FAILED = 1, 2, 3
 
@@ -146,6 +146,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"xpcnn {__version__}")
     commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
-    for module in (train, predict, compare, parity, devices):
+    for module in (train, predict, export, compare, parity, devices):
         module.add_commands(commands)
     return parser

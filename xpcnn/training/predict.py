@@ -66,7 +66,7 @@ def predict(
     normalize = Normalize(mean, std, dtype=dtype, white=white, device=device)
     # No images have no probabilities, of as many classes as there are.
     probabilities = [] if spec is None or len(images) else [np.empty((0, len(spec.classes)), dtype)]
-    with _evaluating(model):
+    with evaluating(model):
         for first in range(0, len(images), batch_size):
             batch = device.asarray(images[first : first + batch_size])
             with naming_the_layer(model, len(batch)):
@@ -76,7 +76,7 @@ def predict(
 
 
 @contextmanager
-def _evaluating(model: Module) -> Iterator[None]:
+def evaluating(model: Module) -> Iterator[None]:
     """Switch a model to evaluation mode for the block, and each module in it back to its own mode afterwards."""
     modes = [(module, module.training) for _, module in model.named_modules()]
     model.eval()
