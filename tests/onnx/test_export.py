@@ -17,10 +17,11 @@ onnx = pytest.importorskip("onnx", reason="needs the onnx extra")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the onnx extra")
 
 SHAPES = {
+    "convnext_femto": (3, 64, 64),
     "deep_sigmoid_net": (1, 14, 14),
+    "efficientnet_lite0": (3, 65, 64),
     "lenet5": (1, 28, 28),
     "mobilenet_v2": (3, 64, 64),
-    "convnext_femto": (3, 64, 64),
 }
 SMALLER = {"resnet18": {"width": 8}, "resnet34": {"width": 8}, "mobilenet_v2": {"width_mult": 0.25}}
 
