@@ -11,8 +11,8 @@ from xpcnn.parity import TraceConfig
 from xpcnn.training.config import RunConfig, TrainingConfig
 
 SHARED = {"model", "data", "batch_size", "optimizer", "lr", "weight_decay", "seed", "model_sha256", "size", "skip_bad"}
-OF_RUNS = {"epochs", "augment", "class_weights", "validation", "patience", "freeze_features"}
-ADDED = {"model_sha256", "size", "skip_bad", "class_weights", "validation", "patience", "freeze_features"}
+OF_RUNS = {"epochs", "augment", "class_weights", "validation", "patience", "pretrained", "freeze_features"}
+ADDED = {"model_sha256", "size", "skip_bad", "class_weights", "validation", "patience", "pretrained", "freeze_features"}
 
 
 @pytest.mark.parametrize(

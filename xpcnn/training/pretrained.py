@@ -10,6 +10,7 @@ from pathlib import Path
 from ..backend import HostArray
 from ..data.errors import DataError
 from ..extras import needed_for
+from ..nn import Module
 from .torch_file import load_torch
 
 
@@ -22,7 +23,7 @@ class Pretrained:
         file: its path there.
         sha256: of the file.
         mean, std: of each channel, by which the images were normalised in training, pixels from 0 to 1.
-        size: height and width of the images in training.
+        size: height and width that a folder's pictures are scaled to, unless asked otherwise.
     """
 
     package: str
@@ -40,9 +41,22 @@ PRETRAINED = {
         sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
         mean=(127 / 255,) * 3,
         std=(128 / 255,) * 3,
-        size=224,
+        size=128,  # a third of the time of 224, with which it was trained
     )
 }
+
+
+def load_pretrained(model: Module, name: str) -> None:
+    """Load pretrained weights into a network of any number of classes; its last layer stays as it is.
+
+    Raises:
+        ValueError: if the network has other layers, or takes images of other channels.
+        ImportError, DataError: see `pretrained_state`.
+    """
+    state = pretrained_state(name)
+    last = list(state)[-2:]  # weight and bias
+    own = model.state_dict()
+    model.load_state_dict(state | {key: own[key] for key in last})
 
 
 def pretrained_state(name: str) -> dict[str, HostArray]:
