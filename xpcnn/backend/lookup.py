@@ -54,9 +54,9 @@ def imported(x: Any) -> Any:
     if device_or_none(x) is not None or not hasattr(x, "__dlpack__"):
         return x
     kind, index = x.__dlpack_device__()
-    xp = (cuda_device(index) if kind in _ON_CUDA else CPU).xp
+    library = (cuda_device(index) if kind in _ON_CUDA else CPU).xp
     try:
-        return xp.from_dlpack(x)
+        return library.from_dlpack(x)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
         raise TypeError(f"{type(x).__name__} cannot be taken as an array by DLPack: {error}") from error
 
