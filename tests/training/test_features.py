@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from xpcnn import nn
-from xpcnn.data import Dataset, Loader
+from xpcnn.data import Dataset, Loader, load_dataset
 from xpcnn.models import mobilenet_v2, resnet18, small_cnn
 from xpcnn.optim import SGD
-from xpcnn.training import Trainer
+from xpcnn.training import Callback, Run, RunConfig, Trainer
 from xpcnn.training.features import Features, frozen_modules_of
 
 
@@ -70,3 +70,33 @@ def test_which_modules_always_make_the_same():
         assert count == (len(first) if expected is None else expected)
         assert not any(isinstance(inside, nn.Dropout) for module in first for _, inside in module.named_modules())
     assert frozen_modules_of(nn.Residual(nn.ReLU()).freeze()) == 0
+
+
+def test_a_run_on_features_resumes_with_the_same_bits(tmp_path, monkeypatch):
+    """Stopped within its second epoch."""
+    monkeypatch.setattr(
+        "xpcnn.data.sources.load_dataset", lambda name, *where: load_dataset(name, *where).subset(slice(200))
+    )
+    config = RunConfig(model="small_cnn", freeze_features=True, epochs=2, validation=0.1)
+
+    class Stop(Callback):
+        trainer = None
+
+        def on_step(self, metrics):
+            if self.trainer and (self.trainer.epoch, self.trainer.batch) == (1, 2):
+                self.trainer.stop()
+
+    def run(path, stops=False, **options):
+        stop = Stop()
+        with Run(tmp_path / path, config, device="cpu", callbacks=[stop], **options) as found:
+            stop.trainer = found.trainer if stops else None
+            found.fit()
+        return found.trainer
+
+    whole, stopped = run("whole"), run("stopped", stops=True)
+    assert (stopped.epoch, stopped.batch) == (1, 2)
+    resumed = run("stopped", resume=True)
+    assert resumed.complete
+    for name, array in whole.model.state_dict().items():
+        np.testing.assert_array_equal(resumed.model.state_dict()[name], array, err_msg=name)
+    assert [record["train_loss"] for record in resumed.records] == [record["train_loss"] for record in whole.records]
