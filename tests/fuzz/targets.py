@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from weight_files import older_file, pickle_of, zip_file
 
 from fuzz.mutate import mutate, repair_png, sign_cache
 from xpcnn.data import DataError, Dataset, read_npz
@@ -33,7 +34,15 @@ from xpcnn.data.image_folder.cache import read_cache
 from xpcnn.models import build_model
 from xpcnn.parity import TraceConfig, TraceError, check, record
 from xpcnn.parity import files as trace_files
-from xpcnn.training import Checkpoint, CheckpointError, RunConfig, load_trained, read_history
+from xpcnn.training import (
+    Checkpoint,
+    CheckpointError,
+    RunConfig,
+    load_torch,
+    load_trained,
+    read_history,
+    save_torch,
+)
 from xpcnn.training.run import read_config
 
 
@@ -95,7 +104,8 @@ class Target:
 
 def targets(folder: Path) -> list[Target]:
     """Return all targets, with their files in a folder."""
-    return [*_data(folder), *_npz(folder), *_pictures(folder), *_cache(folder), *_runs(folder), *_traces(folder)]
+    readers = (_data, _npz, _pictures, _cache, _runs, _weights, _traces)
+    return [target for reader in readers for target in reader(folder)]
 
 
 def _digest(arrays: Any) -> str:
@@ -298,6 +308,33 @@ def _runs(folder: Path) -> list[Target]:
         Target("trained network", folder / "trained", [content], lambda p: load_trained(p, "cpu"), (CheckpointError,)),
         Target("config.json", run / "config.json", [text], lambda path: read_config(path.parent), (ValueError,)),
         Target("history.jsonl", run / "history.jsonl", [history], read_history, (ValueError,)),
+    ]
+
+
+def _weights(folder: Path) -> list[Target]:
+    state: dict[str, Any] = {
+        "a.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "a.bias": np.array([1, -1], np.int64),
+    }
+    save_torch(folder / "seed.safetensors", state)
+    contents = {
+        ".safetensors": (folder / "seed.safetensors").read_bytes(),
+        ".pt": zip_file(state),
+        " before 1.6.pt": older_file(state),
+    }
+
+    def read_pickle(path: Path) -> Any:
+        """Read an archive with the damaged pickle: its checksums are right."""
+        path.write_bytes(zip_file(state, path.read_bytes()))
+        return load_torch(path)
+
+    errors = (DataError,)
+    return [
+        *(
+            Target(f"weights{end}", folder / f"weights{end}", [data], load_torch, errors)
+            for end, data in contents.items()
+        ),
+        Target("weights, pickle", folder / "pickle.pt", [pickle_of(state)], read_pickle, errors),
     ]
 
 

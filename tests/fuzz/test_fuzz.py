@@ -31,6 +31,7 @@ NAMES = [
     *("npz", "npz, array"),
     *("png", "jpeg", "tiff", "gif, bmp, webp, ppm", "cache", "cache, signed"),
     *("checkpoint", "trained network", "config.json", "history.jsonl"),
+    *("weights.safetensors", "weights.pt", "weights before 1.6.pt", "weights, pickle"),
     *("trace.json", "trace, initial.safetensors", "trace, step-0001.safetensors"),
 ]
 STRUCTURED = [

@@ -10,7 +10,11 @@ import strict_xp
 from helpers import assert_close, to_device
 from inputs import refused
 from pytorch import single_threaded_torch
-from torchvision_networks import theirs_convnext, theirs_mobilenet_v2, theirs_resnet18
+from torchvision_networks import (
+    theirs_convnext,
+    theirs_mobilenet_v2,
+    theirs_resnet18,
+)
 
 from xpcnn.models import (
     MODELS,
@@ -19,6 +23,7 @@ from xpcnn.models import (
     convnext_femto,
     convnext_tiny,
     deep_sigmoid_net,
+    efficientnet_lite0,
     mlp,
     mobilenet_v2,
     numpy_cnn,
@@ -134,6 +139,7 @@ NETWORKS = {
 # Options and images that make the large networks small, but not so small that an image ends as one value per channel.
 QUICK = {
     "convnext_femto": {"in_shape": (2, 33, 64), "depths": (1, 1, 2, 1), "widths": (4, 6, 8, 10)},
+    "efficientnet_lite0": {"in_shape": (2, 33, 40)},
     "mobilenet_v2": {"in_shape": (2, 33, 40), "width_mult": 0.25},
     "resnet18": {"in_shape": (2, 33, 40), "width": 8},
     "resnet34": {"in_shape": (2, 33, 40), "width": 8},
@@ -226,6 +232,7 @@ def test_sizes():
     assert resnet18().count_parameters() == 11_689_512
     assert resnet34().count_parameters() == 21_797_672
     assert mobilenet_v2().count_parameters() == 3_504_872
+    assert efficientnet_lite0().count_parameters() == 4_652_008
     assert convnext_femto().count_parameters() == 5_217_784
     assert convnext_tiny().count_parameters() == 28_589_128
     filters = 3 * 64 + 64 * 64 + 64 * 128 + 128 * 128 + 128 * 256 + 256 * 256

@@ -179,6 +179,21 @@ def test_loading_is_all_or_nothing(change, words, device):
         assert_close(array, before[name], 0, 0, device=device)
 
 
+def test_loading_what_fits(device):
+    """With strict=False what fits is copied, the rest stays, and all three kinds of misfit are reported."""
+    ours = a_network(0).to(device)
+    before, other = host_state(ours), host_state(a_network(1))
+    state = other | {"classifier.bias": np.zeros(4), "extra": np.zeros(2)}
+    first = next(iter(before))
+    del state[first]
+    fit = ours.load_state_dict(state, strict=False)
+    assert fit == ([first], ["extra"], {"classifier.bias": ((3,), (4,))})
+    for name, array in ours.state_dict().items():
+        expected = before if name in (first, "classifier.bias") else other
+        assert_close(array, expected[name], 0, 0, device=device)
+    assert ours.load_state_dict(other) == ([], [], {})
+
+
 def test_moving_and_converting(device, rng):
     ours, x = a_network(), rng.normal(size=(4, 2, 8, 9))
     expected, values = ours(x), host_state(ours)

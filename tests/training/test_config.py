@@ -11,8 +11,27 @@ from xpcnn.parity import TraceConfig
 from xpcnn.training.config import RunConfig, TrainingConfig
 
 SHARED = {"model", "data", "batch_size", "optimizer", "lr", "weight_decay", "seed", "model_sha256", "size", "skip_bad"}
-OF_RUNS = {"epochs", "augment", "class_weights", "validation", "patience", "local_batch_norm"}
-ADDED = {"model_sha256", "size", "skip_bad", "class_weights", "validation", "patience", "local_batch_norm"}
+OF_RUNS = {
+    "epochs",
+    "augment",
+    "class_weights",
+    "validation",
+    "patience",
+    "pretrained",
+    "freeze_features",
+    "local_batch_norm",
+}
+ADDED = {
+    "model_sha256",
+    "size",
+    "skip_bad",
+    "class_weights",
+    "validation",
+    "patience",
+    "pretrained",
+    "freeze_features",
+    "local_batch_norm",
+}
 
 
 @pytest.mark.parametrize(

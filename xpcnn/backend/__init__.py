@@ -21,7 +21,7 @@ from .device import (
     to_host,
 )
 from .layout import batch_first, batch_last
-from .lookup import available_devices, device
+from .lookup import available_devices, device, imported
 
 __all__ = [
     "CPU",
@@ -44,6 +44,7 @@ __all__ = [
     "device_of",
     "device_or_none",
     "failures_named",
+    "imported",
     "register",
     "to_host",
 ]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import warnings
+from typing import Any
 
 from .cpu import CPU
 from .cuda import cuda_device, device_count
-from .device import Device, DeviceUnavailableError
+from .device import Device, DeviceUnavailableError, device_or_none
+
+_ON_CUDA = (2, 13)  # DLPack's numbers for the memory of a CUDA GPU, and that which it shares with the CPU
 
 
 def device(name: str | Device = "auto") -> Device:
@@ -56,6 +59,26 @@ def available_devices() -> tuple[list[Device], str]:
     except DeviceUnavailableError as error:
         return devices, str(error)
     return devices, ""
+
+
+def imported(x: Any) -> Any:
+    """Return an array of another library, such as PyTorch, as one of NumPy or CuPy in the same memory, by DLPack.
+
+    Arrays of the two come back as they are, and so does everything that is no array. They go to other libraries in the
+    same way: `torch.from_dlpack(y)`.
+
+    Raises:
+        TypeError: if it cannot be passed on, such as a tensor that requires a gradient, or bfloat16.
+        DeviceUnavailableError: if it is on a GPU, and CuPy or the GPU does not answer.
+    """
+    if device_or_none(x) is not None or not hasattr(x, "__dlpack__"):
+        return x
+    kind, index = x.__dlpack_device__()
+    library = (cuda_device(index) if kind in _ON_CUDA else CPU).xp
+    try:
+        return library.from_dlpack(x)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise TypeError(f"{type(x).__name__} cannot be taken as an array by DLPack: {error}") from error
 
 
 def _device_named(name: str) -> Device:

@@ -30,7 +30,7 @@ from ..data.errors import one_line
 from ..distributed import ALONE, Group, join, processes_started, rank_started
 from ..training import SaveError, TrainingDivergedError
 from ..training.streams import TolerantStream
-from . import compare, devices, parity, predict, train
+from . import compare, devices, export, parity, predict, train
 
 DIVERGED, BAD_INPUT, FAILED, INTERRUPTED = 1, 2, 3, 130
 
@@ -180,6 +180,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"xpcnn {__version__}")
     commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
-    for module in (train, predict, compare, parity, devices):
+    for module in (train, predict, export, compare, parity, devices):
         module.add_commands(commands)
     return parser

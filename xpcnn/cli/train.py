@@ -24,6 +24,7 @@ from ..data.transforms import AUGMENTATIONS
 from ..report import REPORT, write_run_report
 from ..training import ProgressBar, Run, RunConfig, Table, TrainingDivergedError
 from ..training.files import write_atomically
+from ..training.pretrained import PRETRAINED
 from ..training.run import read_config
 from .options import (
     add_command,
@@ -55,6 +56,10 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("--patience", type=int, metavar="N", help=text)
     text = "with several processes: batch norm by each one's part of a batch, which is faster, not by all of it"
     parser.add_argument("--local-batch-norm", action="store_true", default=None, help=text)
+    text = f"start from pretrained weights ({', '.join(PRETRAINED)}), with a new last layer"
+    parser.add_argument("--pretrained", action="store_true", default=None, help=text)
+    text = "train the last layer only; all others stay as they are (what --pretrained does)"
+    parser.add_argument("--freeze-features", action=argparse.BooleanOptionalAction, help=text)
     parser.add_argument("--output", metavar="DIR", help="folder for the run, a new one (runs/MODEL-DATA-NUMBER)")
     parser.add_argument("--resume", metavar="RUN", help="continue an interrupted run")
     parser.add_argument(

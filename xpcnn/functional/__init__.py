@@ -37,7 +37,7 @@ from .avg_pool import (
     global_avg_pool2d_backward,
     global_avg_pool2d_forward,
 )
-from .batch_norm import batch_norm_backward, batch_norm_fixed, batch_norm_forward
+from .batch_norm import batch_norm_backward, batch_norm_fixed, batch_norm_fixed_backward, batch_norm_forward
 from .conv_transpose import (
     conv_transpose2d_backward,
     conv_transpose2d_forward,
@@ -92,6 +92,7 @@ __all__ = [
     "avg_pool2d_forward",
     "batch_norm_backward",
     "batch_norm_fixed",
+    "batch_norm_fixed_backward",
     "batch_norm_forward",
     "binary_cross_entropy_backward",
     "binary_cross_entropy_forward",

@@ -263,6 +263,37 @@ def batch_norm_fixed(
     return batch_first(y.reshape(x.shape))
 
 
+def batch_norm_fixed_backward(
+    dy: Array, shape: Shape, variance: Array, weight: Array | None = None, *, eps: float = 1e-5
+) -> Array:
+    """Return the gradient w.r.t. the input of `batch_norm_fixed`, `dy · weight / √(variance + eps)`.
+
+    Args:
+        dy: gradient w.r.t. the output.
+        shape: of the output, `(N, C, ...)`.
+        variance, weight, eps: those of `batch_norm_fixed`.
+    """
+    dy = check_gradient("batch_norm_fixed_backward", dy, (*shape[1:], shape[0]), variance.dtype)
+    device = device_of(dy)
+    gradients = dy.reshape(len(dy), prod(dy.shape[1:]))
+    dx = device.empty(gradients.shape, dy.dtype)
+
+    def differentiate(rows: slice) -> None:
+        _scale_fixed(gradients[rows], _column(variance, rows), _column(weight, rows), eps, dx[rows])
+
+    device.map(differentiate, _row_blocks(gradients, device))
+    return batch_first(dx.reshape(dy.shape))
+
+
+@chain
+def _scale_fixed(dy: Array, variance: Array, weight: Array | None, eps: float, dx: Array) -> None:
+    xp = array_namespace(dy)
+    factor = 1 / xp.sqrt(variance + eps)
+    if weight is not None:
+        factor = factor * weight
+    xp.multiply(dy, factor, out=dx)
+
+
 @chain
 def _normalize(x: Array, mean: Array, variance: Array, *operands: Any) -> None:
     weight, bias, eps, y = operands

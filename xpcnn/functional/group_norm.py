@@ -104,7 +104,7 @@ def layer_norm2d_forward(
 
 
 def group_norm_backward(
-    dy: Array, cache: Any, *, input_gradient: bool = True
+    dy: Array, cache: Any, *, input_gradient: bool = True, parameter_gradients: bool = True
 ) -> tuple[Array | None, Array | None, Array | None]:
     """Return the gradients w.r.t. the input, weight and bias of `group_norm_forward` or `layer_norm_forward`.
 
@@ -112,13 +112,15 @@ def group_norm_backward(
         dy: gradient w.r.t. the output, in the shape of `x`.
         cache: what the forward call returned.
         input_gradient: False to skip the gradient w.r.t. the input.
+        parameter_gradients: False to skip those w.r.t. weight and bias.
 
     Returns:
         `dx`, `dweight` and `dbias`, each None if it was not asked for or there was no such argument.
     """
     standardized, parameters, grouped, shape, dtype = cache
     dy = check_gradient("group_norm_backward", dy, shape, dtype)
-    dx, *gradients = standardize_backward(dy.reshape(grouped), standardized, input_gradient=input_gradient)
+    options = {"input_gradient": input_gradient, "parameter_gradients": parameter_gradients}
+    dx, *gradients = standardize_backward(dy.reshape(grouped), standardized, **options)
     dweight, dbias = (
         gradient if gradient is None else gradient.reshape(-1, *parameter).sum(axis=0)
         for gradient, parameter in zip(gradients, parameters, strict=True)

@@ -53,17 +53,20 @@ def layer_scale_forward(x: Array, branch: Array, scale: Array) -> tuple[Array, A
     return batch_first(y), cache
 
 
-def layer_scale_backward(dy: Array, cache: Any) -> tuple[Array, Array]:
+def layer_scale_backward(dy: Array, cache: Any, *, scale_gradient: bool = True) -> tuple[Array, Array | None]:
     """Return the gradients w.r.t. the branch and the scale; that w.r.t. `x` is `dy` itself.
 
     Args:
         dy: gradient w.r.t. the output, in its shape.
         cache: what the forward call returned.
+        scale_gradient: False to skip the gradient w.r.t. the scale, and return None for it.
     """
     branch, scale, shape = cache
     dy, device = check_gradient("layer_scale_backward", dy, branch.shape, branch.dtype), device_of(dy)
     dbranch = device.empty(dy.shape, dy.dtype)
     _map_rows(_scale, [dy, scale, dbranch], device)
+    if not scale_gradient:
+        return batch_first(dbranch), None
     dscale = device.row_dots(dy.reshape(len(dy), -1), branch.reshape(len(dy), -1))
     return batch_first(dbranch), dscale.reshape(shape)
 

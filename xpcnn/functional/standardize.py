@@ -115,7 +115,7 @@ def scale_and_shift(y: Array, residual: Array | None, scale: Array, weight: Arra
 
 
 def standardize_backward(
-    dy: Array, cache: Any, *, input_gradient: bool = True
+    dy: Array, cache: Any, *, input_gradient: bool = True, parameter_gradients: bool = True
 ) -> tuple[Array | None, Array | None, Array | None]:
     """Return the gradients w.r.t. the values, weight and bias of `standardize_forward`.
 
@@ -123,6 +123,7 @@ def standardize_backward(
         dy: contiguous, in the shape of the values.
         cache: what the forward call returned.
         input_gradient: False to skip the gradient w.r.t. the values.
+        parameter_gradients: False to skip those w.r.t. weight and bias.
 
     Returns:
         `dx`, and `dweight` and `dbias`, both `(A, B)` (to be summed where all groups share a weight), each None if it
@@ -138,7 +139,7 @@ def standardize_backward(
     # The parameters' gradients, summed over each block of columns and slice of R.
     dweight, dbias = (
         device.empty((len(cut.columns), len(cut.slices_of_r), A, B, 1), dy.dtype) if wanted else None
-        for wanted in (weight is not None, has_bias)
+        for wanted in (parameter_gradients and weight is not None, parameter_gradients and has_bias)
     )
 
     def differentiate(groups: slice, columns: slice) -> None:

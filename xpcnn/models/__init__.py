@@ -8,6 +8,7 @@ from typing import Any
 from ..nn import Sequential
 from .convnext import convnext, convnext_femto, convnext_tiny
 from .deep_sigmoid import deep_sigmoid_net
+from .efficientnet_lite import efficientnet_lite0
 from .lenet import lenet5
 from .mlp import mlp
 from .mobilenet_v2 import mobilenet_v2
@@ -22,6 +23,7 @@ from .vgg import vgg
 MODELS: dict[str, Callable[..., Sequential]] = {
     "convnext_femto": convnext_femto,
     "deep_sigmoid_net": deep_sigmoid_net,
+    "efficientnet_lite0": efficientnet_lite0,
     "lenet5": lenet5,
     "mlp": mlp,
     "mobilenet_v2": mobilenet_v2,
@@ -66,6 +68,7 @@ __all__ = [
     "convnext_femto",
     "convnext_tiny",
     "deep_sigmoid_net",
+    "efficientnet_lite0",
     "lenet5",
     "mlp",
     "mobilenet_v2",

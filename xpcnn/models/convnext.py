@@ -118,7 +118,8 @@ class ConvNeXtBlock(Module):
         return y
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
-        dbranch, dscale = F.layer_scale_backward(dy, self.saved())
-        self.layer_scale.add_gradient(dscale)
+        dbranch, dscale = F.layer_scale_backward(dy, self.saved(), scale_gradient=not self.layer_scale.frozen)
+        if dscale is not None:
+            self.layer_scale.add_gradient(dscale)
         dx = self.block.backward(dbranch, input_gradient=input_gradient)
         return F.add(dx, dy) if input_gradient else None

@@ -43,7 +43,7 @@ from .distributed import GroupLoss, average_statistics, synchronize
 from .dropout import Dropout
 from .linear import Flatten, Linear
 from .loss import BCEWithLogitsLoss, CrossEntropyLoss, HingeLoss, L2Penalty, Loss, MSELoss
-from .module import Buffer, Module, Parameter
+from .module import Buffer, Module, Parameter, StateFit
 from .normalization import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm, LayerNorm2d
 from .pooling import AdaptiveAvgPool2d, AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from .position_bias import PositionBias
@@ -89,6 +89,7 @@ __all__ = [
     "SiLU",
     "Sigmoid",
     "Softmax",
+    "StateFit",
     "Summary",
     "Tanh",
     "average_statistics",

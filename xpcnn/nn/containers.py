@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from .. import functional as F
 from ..backend import CPU, Array, Device, batch_last, device_or_none
@@ -26,6 +27,22 @@ class Sequential(Module):
     def __init__(self, *modules: Module, **named: Module) -> None:
         super().__init__()
         self._modules = {str(i): module for i, module in enumerate(modules)} | named
+        self._first = 0  # the module whose input the forward pass is given
+
+    @contextmanager
+    def after(self, count: int) -> Iterator[None]:
+        """Leave out the first `count` modules in the block: the input is their output.
+
+        For training the rest of a network on the output of frozen modules, computed once. No other thread may use the
+        network meanwhile.
+        """
+        self._first = count
+        changes.note()
+        try:
+            yield
+        finally:
+            self._first = 0
+            changes.note()
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
         yield from self._modules.items()
@@ -58,7 +75,7 @@ class Sequential(Module):
 
     def _steps(self) -> list[Step]:
         """Return what is computed, in order: in evaluation what `xpcnn.nn.evaluation` makes of the modules."""
-        modules = self._modules
+        modules = dict(list(self._modules.items())[self._first :]) if self._first else self._modules
         # A module that is observed has a `forward` of its own.
         if self.training or any(module.training or observed(module) for module in modules.values()):
             return rewritten([*modules.items()])
@@ -69,8 +86,8 @@ class Sequential(Module):
         modules = [module for _, module in steps]
         first = 0
         if not input_gradient:
-            # Modules before the first one with parameters do not need a gradient.
-            trained = (i for i, module in enumerate(modules) if any(True for _ in module.parameters()))
+            # Modules before the first one that learns do not need a gradient.
+            trained = (i for i, module in enumerate(modules) if module.learns)
             first = next(trained, len(modules))
         with _device(dy).overlapping():
             for i in reversed(range(first, len(modules))):

@@ -104,7 +104,7 @@ def fold_into_convolutions(steps: list[Step]) -> list[Step]:
             if type(module) in LIMITS:
                 before.limits = LIMITS[type(module)]
                 continue
-            if type(module) is BatchNorm2d and _folds(module, before.of) and before.after is None:
+            if type(module) is BatchNorm2d and folds(module, before.of) and before.after is None:
                 folded[-1] = folded[-1][0], FoldedConv2d(before.of, before.before, module)
                 continue
         folded.append((name, module))
@@ -134,8 +134,14 @@ def clip_in_place(steps: list[Step]) -> list[Step]:
 EVALUATION_RULES = (without_identities, pool_before_relu, fold_into_convolutions, clip_linear, clip_in_place)
 
 
-def _folds(norm: BatchNorm2d, conv: Conv2d | PointwiseLinear) -> bool:
-    return type(conv) is Conv2d and norm.track_running_stats and norm.num_features == conv.out_channels
+def folds(norm: BatchNorm2d, conv: Module) -> bool:
+    """Return whether a batch norm can be part of the module before it, in evaluation."""
+    return (
+        type(norm) is BatchNorm2d
+        and type(conv) is Conv2d
+        and norm.track_running_stats
+        and norm.num_features == conv.out_channels
+    )
 
 
 def _takes_affine(conv: Conv2d | PointwiseLinear, norm: LayerNorm2d) -> bool:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import prod
-from typing import Any, Literal, Self, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, Self, TypeAlias, TypeVar
 
 import numpy as np
 
 from .. import backend
-from ..backend import CPU, Array, Device, device_of
+from ..backend import CPU, Array, Device, Shape, device_of, imported
 from ..functional.checks import check_gradient
 from . import changes
 from .summary import Summary, summarize
@@ -25,10 +25,11 @@ class Parameter:
 
     Attributes:
         data: the array.
+        frozen: whether it is left as it is in training: no gradient is added to it. See `Module.freeze`.
     """
 
     def __init__(self, data: Array) -> None:
-        self.data = data
+        self.data, self.frozen = data, False
         self._grad: Array | None = None
         self._pending: Callable[[], Array] | None = None  # returns a gradient that a worker may still be computing
 
@@ -41,7 +42,7 @@ class Parameter:
         return f"Parameter(shape={self.data.shape}, dtype={self.data.dtype}, device={device_of(self.data).name!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"data": self.data, "_grad": self.grad, "_pending": None}
+        return {"data": self.data, "frozen": self.frozen, "_grad": self.grad, "_pending": None}
 
     @property
     def grad(self) -> Array | None:
@@ -57,9 +58,12 @@ class Parameter:
         """Add to `grad`, as a parameter may be used more than once between two steps.
 
         Args:
-            gradient: in the shape of `data`; the parameter keeps it and may change it in place.
+            gradient: in the shape of `data`; the parameter keeps it and may change it in place. A frozen one ignores
+                it.
         """
         self._collect()
+        if self.frozen:
+            return
         if self._grad is None:
             self._grad = gradient
         else:
@@ -96,6 +100,20 @@ class Buffer:
 
     def __repr__(self) -> str:
         return f"Buffer(shape={self.data.shape}, dtype={self.data.dtype}, device={device_of(self.data).name!r})"
+
+
+class StateFit(NamedTuple):
+    """What `Module.load_state_dict` left out.
+
+    Attributes:
+        missing: names of the module's arrays that the state lacks.
+        unknown: names in the state that the module lacks.
+        differing: by name, the shape that the module has and the shape in the state.
+    """
+
+    missing: list[str]
+    unknown: list[str]
+    differing: dict[str, tuple[Shape, Shape]]
 
 
 class Cached:
@@ -142,12 +160,17 @@ class Cached:
 class Module(Cached):
     """Base class of layers and networks: a forward pass and its backward pass.
 
+    Called with a batch, a module computes its forward pass. The batch may be an array of another library, such as a
+    tensor of PyTorch, if it has `__dlpack__`: it is read where it is. The output is an array of NumPy or CuPy, which
+    the other library reads in the same way, `torch.from_dlpack(y)`.
+
     A subclass defines `forward` and `backward`; `xpcnn.nn` shows an example. Parameters, buffers and modules are found
     if they are attributes, or items of attributes that are lists, tuples or dictionaries. In evaluation nothing is
     saved for a backward pass, so several threads may use the module at the same time.
 
     Attributes:
         training: whether the module is in training mode.
+        frozen: whether it is left as it is in training; see `freeze`.
         arithmetic: how the forward pass computes an element of its output, which determines how far two devices may
             differ. `"exact"` moves or selects values, `"elementwise"` computes from single elements, `"reduction"` from
             a sum over a sample at most, `"product"` from a matrix product or convolution with the layer's weight,
@@ -156,13 +179,14 @@ class Module(Cached):
     """
 
     arithmetic: Arithmetic = "reduction"
+    frozen = False
 
     def __init__(self) -> None:
         super().__init__()
         self.training = True
 
     def __call__(self, x: Array) -> Array:
-        return self.forward(x)
+        return self.forward(imported(x))
 
     def __repr__(self) -> str:
         children = "".join(f"\n({name}): {child!r}" for name, child in self.named_children()).replace("\n", "\n  ")
@@ -258,6 +282,55 @@ class Module(Cached):
         """Switch to evaluation: no dropout, running averages in batch norm, nothing saved for a backward pass."""
         return self.train(False)
 
+    def freeze(self) -> Self:
+        """Leave this module and all inside it as they are in training; return the module.
+
+        Gradients w.r.t. their parameters become None and are no longer computed, so optimizers skip them. The backward
+        pass of a `Sequential` ends where no module before has anything to learn. Batch norm normalises by its running
+        averages, as in evaluation, and leaves them unchanged. Dropout still zeroes elements. Checkpoints keep what is
+        frozen, state dictionaries do not.
+        """
+        return self._set_frozen(True)
+
+    def unfreeze(self) -> Self:
+        """Let this module and all inside it be trained again; return the module."""
+        return self._set_frozen(False)
+
+    def _set_frozen(self, frozen: bool) -> Self:
+        for _, module in self.named_modules():
+            module.frozen = frozen
+            for parameter in module.own_parameters().values():
+                parameter.frozen = frozen
+                if frozen:
+                    parameter.grad = None
+        return self
+
+    @property
+    def frozen_modules(self) -> list[str]:
+        """The dotted names of the modules that are frozen, this one's being `""`; setting them unfreezes all others.
+
+        Raises:
+            ValueError: when set, if there is no such module.
+        """
+        return [name for name, module in self.named_modules() if module.frozen]
+
+    @frozen_modules.setter
+    def frozen_modules(self, names: Iterable[str]) -> None:
+        known, wanted = dict(self.named_modules()), set(names)
+        if unknown := wanted - known.keys():
+            raise ValueError(f"there is no module {min(unknown)!r} to freeze")
+        self.unfreeze()
+        for name in wanted:
+            module = known[name]
+            module.frozen = True
+            for parameter in module.own_parameters().values():
+                parameter.frozen, parameter.grad = True, None
+
+    @property
+    def learns(self) -> bool:
+        """Whether any parameter of this module or inside it is trained: there is one, and it is not frozen."""
+        return any(not parameter.frozen for parameter in self.parameters())
+
     def zero_grad(self) -> None:
         """Set all gradients to None."""
         for parameter in self.parameters():
@@ -284,24 +357,39 @@ class Module(Cached):
         """Return the arrays of parameters and buffers by name; names and shapes are PyTorch's."""
         return {name: value.data for name, value in self._named_arrays()}
 
-    def load_state_dict(self, state: Mapping[str, Array]) -> None:
+    def load_state_dict(self, state: Mapping[str, Array], strict: bool = True) -> StateFit:
         """Copy arrays of any device into the parameters and buffers, or none of them if one does not fit.
 
+        Args:
+            state: the arrays by name; PyTorch's tensors too, and all that DLPack passes on.
+            strict: False to copy those that fit and leave the rest as it is.
+
+        Returns:
+            what did not fit: nothing, if strict.
+
         Raises:
-            ValueError: if a name is missing or unknown, or a shape differs.
+            ValueError: if a name is missing or unknown, or a shape differs, and `strict` is True.
         """
-        own = dict(self._named_arrays())
+        own, state = dict(self._named_arrays()), {name: imported(array) for name, array in state.items()}
         missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-        if missing or unknown:
+        if strict and (missing or unknown):
             raise ValueError(f"state does not fit this model: missing {missing or 'none'}, unknown {unknown or 'none'}")
-        for name, value in own.items():
-            if tuple(state[name].shape) != value.data.shape:
-                raise ValueError(f"{name}: expected shape {value.data.shape}, got {tuple(state[name].shape)}")
+        common = {name: value for name, value in own.items() if name in state}
+        shapes = {name: (value.data.shape, tuple(state[name].shape)) for name, value in common.items()}
+        differing = {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
+        if strict:
+            for name, (expected, found) in differing.items():
+                raise ValueError(f"{name}: expected shape {expected}, got {found}")
         # All are converted before the first is written.
-        arrays = {name: device_of(value.data).asarray(state[name], value.data.dtype) for name, value in own.items()}
-        for name, value in own.items():
-            value.data[...] = arrays[name]
+        arrays = {
+            name: device_of(value.data).asarray(state[name], value.data.dtype)
+            for name, value in common.items()
+            if name not in differing
+        }
+        for name, array in arrays.items():
+            own[name].data[...] = array
         changes.note()
+        return StateFit(missing, unknown, differing)
 
     def count_parameters(self) -> int:
         """Return the total number of elements of the parameters."""
@@ -380,6 +468,8 @@ class Weighted(Module):
         cache = self.saved()
         if not input_gradient:  # else its function checks dy, before a task in the background could report an error
             check_gradient(type(self).__name__, dy, cache.output, cache.x.dtype)
+        if not any(parameter is not None and not parameter.frozen for parameter in (self.weight, self.bias)):
+            return input_gradient_of(dy, cache) if input_gradient else None
         work = self.weight.data.size * prod(cache.output[1:])
         gradients = device_of(cache.x).background(lambda: parameter_gradients_of(dy, cache), work)
         dx = input_gradient_of(dy, cache) if input_gradient else None

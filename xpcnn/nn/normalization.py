@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,6 +38,13 @@ class Normalization(Module):
         for parameter, gradient in ((self.weight, dweight), (self.bias, dbias)):
             if parameter is not None:
                 parameter.add_gradient(gradient)
+
+
+class _Fixed(NamedTuple):
+    """What a frozen batch norm saves: the variance that it used, and its output's shape."""
+
+    variance: Array
+    shape: Shape
 
 
 class BatchNorm(Normalization):
@@ -75,10 +82,12 @@ class BatchNorm(Normalization):
         return ", ".join([f"{self.num_features}", *(f"{name}={value}" for name, value in options.items())])
 
     def forward(self, x: Array) -> Array:
-        if self.track_running_stats and not self.training:
+        if self.track_running_stats and (self.frozen or not self.training):
             self._check(x)
             mean, variance = self.running_mean.data, self.running_var.data
-            return F.batch_norm_fixed(x, mean, variance, *self._affine(), eps=self.eps)
+            y = F.batch_norm_fixed(x, mean, variance, *self._affine(), eps=self.eps)
+            self.save_for_backward(_Fixed(variance, y.shape))
+            return y
         return self._normalize(x)
 
     def clipped(self, x: Array, limits: Limits) -> Array:
@@ -96,7 +105,12 @@ class BatchNorm(Normalization):
         return y
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
-        dx, dweight, dbias = F.batch_norm_backward(dy, self.saved(), input_gradient=input_gradient)
+        cache = self.saved()
+        if isinstance(cache, _Fixed):  # frozen: nothing but the input may need a gradient
+            weight, _ = self._affine()
+            dx = F.batch_norm_fixed_backward(dy, cache.shape, cache.variance, weight, eps=self.eps)
+            return dx if input_gradient else None
+        dx, dweight, dbias = F.batch_norm_backward(dy, cache, input_gradient=input_gradient)
         self._add_gradients(dweight, dbias)
         return dx
 
@@ -126,7 +140,7 @@ class BatchNorm1d(BatchNorm):
     """Batch normalisation of `(N, C)` or `(N, C, L)`, each channel over the batch and all positions.
 
     In training the batch's own mean and variance are used, in evaluation their running averages (Ioffe and Szegedy
-    2015).
+    2015). So are they in training while the module is frozen: then they do not change.
 
     Args:
         num_features: number of channels C.
@@ -190,7 +204,8 @@ class GroupNorm(Normalization):
         return y
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
-        dx, dweight, dbias = F.group_norm_backward(dy, self.saved(), input_gradient=input_gradient)
+        options = {"input_gradient": input_gradient, "parameter_gradients": not self.frozen}
+        dx, dweight, dbias = F.group_norm_backward(dy, self.saved(), **options)
         self._add_gradients(dweight, dbias)
         return dx
 
@@ -234,7 +249,8 @@ class LayerNorm(Normalization):
         return y
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
-        dx, dweight, dbias = F.layer_norm_backward(dy, self.saved(), input_gradient=input_gradient)
+        options = {"input_gradient": input_gradient, "parameter_gradients": not self.frozen}
+        dx, dweight, dbias = F.layer_norm_backward(dy, self.saved(), **options)
         self._add_gradients(dweight, dbias)
         return dx
 
@@ -292,7 +308,8 @@ class LayerNorm2d(Normalization):
             raise ValueError(f"expected input (N, C, H, W) with C={self.num_channels}, got {x.shape}")
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
-        dx, dweight, dbias = F.layer_norm2d_backward(dy, self.saved(), input_gradient=input_gradient)
+        options = {"input_gradient": input_gradient, "parameter_gradients": not self.frozen}
+        dx, dweight, dbias = F.layer_norm2d_backward(dy, self.saved(), **options)
         self._add_gradients(dweight, dbias)
         return dx
 

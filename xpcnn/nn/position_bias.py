@@ -40,5 +40,6 @@ class PositionBias(Module):
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
         rows = check_gradient("PositionBias.backward", dy, *self.saved()).reshape(self.bias.data.size, -1)
-        self.bias.add_gradient(device_of(dy).row_sums(rows).reshape(self.bias.data.shape))
+        if not self.bias.frozen:
+            self.bias.add_gradient(device_of(dy).row_sums(rows).reshape(self.bias.data.shape))
         return dy

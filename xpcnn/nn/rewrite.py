@@ -70,6 +70,7 @@ def clip_after_batch_norm(steps: list[Step]) -> list[Step]:
         if joined and type(module) in LIMITS:
             before_name, before = joined[-1]
             trained = before.training and module.training and not observed(before) and not observed(module)
+            trained = trained and not before.frozen
             if trained and (type(before) is BatchNorm1d or type(before) is BatchNorm2d):
                 joined[-1] = before_name, ClippedBatchNorm(before, LIMITS[type(module)])
                 continue

@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import backend
 from ..backend import Device, HostArray, device_or_none, to_host
-from ..nn import Module
+from ..nn import Module, Parameter
 
 Evaluate = Callable[[Sequence[HostArray]], float]
 
@@ -54,7 +54,7 @@ def check_gradients(
 
     Args:
         function: a module, whose parameters are checked too, or a forward function that returns its result and a cache.
-            A module is copied, so its state does not change.
+            A module is copied, so its state does not change; its frozen parameters are left out.
         inputs: the argument, or a tuple of arguments. Those that are not arrays of floats are passed through.
         backward: the backward function of a forward function. It is called with the gradient w.r.t. the result and the
             cache, and returns the gradient w.r.t. the first argument, or a tuple with one for each argument; None
@@ -119,7 +119,7 @@ class _Subject:
         self.names = [f"argument {i}" for i in self._places]
         if self._module is not None:
             self._module = copy.deepcopy(self._module).to("cpu", np.float64).train()
-            named = dict(self._module.named_parameters())
+            named = {name: p for name, p in self._module.named_parameters() if not p.frozen}
             self.points += [np.array(parameter.data, np.float64) for parameter in named.values()]
             self.names += list(named)
         self.gradients = self._backward_pass()
@@ -144,7 +144,7 @@ class _Subject:
         if self._module is None:
             return self._function(*arguments)  # type: ignore[no-any-return]
         module = copy.deepcopy(self._module)  # a module may count its calls, as dropout does
-        for parameter, point in zip(module.parameters(), points[len(self._places) :], strict=True):
+        for parameter, point in zip(_learning(module), points[len(self._places) :], strict=True):
             parameter.data = np.array(point)
         module.to(self._device)
         return module(*arguments), module
@@ -154,7 +154,7 @@ class _Subject:
         dy = self._device.asarray(self._weights(y.shape))
         if self._module is not None:
             dx = cache.backward(dy)
-            return [np.array(to_host(array)) for array in (dx, *(parameter.grad for parameter in cache.parameters()))]
+            return [np.array(to_host(array)) for array in (dx, *(parameter.grad for parameter in _learning(cache)))]
         assert self._backward is not None
         returned = self._backward(dy, cache)
         returned = list(returned) if isinstance(returned, tuple | list) else [returned]
@@ -214,3 +214,7 @@ def _message(
             slopes = f"along a random direction it gives {given:.9g}, differences {slope:.9g}"
             return f"the gradient of {name} {shape} is wrong: {slopes}"
     return f"the gradient is wrong: along a random direction it gives {analytic:.9g}, differences {numeric:.9g}"
+
+
+def _learning(module: Module) -> list[Parameter]:
+    return [parameter for parameter in module.parameters() if not parameter.frozen]

@@ -6,7 +6,9 @@ from .config import RunConfig, TrainingConfig
 from .evaluation import best_record, evaluate
 from .metrics import Metrics
 from .predict import predict
+from .pretrained import pretrained_state
 from .run import Run, SaveError
+from .torch_file import load_torch, save_torch
 from .trained import Trained, load_trained
 from .trainer import Trainer, TrainingDivergedError
 
@@ -29,8 +31,11 @@ __all__ = [
     "TrainingDivergedError",
     "best_record",
     "evaluate",
+    "load_torch",
     "load_trained",
     "predict",
+    "pretrained_state",
     "read_history",
+    "save_torch",
     "write_history",
 ]

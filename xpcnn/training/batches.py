@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
-from ..backend import Array, device_of
+from ..backend import Array, device_of, imported
 from ..data import Loader
 from ..distributed import Group
 
@@ -55,8 +55,9 @@ def check_same_data(batches: Batches, other: Batches, part: str) -> None:
 
 
 def checked(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Yield the batches, checked; on the host checking costs no synchronisation."""
+    """Yield the batches as arrays of ours, checked; on the host checking costs no synchronisation."""
     for inputs, targets in batches:
+        inputs, targets = imported(inputs), imported(targets)
         check_batch(inputs, targets)
         yield inputs, targets
 

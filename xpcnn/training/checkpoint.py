@@ -23,7 +23,7 @@ _FORMAT, _VERSION = "xpcnn-checkpoint", 4
 # Before 2 there were no optimizer step counts, before 3 no digests, before 4 no best weights.
 _READABLE = ("1", "2", "3", "4")
 _INFO = "info"  # the key of the JSON's digest; the keys of arrays contain a dot
-_DTYPES = dict(
+DTYPES = dict(
     zip(
         ["F64", "F32", "F16", "BOOL", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8"],  # safetensors' names
         ["f8", "f4", "f2", "bool", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1"],  # NumPy's
@@ -163,10 +163,10 @@ def _parse(data: bytes, path: str | os.PathLike[str]) -> tuple[dict[str, str], d
         raise CheckpointError(f"{path} is damaged or not a checkpoint: {error}") from error
     arrays = {}
     for name, entry in found:
-        if entry["dtype"] not in _DTYPES:
+        if entry["dtype"] not in DTYPES:
             raise CheckpointError(f"{path}: {name} is of type {entry['dtype']}, which NumPy does not have")
         try:
-            arrays[name] = np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
+            arrays[name] = np.frombuffer(entry["data"], DTYPES[entry["dtype"]]).reshape(entry["shape"])
         except ValueError as error:  # more axes, or longer ones, than NumPy can have
             raise CheckpointError(f"{path} is damaged: {name} has a shape that NumPy refuses ({error})") from error
     return header, arrays

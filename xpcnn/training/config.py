@@ -29,6 +29,7 @@ from ..models.own import is_own
 from ..nn import CrossEntropyLoss, Loss, Module
 from ..optim import OPTIMIZERS, build_cosine_optimizer
 from .callbacks import Callback
+from .pretrained import PRETRAINED, load_pretrained
 from .trainer import Trainer
 
 EVALUATION_BATCH = 256  # images
@@ -69,6 +70,8 @@ class TrainingConfig:
     seed: int = 0
 
     network: ClassVar[OwnNetwork | None] = None  # which `using` sets; no field, as it is not saved
+    mean: ClassVar[tuple[float, ...] | None] = None  # by which images are normalised; None for their own
+    std: ClassVar[tuple[float, ...] | None] = None
 
     def __post_init__(self) -> None:
         for name, hint in _hints(type(self)).items():
@@ -190,8 +193,8 @@ class TrainingConfig:
             shuffle=train,
             seed=self.seed,
             transform=self.make_transform(dataset) if train else None,
-            mean=None if spec is None else spec.mean,
-            std=None if spec is None else spec.std,
+            mean=self.mean if spec is None else spec.mean,
+            std=self.std if spec is None else spec.std,
             device=device,
             group=group,
         )
@@ -249,6 +252,8 @@ _ADDED: dict[str, Any] = {
     "class_weights": False,
     "validation": 0.0,
     "patience": None,
+    "pretrained": False,
+    "freeze_features": False,
     "mode": "train",
     "local_batch_norm": False,
 }
@@ -273,6 +278,11 @@ class RunConfig(TrainingConfig):
             patience, a validation of 0 is changed to 0.1.
         local_batch_norm: whether several processes normalise their parts of a batch by statistics of their own. The
             result then depends on how many processes there are.
+        pretrained: whether training starts from the weights of `training.pretrained_state`, with a new last layer. A
+            folder's pictures are then scaled to the size that suits them, and normalised as those were.
+        freeze_features: whether only the last layer is trained, and all others are frozen; see `Module.freeze`. None
+            for true with `pretrained`, else false. What they make of the images is computed once, unless the images are
+            augmented: `"auto"` is then `"none"`.
 
     For the other attributes see `TrainingConfig`.
     """
@@ -283,9 +293,20 @@ class RunConfig(TrainingConfig):
     validation: float = 0.0
     patience: int | None = None
     local_batch_norm: bool = False
+    pretrained: bool = False
+    freeze_features: bool | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.freeze_features is None:
+            object.__setattr__(self, "freeze_features", self.pretrained)
+        if self.pretrained:
+            if self.model not in PRETRAINED:
+                raise ValueError(f"there are no pretrained weights for {self.model}, only for {', '.join(PRETRAINED)}")
+            if self.size is None and is_path(self.data) and not self.data.lower().endswith(".npz"):
+                object.__setattr__(self, "size", PRETRAINED[self.model].size)
+            for name in ("mean", "std"):
+                object.__setattr__(self, name, getattr(PRETRAINED[self.model], name))
         if self.epochs < 1:
             raise ValueError(f"epochs must be at least 1, got {self.epochs}")
         if self.augment != "auto":
@@ -297,8 +318,34 @@ class RunConfig(TrainingConfig):
         if self.patience is not None and not self.validation:
             object.__setattr__(self, "validation", VALIDATION)  # the way to set a field of a frozen dataclass
 
+    def load_data(self, data_dir: str | None = None, progress: bool = False) -> tuple[Dataset, Dataset]:
+        train, test = super().load_data(data_dir, progress)
+        if self.mean is not None and train.shape[0] != len(self.mean):
+            expected = f"images of {len(self.mean)} channels"
+            raise ValueError(f"the pretrained weights of {self.model} are for {expected}, got {train.shape[0]}")
+        return train, test
+
+    def start_weights(self, model: Module) -> None:
+        """Load the weights that training starts from, where they are not the network's initial ones.
+
+        Raises:
+            ImportError, DataError: see `pretrained_state`.
+        """
+        if self.pretrained:
+            load_pretrained(model, self.model)
+
+    def make_model(self, data: Dataset | DataSpec) -> Module:
+        model = super().make_model(data)
+        if self.freeze_features:
+            head = [module for _, module in model.named_modules() if module.own_parameters()][-1:]
+            model.freeze()
+            for module in head:
+                module.unfreeze()
+        return model
+
     def make_transform(self, data: Dataset | DataSpec) -> Transform | None:
-        names = default_augmentation(self.data, data.shape) if self.augment == "auto" else self.augment
+        usual = "none" if self.freeze_features else default_augmentation(self.data, data.shape)
+        names = usual if self.augment == "auto" else self.augment
         return make_transform(names, data.shape)
 
     def make_loss(self, train: Dataset) -> Loss:

