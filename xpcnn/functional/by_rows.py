@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from ..backend import Array, Device, Shape, blocks
 from .row_columns import row_columns
-from .windows import PARTIAL_SUMS, Limits, Pair, Window, add_up, finish, product_work
+from .windows import PARTIAL_SUMS, Limits, Pair, Window, add_up, finish, kept_array, product_work
 
 _Correlation: TypeAlias = tuple[Array, Window, Array]
 _LEAST_COLUMNS = 32  # of a product that BLAS computes with its small-matrix kernels
@@ -82,11 +82,8 @@ def correlate(
     O = weight.shape[0]
     y = device.empty((groups, O // groups, *window.output_size(H, W), N), x.dtype)
     bias = None if bias is None else bias.reshape(groups, -1, 1, 1, 1)
-    filters = None if kept is None else kept.get("grouped")
-    if filters is None:
-        filters = _filters(weight.reshape(groups, O // groups, C // groups, *window.kernel), device)
-        if kept is not None:
-            kept["grouped"] = filters
+    by_groups = weight.reshape(groups, O // groups, C // groups, *window.kernel)
+    filters = kept_array(kept, "rows", lambda: _filters(by_groups, device))
     _correlate(x.reshape(groups, -1, H, W, N), [(filters, window, y)], bias, device, limits)
     return y.reshape(O, *y.shape[2:])
 

@@ -9,7 +9,7 @@ there the products of `by_rows.py` are tiny.
 from __future__ import annotations
 
 from ..backend import Array, Device
-from .windows import Limits, Window, finish
+from .windows import Limits, Window, finish, kept_array
 
 
 def applies(x: Array, weight: Array, groups: int, window: Window, device: Device) -> bool:
@@ -42,11 +42,8 @@ def correlate(
     C, H, W, _ = x.shape
     OH, OW = window.output_size(H, W)
     (KH, KW), (sh, sw), (dh, dw), (top, bottom, left, right) = window
-    filters = None if kept is None else kept.get("depthwise")
-    if filters is None:
-        filters = device.xp.ascontiguousarray(weight[:, 0].transpose(1, 2, 0))  # (KH, KW, C)
-        if kept is not None:
-            kept["depthwise"] = filters
+    # (KH, KW, C)
+    filters = kept_array(kept, "depthwise", lambda: device.xp.ascontiguousarray(weight[:, 0].transpose(1, 2, 0)))
     pixels = device.scratch((top + H + bottom, left + W + right, C), x.dtype, "columns")
     pixels[...] = 0
     pixels[top : top + H, left : left + W] = x[..., 0].transpose(1, 2, 0)

@@ -18,7 +18,7 @@ Callers see arrays of shape (N, C, H, W). The kernels work on the same memory as
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import ceil
 from typing import Any, NamedTuple, TypeAlias
@@ -164,6 +164,20 @@ def finish(y: Array, bias: Array | None, limits: Limits | None, device: Device) 
         y += bias
     if limits is not None:
         device.xp.clip(y, *limits, out=y)
+
+
+def kept_array(kept: dict[Any, Any] | None, name: str, make: Callable[[], Array]) -> Array:
+    """Return the array that is kept under a name; call `make` for one if there is none, and keep it.
+
+    Args:
+        kept: what was computed from a weight alone, or None to keep nothing.
+    """
+    array = None if kept is None else kept.get(name)
+    if array is None:
+        array = make()
+        if kept is not None:
+            kept[name] = array
+    return array
 
 
 def sums_and_cuts(parts: int, most_sums: int, sum_bytes: int) -> tuple[int, int]:

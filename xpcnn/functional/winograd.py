@@ -20,7 +20,7 @@ import numpy as np
 
 from ..backend import ELEMENT_WORK, Array, Device, blocks
 from .im2col import Tile, im2col, tiles
-from .windows import Limits, Window, add_up, finish, flipped, reach, sums_and_cuts
+from .windows import Limits, Window, add_up, finish, flipped, kept_array, reach, sums_and_cuts
 
 _LARGE_TILE = 10 << 20  # bytes: 64 patches of 512 channels or 128 of 256, of input and output
 _LEAST_PATCHES = 16  # of the output, in a part: products of fewer columns are slow in BLAS
@@ -76,12 +76,7 @@ def correlate(
     O = weight.shape[0]
     OH, OW = window.output_size(H, W)
     output_transform, _, input_transform = _transforms(device, x.dtype)
-    transformed_weight = None if kept is None else kept.get("winograd")
-    if transformed_weight is None:
-        with device.one_blas_thread():
-            transformed_weight = _transform_weight(weight, device)
-        if kept is not None:
-            kept["winograd"] = transformed_weight
+    transformed_weight = kept_array(kept, "winograd", lambda: _transform_weight(weight, device))
     y = device.empty((O, OH, OW, N), x.dtype)
     patches = _patches(window, OH, OW)
     parts = _parts(OH, OW, N, C, O, device, at_most=ceil(OH / 4) * ceil(OW / 4) * N // _LEAST_PATCHES)
@@ -177,7 +172,8 @@ def _transform_weight(weight: Array, device: Device) -> Array:
     def transform(part: slice) -> None:
         device.xp.matmul(weight_transform, columns[:, part], out=transformed[:, part])  # (36, 9) @ (9, O·C)
 
-    device.map(transform, blocks(O * C, device.parts(45 * O * C * ELEMENT_WORK)))
+    with device.one_blas_thread():
+        device.map(transform, blocks(O * C, device.parts(45 * O * C * ELEMENT_WORK)))
     return transformed.reshape(36, O, C)
 
 

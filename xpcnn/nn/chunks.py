@@ -15,6 +15,7 @@ from . import changes
 from .activation import Softmax
 from .module import Module
 from .normalization import BatchNorm2d
+from .rewrite import observed
 
 _FEWEST = 64  # images of a chunk: products of fewer columns are slower
 _PACKAGE = __name__.partition(".")[0]
@@ -61,7 +62,7 @@ def _each_image_alone(network: Module) -> bool:
     A module of the user's may do anything, and one under observation is to see whole batches.
     """
     for _, module in network.named_modules():
-        if module.training or "forward" in vars(module) or type(module).__module__.partition(".")[0] != _PACKAGE:
+        if module.training or observed(module) or type(module).__module__.partition(".")[0] != _PACKAGE:
             return False
         if type(module) is Softmax or (type(module) is BatchNorm2d and not module.track_running_stats):
             return False
