@@ -19,6 +19,8 @@ OF_RUNS = {
     "patience",
     "pretrained",
     "freeze_features",
+    "train_from",
+    "init",
     "local_batch_norm",
 }
 ADDED = {
@@ -30,6 +32,8 @@ ADDED = {
     "patience",
     "pretrained",
     "freeze_features",
+    "train_from",
+    "init",
     "local_batch_norm",
 }
 
