@@ -15,6 +15,7 @@ from .device import (
     device_of,
     device_or_none,
     register,
+    rounded,
     to_host,
 )
 from .layout import batch_first, batch_last
@@ -39,5 +40,6 @@ __all__ = [
     "device_of",
     "device_or_none",
     "register",
+    "rounded",
     "to_host",
 ]
