@@ -12,8 +12,9 @@ from ..backend import Array, HostArray
 from ..data import DataSpec, Loader
 from ..data.rows import Rows
 from ..nn import CrossEntropyLoss, Dropout, Loss, Module
+from ..nn.autocast import autocast, check_precision
 from ..nn.loss import Metric
-from ..optim import Optimizer
+from ..optim import GradScaler, Optimizer
 from .batches import Batch, Batches, check_batch, check_same_data, checked, epoch_of
 from .callbacks import Callback, Record
 from .checkpoint import Checkpoint, CheckpointError, non_finite, on_host
@@ -38,8 +39,9 @@ class Trainer:
         callbacks: called in this order at each step and epoch.
         metrics: what to measure besides the loss, as in `Metrics`; None for the metrics of the loss.
         before_step: called with the optimizer between the backward pass and the step: the place to clip gradients, to
-            sum them over processes or to undo loss scaling. If it returns False, the step is skipped and the next
-            batch adds to the gradients.
+            sum them over processes. If it returns False, the step is skipped and the next batch adds to the gradients.
+        precision: of matrix products and convolutions in training, as in `nn.autocast`: `"float32"`, `"tf32"` or
+            `"mixed"`, which scales the loss by a `GradScaler`.
 
     Attributes:
         epoch: how many epochs are complete.
@@ -49,6 +51,7 @@ class Trainer:
         best_weights: the model's state after the best epoch, on the host; empty without validation.
         spec: of the training images, which `predict` needs; None until `fit` is given a `Loader`.
         interrupted: whether the last `fit` returned because `stop` was called.
+        scaler: of the loss; None unless the precision is `"mixed"`.
         complete: whether the last `fit` left no epoch to train: all are done, or patience ran out.
 
     Raises:
@@ -72,6 +75,7 @@ class Trainer:
         *,
         metrics: Mapping[str, Metric] | None = None,
         before_step: Callable[[Optimizer], bool | None] | None = None,
+        precision: str = "float32",
     ) -> None:
         own = {id(parameter) for parameter in model.parameters()}
         other = next((name for name, parameter in optimizer.parameters.items() if id(parameter) not in own), None)
@@ -80,6 +84,8 @@ class Trainer:
                 f"the optimizer belongs to another model: its parameter {other!r} is not one of this model's"
             )
         self.model, self.optimizer, self.before_step = model, optimizer, before_step
+        self.precision = check_precision(precision)
+        self.scaler = GradScaler() if precision == "mixed" else None
         self.loss = CrossEntropyLoss() if loss is None else loss
         self.callbacks = list(callbacks)
         self.epoch = self.batch = 0
@@ -136,7 +142,7 @@ class Trainer:
         if isinstance(batches, Loader):
             self.spec = batches.spec
         # An overflow is reported once, below, with its step, rather than by NumPy in each layer.
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"), autocast(self.precision, self.model.device):
             return self._fit(batches, epochs, parts, patience)
 
     def _fit(self, batches: Batches, epochs: int, parts: Mapping[str, Batches], patience: int | None) -> list[Record]:
@@ -194,7 +200,9 @@ class Trainer:
             ValueError: if the batch does not fit the model, or holds values that are not finite.
         """
         check_batch(inputs, targets)
-        self._train_step(self.model.device.asarray(inputs), targets)
+        device = self.model.device
+        with autocast(self.precision, device):
+            self._train_step(device.asarray(inputs), targets)
 
     def _train_step(self, inputs: Array, targets: Array) -> None:
         with naming_the_layer(self.model, len(inputs)):
@@ -203,12 +211,21 @@ class Trainer:
             loss = self.loss(outputs, targets)
             if not self._keep_gradients:
                 self.optimizer.zero_grad()
-            self.model.backward(self.loss.backward(), input_gradient=False)
+            dy = self.loss.backward()
+            self.model.backward(dy if self.scaler is None else self.scaler.scale(dy), input_gradient=False)
             self._steps.append(self.optimizer.steps + 1)
-            self._keep_gradients = self.before_step is not None and self.before_step(self.optimizer) is False
-            if not self._keep_gradients:
-                self.optimizer.step()
+            self.update()
             self.metrics.update(loss, outputs, targets)
+
+    def update(self) -> None:
+        """Take the optimizer's step with the gradients of a backward pass, unless `before_step` returns False."""
+        if self.scaler is not None:
+            self.scaler.unscale(self.optimizer)
+        self._keep_gradients = self.before_step is not None and self.before_step(self.optimizer) is False
+        if self.scaler is None and not self._keep_gradients:
+            self.optimizer.step()
+        elif self.scaler is not None:
+            (self.scaler.rescale if self._keep_gradients else self.scaler.step)(self.optimizer)
 
     def predict(self, images: Array | Rows, batch_size: int = 256) -> HostArray:
         """Return the probability of each class for each image, `(N, classes)`.
@@ -272,6 +289,8 @@ class Trainer:
                 kept["metrics"] = self.metrics.state() | {"steps": self._steps}
         except NonFiniteLossError as error:
             raise self._diverged(error) from error
+        if self.scaler is not None:
+            kept["loss_scale"] = self.scaler.state_dict()
         model, optimizer = on_host(self.model.state_dict()), on_host(self.optimizer.state_dict())
         if fault := non_finite(model):
             raise TrainingDivergedError(f"{fault} {self._place()}")
@@ -297,6 +316,11 @@ class Trainer:
                 steps = [int(number) for number in state["steps"]]
             except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise CheckpointError(f"the checkpoint's metrics cannot be resumed: {error}") from error
+        if self.scaler is not None and "loss_scale" in checkpoint.info:
+            try:
+                self.scaler.load_state_dict(checkpoint.info["loss_scale"])
+            except ValueError as error:
+                raise CheckpointError(f"the checkpoint's loss scale cannot be resumed: {error}") from error
         for state in filter(None, (checkpoint.best, checkpoint.model)):  # the best ones are checked by loading them
             self.model.load_state_dict(state)
         self.optimizer.load_state_dict({"steps": np.array(progress.step), **checkpoint.optimizer})
