@@ -105,7 +105,7 @@ def test_run_differs_with_exit_code_1(strict_by_name, monkeypatch, capsys):
         (["check", "nowhere", "--device", "cpu"], "nowhere is no trace: trace.json cannot be read"),
         (["check", "TRACE", "--device", "cuda:99"], "cuda:99"),
         (["check", "TRACE", "--device", "tpu"], "unknown device 'tpu'"),
-        (["check", "TRACE", "--device", "cpu", "--tf32"], "TF32 was asked for, but cpu does not have it"),
+        (["check", "TRACE", "--device", "cpu", "--precision", "tf32"], "TF32 was asked for, but cpu does not have it"),
         (["run", *FEW, "--devices", "cpu"], "at least two devices, got cpu"),
         (["run", *FEW, "--devices", ""], "at least two devices, got none"),
         (["run", *FEW, "--devices", "cpu,cuda:99"], "cuda:99"),

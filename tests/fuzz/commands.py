@@ -46,9 +46,9 @@ _PATHS = [
 ]
 
 _NUMERIC = ["--epochs", "--batch-size", "--size", "--lr", "--weight-decay", "--seed", "--steps", "--limit"]
-_NAMED = ["--model", "--data", "--optimizer", "--device", "--devices", "--dtype"]
+_NAMED = ["--model", "--data", "--optimizer", "--device", "--devices", "--dtype", "--precision"]
 _FILES = ["--output", "--resume", "--data-dir", "--data", "--picture", "--csv", "--report"]
-_FLAGS = ["--skip-bad", "--class-weights", "--progress", "--json", "--tf32", "--help", "--version", "--unknown"]
+_FLAGS = ["--skip-bad", "--class-weights", "--progress", "--json", "--help", "--version", "--unknown"]
 _COMMANDS = [["train"], ["evaluate"], ["predict"], ["devices"], ["parity", "record"], ["parity", "check"]]
 _COMMANDS += [["parity", "run"], ["parity"], ["compare"], [], ["unknown"]]
 

@@ -19,6 +19,7 @@ from .options import (
     add_data_dir,
     add_device,
     add_network,
+    add_precision,
     add_threads,
     add_training_options,
     check_writable,
@@ -46,6 +47,7 @@ def add_commands(commands: Any) -> None:
     add_network(checking)
     checking.add_argument("--data", metavar="PATH", help="where the folder or .npz file is on this machine")
     add_device(checking)
+    add_precision(checking, "that of the trace")
     _report_options(checking)
 
     both = add_command(actions, "run", _run, "record a run on the first device and check it on the others")
@@ -68,7 +70,6 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _report_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--tf32", action="store_true", help="allow the GPU the TF32 format in products")
     sub.add_argument("--json", action="store_true", help="print the report as JSON")
     sub.add_argument("--report", metavar="FILE", help="write the report as a page, replaced if it exists")
     sub.add_argument("--picture", metavar="FILE", help="draw the error of each step into a file")
@@ -89,15 +90,18 @@ def _record(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     _check_files(args)
-    options = {"data": args.data, "data_dir": args.data_dir, "tf32": args.tf32, "network": network_from(args)}
+    options = {"data": args.data, "data_dir": args.data_dir, "precision": args.precision, "network": network_from(args)}
     return _show([check(args.trace, args.device, **options)], args)
 
 
 def _run(args: argparse.Namespace) -> int:
     _check_files(args)
     devices = [name.strip() for name in args.devices.split(",") if name.strip()]
+    precision = args.precision
+    if precision == "tf32":  # of the checks only
+        args.precision = None
     config = config_from(args, TraceConfig)
-    return _show(run(config, devices, data_dir=args.data_dir, limit=_limit(args), tf32=args.tf32), args)
+    return _show(run(config, devices, data_dir=args.data_dir, limit=_limit(args), precision=precision), args)
 
 
 def _limit(args: argparse.Namespace) -> int:

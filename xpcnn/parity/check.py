@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,8 @@ from ..backend import CPU, Device, HostArray
 from ..data import Dataset, DataSpec
 from ..data.sources import resolve_data
 from ..models import OwnNetwork
-from ..nn import Module
+from ..nn import Module, autocast
+from ..nn.autocast import is_mixed
 from .bounds import Bound, largest, rms
 from .comparison import Comparison, compare
 from .config import TraceConfig
@@ -45,7 +45,7 @@ def check(
     *,
     data: str | None = None,
     data_dir: str | None = None,
-    tf32: bool = False,
+    precision: str | None = None,
     network: OwnNetwork | None = None,
 ) -> Report:
     """Repeat a recorded run on a device and compare it with the recording.
@@ -56,7 +56,8 @@ def check(
         data: where the folder or file of the images is on this machine; None for where it was when recorded.
         data_dir: the folder of the data sets; see `xpcnn.data.load_parts`.
         network: the own network that was recorded; None for one of the package.
-        tf32: allow the device the TF32 format in products, and use its tolerances.
+        precision: of products and convolutions, by whose tolerances the devices are compared: None for that of the
+            trace. One of float32 may be checked in `"tf32"`, too.
 
     Returns:
         the report; its `agrees` is the verdict.
@@ -64,15 +65,18 @@ def check(
     Raises:
         TraceError: if the trace is damaged, of another version or model, or nothing could be compared.
         DeviceUnavailableError: if the device does not answer.
-        ValueError: if TF32 was asked for and the device does not have it.
+        ValueError: if the trace cannot be checked in this precision, or the device does not have it.
     """
     trace, device = Trace.load(path), backend.device(device)
     try:
         trace.config = trace.config.using(network)
     except ValueError as error:
         raise TraceError(f"{path}: {error}") from error
+    recorded = trace.config.precision
+    if precision not in (None, recorded) and (recorded, precision) != ("float32", "tf32"):
+        raise ValueError(f"{path} was recorded in the precision {recorded}, it cannot be checked in {precision}")
     # NaN and values beyond the range are reported as differences.
-    with device.allow_tf32() if tf32 else nullcontext(), np.errstate(over="ignore", invalid="ignore"):
+    with autocast(precision or recorded, device), np.errstate(over="ignore", invalid="ignore"):
         return _report(trace, device, resolve_data(data or trace.config.data), data_dir)
 
 
@@ -96,14 +100,14 @@ def run(
     *,
     data_dir: str | None = None,
     limit: int = 256 * MEGABYTE,
-    tf32: bool = False,
+    precision: str | None = None,
 ) -> list[Report]:
     """Record a run on the first device and check it on all others, by way of a temporary folder.
 
     Args:
         config: what to train.
         devices: at least two.
-        data_dir, limit, tf32: as in `record` and `check`.
+        data_dir, limit, precision: as in `record` and `check`.
 
     Returns:
         a report for each device after the first.
@@ -118,12 +122,12 @@ def run(
     with tempfile.TemporaryDirectory(prefix="xpcnn-parity-") as folder:
         path = Path(folder) / "trace"
         record(path, config, first, data_dir=data_dir, limit=limit)
-        options: dict[str, Any] = {"data_dir": data_dir, "tf32": tf32, "network": config.network}
+        options: dict[str, Any] = {"data_dir": data_dir, "precision": precision, "network": config.network}
         return [check(path, device, **options) for device in others]
 
 
 def _precision(trace: Trace, device: Device) -> Precision:
-    return precision_of(trace.config.dtype, device.tf32)
+    return precision_of(trace.config.dtype, device.tf32, is_mixed())
 
 
 def _as_recorded(dataset: Dataset, trace: Trace) -> Dataset:
@@ -202,7 +206,7 @@ def _check_layers(trace: Trace, model: Module, device: Device, dataset: Dataset)
             parameters = modules[call.name].own_parameters()
             for name, gradient in call.gradients.items():
                 parameters[name].grad = device.asarray(gradient)
-        trainer.optimizer.step()
+        trainer.update()
         yield from _updates(recorded, host_state(model))
         before = recorded.after
 

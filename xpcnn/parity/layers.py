@@ -14,10 +14,11 @@ from typing import Any
 from .. import backend
 from ..backend import Array, Device
 from ..nn import CrossEntropyLoss, Module
+from ..nn.autocast import is_mixed
 from .bounds import Bound, largest, layer_bounds
 from .comparison import Comparison, compare
 from .observe import LayerCall, LossCall, ObservedLoss, host_copy, observe
-from .tolerances import Precision, precision_of, tolerance
+from .tolerances import Precision, operand_tolerance, precision_of, tolerance
 
 
 def compare_devices(
@@ -30,6 +31,8 @@ def compare_devices(
         batch: the model's input and the loss's target, such as images `(N, C, H, W)` and labels `(N,)`.
         devices: at least two.
         loss: called with the model's output and the target, as in `Trainer`; None for cross-entropy.
+
+    Inside `nn.autocast("mixed", device)` they are compared in mixed precision.
 
     Returns:
         for each further device, a comparison of each layer's forward and backward pass, of the loss's, and of the whole
@@ -50,6 +53,8 @@ def compare_devices(
         layers = replay(copy.deepcopy(model).to(device).train(), calls, 1, device)
         # Each layer adds its relative error and passes on those before it at about their size.
         allowed = sum(comparison.tolerance for comparison in layers if comparison.direction == "forward")
+        if is_mixed():
+            allowed += operand_tolerance("mixed") * sum(call.arithmetic == "product" for call in calls)
         bounds = {"y": Bound(allowed, largest(loss_call.output))}
         # By another copy, as dropout and batch normalization have changed the first one.
         output = host_copy(copy.deepcopy(model).to(device).train()(device.asarray(batch[0])))
@@ -90,7 +95,7 @@ def replay(model: Module, calls: Sequence[LayerCall], step: int, device: Device)
     for call in calls:
         module = modules[call.name]
         parameters = module.own_parameters()
-        precision: Precision = precision_of(call.y.dtype, device.tf32)
+        precision: Precision = precision_of(call.y.dtype, device.tf32, is_mixed() and module.training)
         values = {name: host_copy(parameter.data) for name, parameter in parameters.items()}
         bounds = layer_bounds(call, values, precision)
         for parameter in parameters.values():

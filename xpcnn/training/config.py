@@ -26,6 +26,7 @@ from ..data.transforms import chosen_augmentations
 from ..models import MODELS, OwnNetwork, build_model
 from ..models.own import is_own
 from ..nn import CrossEntropyLoss, Loss, Module
+from ..nn.autocast import check_precision
 from ..optim import OPTIMIZERS, build_cosine_optimizer
 from .callbacks import Callback
 from .trainer import Trainer
@@ -51,6 +52,7 @@ class TrainingConfig:
             steps and then falls along a cosine to 0.
         weight_decay: as the optimizer defines it.
         seed: of initial weights, order and augmentation.
+        precision: of products and convolutions in training, as in `nn.autocast`.
 
     Raises:
         ValueError: if a name is unknown or a number is outside its range.
@@ -66,6 +68,7 @@ class TrainingConfig:
     lr: float | None = None
     weight_decay: float = 0.01
     seed: int = 0
+    precision: str = "float32"
 
     network: ClassVar[OwnNetwork | None] = None  # which `using` sets; no field, as it is not saved
 
@@ -83,6 +86,7 @@ class TrainingConfig:
             raise ValueError("a network of one's own, and no other, has a SHA-256: use TrainingConfig.using")
         if self.size is not None and self.size < 1:
             raise ValueError(f"size must be at least 1, got {self.size}")
+        check_precision(self.precision)
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"unknown optimizer {self.optimizer!r}: expected one of {', '.join(OPTIMIZERS)}")
         for name in ("lr", "weight_decay"):
@@ -197,7 +201,7 @@ class TrainingConfig:
         """
         parameters, options = model.named_parameters(), {"weight_decay": self.weight_decay}
         optimizer = build_cosine_optimizer(self.optimizer, parameters, self.lr, steps, **options)
-        return Trainer(model, optimizer, loss, callbacks=callbacks)
+        return Trainer(model, optimizer, loss, callbacks=callbacks, precision=self.precision)
 
 
 def _hints(config: type[TrainingConfig]) -> dict[str, Any]:
@@ -234,6 +238,7 @@ _ADDED: dict[str, Any] = {
     "validation": 0.0,
     "patience": None,
     "mode": "train",
+    "precision": "float32",
 }
 
 _WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from .. import backend
 from ..backend import Device
+from ..nn import autocast
 from .callbacks import Callback, Checkpointer, OnSaveError, Record, checked_record, write_history
 from .checkpoint import Checkpoint, CheckpointError
 from .config import RunConfig
@@ -60,8 +61,8 @@ class Run:
     `close`, or the end of a `with` block, unlocks the folder.
 
     Raises:
-        ValueError: if the folder exists already, cannot be made or is locked, the images do not fit the network, or the
-            configuration differs from the checkpoint's.
+        ValueError: if the folder exists already, cannot be made or is locked, the images do not fit the network, the
+            configuration differs from the checkpoint's, or the device does not have its precision.
         CheckpointError: if there is no usable checkpoint to resume.
         SaveError: if the configuration cannot be written.
         DataError: if the data set cannot be read.
@@ -113,6 +114,8 @@ class Run:
             if resume:
                 self._resume()
             model.to(device)
+            with autocast(config.precision, device):  # raises if the device does not have it
+                pass
             if lock is None:  # last, so that bad input leaves no folder behind
                 self.path, lock = (path, claim_new(path)) if isinstance(path, Path) else claim_next(path)
                 self._begin()

@@ -142,7 +142,7 @@ class Trainer:
         if isinstance(batches, Loader):
             self.spec = batches.spec
         # An overflow is reported once, below, with its step, rather than by NumPy in each layer.
-        with np.errstate(over="ignore", invalid="ignore"), autocast(self.precision, self.model.device):
+        with np.errstate(over="ignore", invalid="ignore"):
             return self._fit(batches, epochs, parts, patience)
 
     def _fit(self, batches: Batches, epochs: int, parts: Mapping[str, Batches], patience: int | None) -> list[Record]:
@@ -155,7 +155,8 @@ class Trainer:
                 self._started = time.perf_counter()
                 self._tell("on_epoch_start", self.epoch + 1, epochs, length)
                 self.model.train()
-                complete = self._train_epoch(epoch_of(batches, self.epoch, self.batch), length)
+                with autocast(self.precision, self.model.device):
+                    complete = self._train_epoch(epoch_of(batches, self.epoch, self.batch), length)
                 self.metrics.read()
                 self._seconds, self._started = self._elapsed(), None
                 if complete:
