@@ -53,8 +53,7 @@ def _for_cublas(x: Array) -> tuple[Array, int, int]:
         step = matrix.strides[0] // x.itemsize if rows > 1 else columns
         if (columns == 1 or matrix.strides[1] == x.itemsize) and step >= columns:
             return x, turn, step
-    x = array_namespace(x).copy(x)
-    return x, 0, x.shape[1]
+    return x.copy(), 0, x.shape[1]
 
 
 class CudaDevice(Device):
