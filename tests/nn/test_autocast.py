@@ -7,6 +7,7 @@ import pytest
 
 from xpcnn import nn
 from xpcnn.nn.autocast import is_mixed
+from xpcnn.nn.linear import PointwiseLinear
 from xpcnn.testing import assert_close
 
 IMAGES, FEATURES = (8, 9, 9), (30,)
@@ -21,6 +22,7 @@ LAYERS = {
     "dilated": (nn.Conv2d(64, 64, 3, padding=2, dilation=2), (64, 12, 12)),
     "transposed": (nn.ConvTranspose2d(8, 4, 3, 2, 1, groups=2), IMAGES),
     "linear": (nn.Linear(30, 70), FEATURES),
+    "pointwise linear": (PointwiseLinear(8, 6), IMAGES),
 }
 
 

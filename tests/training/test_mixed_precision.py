@@ -6,8 +6,8 @@ from strict_xp import DEVICE, count_operations, forbid_host_reads
 
 from xpcnn import Trainer, models
 from xpcnn.data import Loader, load_dataset
-from xpcnn.nn import CrossEntropyLoss, Flatten, Linear, ReLU, Sequential
-from xpcnn.optim import SGD, AdamW, clip_grad_norm
+from xpcnn.nn import CrossEntropyLoss, Flatten, Linear, ReLU, Sequential, autocast
+from xpcnn.optim import SGD, AdamW, GradScaler, clip_grad_norm
 from xpcnn.training import Checkpoint, CheckpointError
 
 DIGITS = load_dataset("mnist-mini").subset(slice(320))
@@ -53,6 +53,21 @@ def test_every_device_trains_without_reading(device):
     images = device.asarray(images)
     with forbid_host_reads():
         trainer.train_step(images, device.asarray(labels))
+
+
+def test_a_hand_written_loop_has_the_trainer_s_bits(device):
+    trainer, other = make_trainer(device), make_trainer(device)
+    model, optimizer, loss, scaler = other.model, other.optimizer, CrossEntropyLoss(), GradScaler()
+    for images, labels in list(loader())[:3]:
+        trainer.train_step(images, labels)
+        inputs, targets = device.asarray(images), device.asarray(labels)
+        optimizer.zero_grad()
+        with autocast("mixed", model.device):
+            loss(model(inputs), targets)
+            model.backward(scaler.scale(loss.backward()), input_gradient=False)
+        scaler.unscale(optimizer)
+        scaler.step(optimizer)
+    assert_same_bits(host_state(other), host_state(trainer))
 
 
 def test_an_overflow_leaves_the_weights_alone(device):

@@ -38,8 +38,10 @@ def autocast(precision: str, device: Device) -> Iterator[None]:
     Raises:
         ValueError: if the precision is unknown, or the device does not have it.
 
-    Example: a step in mixed precision.
+    Example: a step in mixed precision, with `scaler = optim.GradScaler()`. The last two lines are in the place of
+    `optimizer.step()`.
 
+        optimizer.zero_grad()
         with nn.autocast("mixed", model.device):
             loss(model(inputs), targets)
             model.backward(scaler.scale(loss.backward()), input_gradient=False)
