@@ -15,7 +15,7 @@ multiplied by a scale first: see `optim.GradScaler`. Evaluation computes in floa
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Literal, TypeAlias, get_args
 
@@ -52,9 +52,12 @@ def autocast(precision: str, device: Device) -> Iterator[None]:
         with device.allow_tf32():
             yield
         return
-    token = _mixed.set(precision == "mixed")
+    mixed = precision == "mixed"
+    token = _mixed.set(mixed)
     try:
-        yield
+        # An overflow is no mistake here, as the step is skipped: NumPy shall not warn of it.
+        with np.errstate(over="ignore", invalid="ignore") if mixed else nullcontext():
+            yield
     finally:
         _mixed.reset(token)
 

@@ -22,7 +22,8 @@ class GradScaler:
 
     The scale, and whether a step is skipped, are computed on the device, so that nothing waits for a GPU: the step is
     taken on the weights, and where it must be skipped, the weights and the optimizer's state are restored from a copy.
-    A skipped step counts in `Optimizer.steps`, for the learning rate and the bias correction of Adam.
+    A skipped step counts in `Optimizer.steps`, for the learning rate and the bias correction of Adam. Batch norm's
+    running averages belong to the forward pass: they are updated in every step, as in PyTorch.
 
     Args:
         init_scale: the first scale, a power of two.
