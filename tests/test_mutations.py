@@ -146,8 +146,8 @@ class Leak(NamedTuple):
 LEAKS = {
     "numpy ufunc": Leak("activation", relu, "xp.clip(x, 0, xp.inf, out=y)", "np.clip(x, 0, np.inf, out=y)"),
     "numpy reduction": Leak("linear", linear, "dy.sum(axis=1)", "np.sum(dy, axis=1)"),
-    "numpy result memory": Leak("linear", linear, "device.empty((M, N), a.dtype)", "np.empty((M, N), a.dtype)"),
-    "numpy product": Leak("linear", linear, "device.xp.matmul(", "np.matmul("),
+    "numpy result memory": Leak("linear", linear, "device.empty((M, N), ", "np.empty((M, N), "),
+    "numpy product": Leak("linear", linear, "device.matmul(", "np.matmul("),
     "numpy operand": Leak(
         "softmax",
         softmax,
@@ -271,18 +271,18 @@ LEAKS = {
     "scratch in use": Leak(
         "im2col",
         im2col,
-        'total.shape, x.dtype, "product")',
-        'total.shape, x.dtype, "columns")',
+        'total.shape, dtype, "product")',
+        'total.shape, dtype, "columns")',
         passes_on_numpy=False,
     ),
     "scratch in use by a view": Leak("mec", mec, 'x.dtype, "product")', 'x.dtype, "columns")', passes_on_numpy=False),
     "tasks that count on their order": Leak(
         "linear",
         linear,
-        "        device.xp.matmul(a, b, out=result)\n",
+        "        device.matmul(a, b, out=result)\n",
         "        done = [0]\n\n        def multiply(rows):\n"
         "            part = result[done[0] : done[0] + rows.stop - rows.start]\n"
-        "            device.xp.matmul(a[rows], b, out=part)\n            done[0] += rows.stop - rows.start\n\n"
+        "            device.matmul(a[rows], b, out=part)\n            done[0] += rows.stop - rows.start\n\n"
         "        device.map(multiply, blocks(M, min(M, 3)))\n",
         passes_on_numpy=False,  # with several threads it is wrong there, too, now and then
     ),

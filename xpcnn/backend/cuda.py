@@ -46,6 +46,19 @@ def _join_rows(sums: Array, rows: int) -> Array:
     return sums[:, None] if len(sums) == rows else sums.reshape(rows, -1).sum(axis=1, keepdims=True)
 
 
+def _for_cublas(x: Array) -> tuple[Array, int, int]:
+    """Return `x (rows, columns)`, copied if it has to be, whether cuBLAS has to transpose it, and its leading step.
+
+    cuBLAS does not have to transpose what lies in memory row by row, as it takes rows for columns.
+    """
+    for turn, matrix in enumerate((x, x.T)):
+        rows, columns = matrix.shape
+        step = matrix.strides[0] // x.itemsize if rows > 1 else columns
+        if (columns == 1 or matrix.strides[1] == x.itemsize) and step >= columns:
+            return x, turn, step
+    return x.copy(), 0, x.shape[1]
+
+
 class CudaDevice(Device):
     """CuPy on one CUDA GPU."""
 
@@ -131,6 +144,23 @@ class CudaDevice(Device):
 
     def row_dots(self, x: Array, y: Array) -> Array:
         return _join_rows(self.fused(_row_dots)(_split_rows(x), _split_rows(y)), len(x))
+
+    def half_product(self, a: Array, b: Array, out: Array) -> None:
+        # CuPy's own product of float16 is rounded to float16; cuBLAS can return the sums as they are.
+        (M, K), N = a.shape[-2:], b.shape[-1]
+        columns = out.strides[-1] == out.itemsize and out.strides[-2] >= N * out.itemsize
+        if out.size != M * N or not columns or not K:  # several products, of groups or of few channels
+            super().half_product(a, b, out)
+            return
+        # It counts along columns first, so what it sees of each array is its transpose: outᵀ = bᵀ @ aᵀ.
+        (a, turn_a, step_a), (b, turn_b, step_b) = _for_cublas(a.reshape(M, K)), _for_cublas(b.reshape(K, N))
+        one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
+        cuda = self.xp.cuda
+        half, single, cublas = cuda.runtime.CUDA_R_16F, cuda.runtime.CUDA_R_32F, cuda.cublas
+        operands = one.ctypes.data, b.data.ptr, half, step_b, a.data.ptr, half, step_a
+        result = zero.ctypes.data, out.data.ptr, single, out.strides[-2] // out.itemsize
+        handle, kind = cuda.device.get_cublas_handle(), (cublas.CUBLAS_COMPUTE_32F, cublas.CUBLAS_GEMM_DEFAULT)
+        cublas.gemmEx(handle, turn_b, turn_a, N, M, K, *operands, *result, *kind)
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
         return self.xp.asnumpy(x)  # type: ignore[no-any-return]

@@ -159,6 +159,26 @@ class Device:
         """Return a view of a contiguous array with another shape and with these strides, in bytes."""
         return self.xp.lib.stride_tricks.as_strided(x, shape, strides)
 
+    def matmul(self, a: Array, b: Array, out: Array) -> None:
+        """Write `a @ b` to `out`; in mixed precision if one operand is float16 and the other is not.
+
+        In mixed precision both operands are rounded to float16, and their products are summed in float32.
+
+        Args:
+            a, b: as in NumPy's `matmul`, with two axes or more.
+            out: of their higher dtype.
+        """
+        if a.dtype == b.dtype:
+            self.xp.matmul(a, b, out=out)
+        else:
+            with np.errstate(over="ignore", invalid="ignore"):  # the step is skipped: see `optim.GradScaler`
+                self.half_product(rounded(a, np.float16), rounded(b, np.float16), out)
+
+    def half_product(self, a: Array, b: Array, out: Array) -> None:
+        """Write the product of float16 operands to the float32 array `out`, with sums in float32."""
+        # Products of two float16 numbers are exact in float32.
+        self.xp.matmul(a.astype(np.float32), b.astype(np.float32), out=out)
+
     def einsum(self, subscripts: str, *operands: Array, out: Array) -> None:
         """Write what the array module's `einsum` returns to `out`."""
         out[...] = self.xp.einsum(subscripts, *operands)
@@ -296,6 +316,14 @@ def blocks(length: int, count: int) -> list[slice]:
     """Split `range(length)` into `count` slices of nearly equal length, or into `length` slices if that is fewer."""
     count = min(length, count)
     return [slice(length * i // count, length * (i + 1) // count) for i in range(count)]
+
+
+def rounded(x: Array, dtype: Any) -> Array:
+    """Return `x` in a dtype, copied only if it has another. What is too large for it becomes infinite, silently."""
+    if x.dtype == dtype:
+        return x
+    with np.errstate(over="ignore"):
+        return x.astype(dtype)
 
 
 DeviceOfArray: TypeAlias = Callable[[Any], Device]
