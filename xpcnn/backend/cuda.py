@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .cuda_kernels import Kernels
 from .device import (
     Array,
     Collectives,
@@ -67,6 +68,7 @@ class CudaDevice(Device):
         self.xp = xp
         self._index = index
         self._fused: dict[Callable[..., Any], Any] = {}
+        self._kernels = Kernels(xp)
         _, memory = xp.cuda.Device(index).mem_info
         # Few tiles: CuPy computes a product that goes to a part of an array in a temporary, and copies it.
         self.tile_bytes = memory // 64
@@ -144,6 +146,20 @@ class CudaDevice(Device):
 
     def row_dots(self, x: Array, y: Array) -> Array:
         return _join_rows(self.fused(_row_dots)(_split_rows(x), _split_rows(y)), len(x))
+
+    def row_sums_and_dots(self, x: Array, y: Array) -> tuple[Array, Array]:
+        both = self._kernels.sums_and_dots(_split_rows(x), _split_rows(y))
+        sums, dots = _join_rows(both.reshape(-1), 2 * len(x)).reshape(2, -1, 1)
+        return sums, dots
+
+    def concatenate(self, arrays: Sequence[Array], out: Array) -> None:
+        self._kernels.concatenate(arrays, out)
+
+    def copy_windows(self, *operands: Any) -> bool:
+        return self._kernels.copy_windows(*operands)
+
+    def add_windows(self, *operands: Any) -> bool:
+        return self._kernels.add_windows(*operands)
 
     def half_product(self, a: Array, b: Array, out: Array) -> None:
         # CuPy's own product of float16 is rounded to float16; cuBLAS can return the sums as they are.

@@ -20,6 +20,7 @@ Array: TypeAlias = Any  # numpy.ndarray or cupy.ndarray; CuPy has no type annota
 HostArray: TypeAlias = np.ndarray[Any, Any]
 Namespace: TypeAlias = Any
 Shape: TypeAlias = tuple[int, ...]
+Pair: TypeAlias = tuple[int, int]  # along rows and columns
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 ELEMENT_WORK = 16  # how many multiply-adds take as long as reading or writing one number
@@ -179,6 +180,25 @@ class Device:
         # Products of two float16 numbers are exact in float32.
         self.xp.matmul(a.astype(np.float32), b.astype(np.float32), out=out)
 
+    def concatenate(self, arrays: Sequence[Array], out: Array) -> None:
+        """Write arrays of one axis and dtype, one after the other, to the contiguous array `out`."""
+        self.xp.concatenate(arrays, out=out)
+
+    def copy_windows(self, x: Array, first: tuple[int, int, int], stride: Pair, dilation: Pair, columns: Array) -> bool:
+        """Copy windows of padded images in one operation, if this device can; return whether it did.
+
+        Args:
+            x: contiguous, `(C, H, W, N)`.
+            first: row and column of the first window's first element, negative in the padding, and the first image.
+            stride, dilation: along rows and columns.
+            columns: `(C, KH, KW, rows, cols, images)`, contiguous: element (kh, kw) of each window; 0 in the padding.
+        """
+        return False
+
+    def add_windows(self, columns: Array, first: Pair, stride: Pair, dilation: Pair, x: Array) -> bool:
+        """Add `columns` to the pixels of `x (C, H, W, images)` that `copy_windows` would copy to them; else as that."""
+        return False
+
     def einsum(self, subscripts: str, *operands: Array, out: Array) -> None:
         """Write what the array module's `einsum` returns to `out`."""
         out[...] = self.xp.einsum(subscripts, *operands)
@@ -284,6 +304,10 @@ class Device:
         products = self.scratch(x.shape, x.dtype, "dots")
         self.xp.multiply(x, y, out=products)
         return products.sum(axis=1, keepdims=True)
+
+    def row_sums_and_dots(self, x: Array, y: Array) -> tuple[Array, Array]:
+        """Return what `row_sums(x)` and `row_dots(x, y)` do, of `x` and `y (rows, length)`."""
+        return self.row_sums(x), self.row_dots(x, y)
 
     def long_rows(self) -> AbstractContextManager[None]:
         """Make elementwise operations in the block as fast as they can be where rows of `long_row` are broadcast."""

@@ -156,7 +156,7 @@ def input_gradient(
             dy_tile = dy[g][:, tile.rows, tile.cols, tile.images].reshape(O // groups, -1)
             columns = device.scratch((rows.shape[1], dy_tile.shape[1]), dx.dtype, "columns")
             _multiply(rows.T, dy_tile, columns, device)  # (K, O) @ (O, P)
-            col2im(columns, window, tile, target, size[1])
+            col2im(columns, window, tile, target, size[1], device)
         for i in range(apart if apart > 1 else 0):
             part = pixels[:, :, i::apart]
             part[...] = target[:, :, i, : part.shape[2]]
@@ -221,9 +221,13 @@ def im2col(x: Array, window: Window, tile: Tile, device: Device) -> Array:
     """
     xp = device.xp
     C, (KH, KW) = x.shape[0], window.kernel
+    (sh, sw), (top, _, left, _) = window.stride, window.padding
+    columns = device.scratch((C, KH, KW, *tile.shape), x.dtype, "columns")
+    first = tile.rows.start * sh - top, tile.cols.start * sw - left, tile.images.start
+    if device.copy_windows(x, first, window.stride, window.dilation, columns):
+        return columns.reshape(C * KH * KW, -1)
     field = _padded_field(x, window, tile, device)
     c, h, w, n = field.strides
-    columns = device.scratch((C, KH, KW, *tile.shape), x.dtype, "columns")
     # The positions of one image are copied as single numbers, and windows side by side read each pixel once: both as
     # fast with a stride.
     pays = tile.shape[2] > 1 and window.kernel[1] > window.stride[1]
@@ -268,7 +272,7 @@ def _copy_apart(field: Array, window: Window, columns: Array, apart: int, device
         )
 
 
-def col2im(columns: Array, window: Window, tile: Tile, dx: Array, W: int) -> None:
+def col2im(columns: Array, window: Window, tile: Tile, dx: Array, W: int, device: Device) -> None:
     """Add the columns of one tile to the pixels that `im2col` copied them from, its adjoint; padding is dropped.
 
     Args:
@@ -279,6 +283,10 @@ def col2im(columns: Array, window: Window, tile: Tile, dx: Array, W: int) -> Non
     C, H, apart, _, _ = dx.shape
     (KH, KW), (top, _, left, _) = window.kernel, window.padding
     patches = columns.reshape(C, KH, KW, *tile.shape)
+    first = tile.rows.start * window.stride[0] - top, tile.cols.start * window.stride[1] - left
+    pixels = dx[:, :, 0, :, tile.images]
+    if apart == 1 and device.add_windows(patches, first, window.stride, window.dilation, pixels):
+        return
     across = [reach(tile.cols, window.stride[1], kw * window.dilation[1] - left, W) for kw in range(KW)]
     for kh in range(KH):
         tile_rows, image_rows = reach(tile.rows, window.stride[0], kh * window.dilation[0] - top, H)

@@ -103,6 +103,31 @@ class Buffer:
         return f"Buffer(shape={self.data.shape}, dtype={self.data.dtype}, device={device_of(self.data).name!r})"
 
 
+class Counter(Buffer):
+    """A number of events, which are counted on the host and added to the array when it is read.
+
+    On a GPU each addition would take as long to start as that of a large array.
+    """
+
+    _data: Array
+    _events = 0
+
+    def count(self) -> None:
+        """Count one more."""
+        self._events += 1
+
+    @property
+    def data(self) -> Array:
+        if self._events:
+            self._data += self._events
+            self.__dict__["_events"] = 0
+        return self._data
+
+    @data.setter
+    def data(self, data: Array) -> None:
+        self.__dict__.update(_data=data, _events=0)
+
+
 class StateFit(NamedTuple):
     """What `Module.load_state_dict` left out.
 

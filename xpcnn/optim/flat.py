@@ -82,7 +82,7 @@ class Flat:
         for run in _runs(pending):
             part = self.grad[self._slices[run[0]].start : self._slices[run[-1]].stop]
             flat = [gradients[i].reshape(-1) for i in run]  # type: ignore[union-attr]
-            device_of(part).xp.concatenate(flat, out=part)
+            device_of(part).concatenate(flat, part)
             for i in run:
                 self._parameters[i].grad = self._grad_views[i]
 
