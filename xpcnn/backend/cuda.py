@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,7 @@ from .device import (
     DeviceUnavailableError,
     Function,
     Namespace,
+    Pair,
     Shape,
     array_namespace,
     device_or_none,
@@ -62,6 +64,8 @@ def _for_cublas(x: Array) -> tuple[Array, int, int]:
 
 class CudaDevice(Device):
     """CuPy on one CUDA GPU."""
+
+    adds_windows = True
 
     def __init__(self, xp: Namespace, index: int) -> None:
         self.name = f"cuda:{index}"
@@ -128,6 +132,18 @@ class CudaDevice(Device):
             self._fused[function] = self.xp.fuse(kernel_name=f"xpcnn_{function.__name__}")(self._traceable(function))
         return self._fused[function]  # type: ignore[no-any-return]
 
+    def summed(self, function: Callable[..., Array], *operands: Any, axis: int | None = None) -> Array:
+        return self.fused(self._sum_of(function, axis))(*operands)
+
+    @functools.cache  # noqa: B019 -- devices are kept for good
+    def _sum_of(self, function: Callable[..., Array], axis: int | None) -> Callable[..., Array]:
+        def total(*operands: Any) -> Array:
+            return self.xp.sum(elements(*operands), axis=axis)
+
+        elements = inspect.unwrap(function)
+        total.__name__ = f"sum_of_{elements.__name__}"
+        return total
+
     def _traceable(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return the function such that CuPy can trace it: with stand-ins for arrays, which are registered here."""
 
@@ -158,8 +174,11 @@ class CudaDevice(Device):
     def copy_windows(self, *operands: Any) -> bool:
         return self._kernels.copy_windows(*operands)
 
-    def add_windows(self, *operands: Any) -> bool:
-        return self._kernels.add_windows(*operands)
+    def add_windows(
+        self, columns: Array, first: Pair, stride: Pair, dilation: Pair, x: Array, *, to_zero: bool = False
+    ) -> bool:
+        self._kernels.add_windows(columns, first, stride, dilation, x, to_zero)
+        return True
 
     def half_product(self, a: Array, b: Array, out: Array) -> None:
         # CuPy's own product of float16 is rounded to float16; cuBLAS can return the sums as they are.

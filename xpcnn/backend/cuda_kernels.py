@@ -49,14 +49,14 @@ class Kernels:
     @cached_property
     def _add_windows(self) -> Any:
         return self._xp.ElementwiseKernel(
-            f"raw T columns, int32 H, int32 W, {_WINDOWS}",
+            f"raw T columns, int32 H, int32 W, {_WINDOWS}, bool to_zero",
             "T x",
             """
-            int rest = i;
+            ptrdiff_t rest = i;
             int image = rest % images; rest /= images;
             int w = rest % W - w0; rest /= W;
             int h = rest % H - h0;
-            int c = rest / H;
+            ptrdiff_t c = rest / H;
             T sum = 0;
             for (int kh = 0; kh < KH; kh++, h -= dh) {
                 int row = h / sh;
@@ -64,10 +64,10 @@ class Kernels:
                 for (int kw = 0, from = w; kw < KW; kw++, from -= dw) {
                     int col = from / sw;
                     if (from < 0 || from % sw || col >= cols) continue;
-                    sum += columns[((((ptrdiff_t(c) * KH + kh) * KW + kw) * rows + row) * cols + col) * images + image];
+                    sum += columns[((((c * KH + kh) * KW + kw) * rows + row) * cols + col) * images + image];
                 }
             }
-            x += sum;
+            x = to_zero ? sum : x + sum;
             """,
             "xpcnn_add_windows",
         )
@@ -79,12 +79,9 @@ class Kernels:
         self._copy_windows(x, *x.shape[1:], *columns.shape[1:], *stride, *dilation, *first, columns)
         return True
 
-    def add_windows(self, columns: Array, first: Pair, stride: Pair, dilation: Pair, x: Array) -> bool:
+    def add_windows(self, columns: Array, first: Pair, stride: Pair, dilation: Pair, x: Array, to_zero: bool) -> None:
         """See `Device.add_windows`."""
-        if x.size > _LARGEST:
-            return False
-        self._add_windows(columns, *x.shape[1:3], *columns.shape[1:], *stride, *dilation, *first, x)
-        return True
+        self._add_windows(columns, *x.shape[1:3], *columns.shape[1:], *stride, *dilation, *first, to_zero, x)
 
     @cached_property
     def _sums_and_dots(self) -> Any:

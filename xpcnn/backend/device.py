@@ -70,6 +70,7 @@ class Device:
         winograd_channels: the fewest channels for which convolution is by Winograd's algorithm. May be set to
             `math.inf` for never: see `functional.conv2d_forward`.
         row_channels: the most channels of an input for which convolution is row by row: see `functional/by_rows.py`.
+        adds_windows: whether `add_windows` can do its work.
         adds_products: whether `einsum` adds up products of elements without storing them, in one pass.
         long_row: the shortest rows over which elementwise operations are as fast as over whole arrays, if one operand
             is broadcast.
@@ -83,6 +84,7 @@ class Device:
     small_product = 0
     winograd_channels: float = inf
     row_channels = 0
+    adds_windows = False
     adds_products = False
     long_row = 1
 
@@ -195,8 +197,18 @@ class Device:
         """
         return False
 
-    def add_windows(self, columns: Array, first: Pair, stride: Pair, dilation: Pair, x: Array) -> bool:
-        """Add `columns` to the pixels of `x (C, H, W, images)` that `copy_windows` would copy to them; else as that."""
+    def add_windows(
+        self, columns: Array, first: Pair, stride: Pair, dilation: Pair, x: Array, *, to_zero: bool = False
+    ) -> bool:
+        """Add `columns` to the pixels that `copy_windows` would copy to them, in one operation, if this device can.
+
+        Return whether it did.
+
+        Args:
+            columns, first, stride, dilation: those of `copy_windows`.
+            x: `(C, H, W, images)`.
+            to_zero: whether `x` is taken to be 0 before, whatever it holds.
+        """
         return False
 
     def einsum(self, subscripts: str, *operands: Array, out: Array) -> None:
@@ -237,6 +249,14 @@ class Device:
     def fused(self, function: Function) -> Function:
         """Return what computes a `chain` on this device: one kernel on a GPU, else the function itself."""
         return function
+
+    def summed(self, function: Callable[..., Array], *operands: Any, axis: int | None = None) -> Array:
+        """Return the sum of the array that a `chain` returns, over an axis or of all; one kernel on a GPU.
+
+        Args:
+            function: it must not write to its operands, which CuPy's kernel would not do.
+        """
+        return function(*operands).sum(axis=axis)
 
     def map_elements(self, function: Callable[..., None], *operands: Any, in_pieces: bool = False) -> None:
         """Call an elementwise `function`, which writes to some of its operands, on matching parts of all of them.

@@ -54,6 +54,7 @@ def conv2d_forward(
     padding: Padding = 0,
     dilation: IntOrPair = 1,
     groups: int = 1,
+    limits: Limits | None = None,
 ) -> tuple[Array, Any]:
     """Correlate images with filters, which is what neural networks call convolution.
 
@@ -65,6 +66,8 @@ def conv2d_forward(
         stride, padding, dilation: see `windows.make_window`.
         groups: into how many equal groups the channels are split; group i of the output depends on group i of the
             input only.
+        limits: what the output is clipped to, `(0, inf)` for a ReLU after it; None for nothing. The backward pass is
+            that of the convolution alone.
 
     Returns:
         `y (N, O, OH, OW)` and what `conv2d_backward` needs.
@@ -81,7 +84,7 @@ def conv2d_forward(
     """
     window = _checked_window(x, weight, bias, stride, padding, dilation, groups)
     x = batch_last(x)
-    y = _correlate(x, weight, bias, window, groups, device_of(x))
+    y = _correlate(x, weight, bias, window, groups, device_of(x), limits)
     return batch_first(y), _Cache(x, weight, bias is not None, window, groups, y.shape)
 
 
@@ -239,9 +242,11 @@ def _input_gradient(dy: Array, weight: Array, window: Window, groups: int, size:
         (O, C), pixels, positions = weight.shape[:2], prod(size), prod(dy.shape[1:3])
         # With many more pixels than positions, the windows over dy would mostly cover padding.
         by_mec = uniform and pixels <= 1.5 * positions and mec.applies(window.flipped, weight, groups, N, device)
-        # The columns of dy are written and read; those of dx are also added up, once for each element of the window.
-        # So the correlation pays unless dy has many more columns.
+        # The columns of dy are written and read; those of dx are also added up, if not in one pass, then once for each
+        # element of the window. So the correlation pays unless dy has many more columns.
         few_columns = O * pixels <= 1.5 * C * positions + device.launch_bytes / (2 * N * dy.itemsize)
+        if device.adds_windows:
+            few_columns = O * pixels < C * positions
         if by_mec or (few_columns and not few_channels):
             flipped_weight, flipped_window = flipped(weight, window, device)
             if by_mec:

@@ -150,13 +150,15 @@ def input_gradient(
         # With the columns apart: (C, H, stride, ceil(W / stride), N).
         target = device.empty((*pixels.shape[:2], apart, ceil(size[1] / apart), N), dx.dtype) if apart > 1 else pixels
         target = target.reshape(*pixels.shape[:2], apart, -1, N)
-        target[...] = 0 if initial is None else initial[g, channels, ..., None]
+        to_zero = device.adds_windows and initial is None and apart == len(all_tiles) == 1
+        if not to_zero:
+            target[...] = 0 if initial is None else initial[g, channels, ..., None]
         rows = weight[g, :, channels].reshape(O // groups, -1)
         for tile in all_tiles:
             dy_tile = dy[g][:, tile.rows, tile.cols, tile.images].reshape(O // groups, -1)
             columns = device.scratch((rows.shape[1], dy_tile.shape[1]), dx.dtype, "columns")
             _multiply(rows.T, dy_tile, columns, device)  # (K, O) @ (O, P)
-            col2im(columns, window, tile, target, size[1], device)
+            col2im(columns, window, tile, target, size[1], device, to_zero=to_zero)
         for i in range(apart if apart > 1 else 0):
             part = pixels[:, :, i::apart]
             part[...] = target[:, :, i, : part.shape[2]]
@@ -272,20 +274,23 @@ def _copy_apart(field: Array, window: Window, columns: Array, apart: int, device
         )
 
 
-def col2im(columns: Array, window: Window, tile: Tile, dx: Array, W: int, device: Device) -> None:
+def col2im(
+    columns: Array, window: Window, tile: Tile, dx: Array, W: int, device: Device, *, to_zero: bool = False
+) -> None:
     """Add the columns of one tile to the pixels that `im2col` copied them from, its adjoint; padding is dropped.
 
     Args:
         columns: `(C·KH·KW, rows·cols·images)`.
         dx: `(C, H, 1, W, N)`, or `(C, H, stride, ceil(W / stride), N)` with the columns taken apart; added to in place.
         W: width of the image.
+        to_zero: whether `dx` is taken to be 0 before; of devices that have `adds_windows`, with columns side by side.
     """
     C, H, apart, _, _ = dx.shape
     (KH, KW), (top, _, left, _) = window.kernel, window.padding
     patches = columns.reshape(C, KH, KW, *tile.shape)
     first = tile.rows.start * window.stride[0] - top, tile.cols.start * window.stride[1] - left
     pixels = dx[:, :, 0, :, tile.images]
-    if apart == 1 and device.add_windows(patches, first, window.stride, window.dilation, pixels):
+    if apart == 1 and device.add_windows(patches, first, window.stride, window.dilation, pixels, to_zero=to_zero):
         return
     across = [reach(tile.cols, window.stride[1], kw * window.dilation[1] - left, W) for kw in range(KW)]
     for kh in range(KH):

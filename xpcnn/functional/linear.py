@@ -20,13 +20,17 @@ class _Cache(NamedTuple):
     output: Shape  # of the output, (out, N)
 
 
-def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, Any]:
+def linear_forward(
+    x: Array, weight: Array, bias: Array | None = None, *, limits: Limits | None = None
+) -> tuple[Array, Any]:
     """Return `x @ weight.T + bias` and what `linear_backward` needs.
 
     Args:
         x: `(N, in)`.
         weight: `(out, in)`, of the same dtype; or float32 if `x` is float16, as in `conv2d_forward`.
         bias: `(out,)`, or None.
+        limits: what the output is clipped to, `(0, inf)` for a ReLU after it; None for nothing. The backward pass is
+            that of the linear layer alone.
 
     Returns:
         `y (N, out)` and the cache.
@@ -37,8 +41,7 @@ def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[
     device = _checked_device(x, weight, bias)
     x = batch_last(x)
     y = _product(weight, x, device)  # (out, in) @ (in, N)
-    if bias is not None:
-        y += bias[:, None]
+    finish(y, None if bias is None else bias[:, None], limits, device)
     return y.T, _Cache(x, weight, bias is not None, y.shape)
 
 
