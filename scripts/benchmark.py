@@ -5,7 +5,7 @@
     python scripts/benchmark.py --layers       # every layer at three kinds of input, forward and backward
     python scripts/benchmark.py --laptop       # both held to AVX2, which is what most laptops have
     python scripts/benchmark.py --processes 2  # two processes against two threads
-    python scripts/benchmark.py --device cuda  # both on the GPU, without TF32 unless --tf32 is given
+    python scripts/benchmark.py --device cuda  # both on the GPU, in float32 unless --precision is given
     python scripts/benchmark.py --set tile_bytes=1e6  # with another value of one of the device's properties
 
 A step is forward, loss, backward and SGD with momentum. Each network is built once with xpcnn and translated module by
@@ -23,7 +23,6 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from datetime import date
 from typing import Any, NamedTuple
 
@@ -38,7 +37,7 @@ import xpcnn
 from xpcnn import Device, models, nn
 from xpcnn.backend import CPU
 from xpcnn.distributed import rank_started
-from xpcnn.optim import SGD
+from xpcnn.optim import SGD, GradScaler
 
 
 def two_conv_net(in_shape: tuple[int, int, int], classes: int, *, seed: int = 0) -> nn.Sequential:
@@ -87,8 +86,12 @@ def make_batch(in_shape: tuple[int, int, int], batch: int) -> tuple[Any, Any]:
     return random_images((batch, *in_shape)), np.random.default_rng(1).integers(0, 10, batch)
 
 
-def our_step(model: nn.Module, images: Any, labels: Any, device: Device, train: bool) -> Step:
-    """Return a closure that runs one training step, or one inference, of xpcnn."""
+def our_step(model: nn.Module, images: Any, labels: Any, device: Device, train: bool, mixed: bool = False) -> Step:
+    """Return a closure that runs one training step, or one inference, of xpcnn.
+
+    Args:
+        mixed: scale the loss, inside a block of mixed precision.
+    """
     model.to(device).train(train)
     x, y = device.asarray(images), device.asarray(labels)
     if not train:
@@ -101,10 +104,21 @@ def our_step(model: nn.Module, images: Any, labels: Any, device: Device, train: 
         model.backward(loss.backward(), input_gradient=False)
         optimizer.step()
 
-    return step
+    scaler = GradScaler()
+
+    def mixed_step() -> None:
+        optimizer.zero_grad()
+        loss(model(x), y)
+        model.backward(scaler.scale(loss.backward()), input_gradient=False)
+        scaler.unscale(optimizer)
+        scaler.step(optimizer)
+
+    return mixed_step if mixed else step
 
 
-def torch_step(model: nn.Module, images: Any, labels: Any, device: Device, train: bool, kind: str) -> Step:
+def torch_step(
+    model: nn.Module, images: Any, labels: Any, device: Device, train: bool, kind: str, mixed: bool = False
+) -> Step:
     """Return a closure that runs one training step, or one inference, of PyTorch."""
     import torch
 
@@ -129,7 +143,20 @@ def torch_step(model: nn.Module, images: Any, labels: Any, device: Device, train
         loss(net(x), y).backward()
         optimizer.step()
 
-    return step
+    if not mixed:
+        return step
+    kind_of_device = device.name.partition(":")[0]
+    scaler = torch.amp.GradScaler(kind_of_device)
+
+    def mixed_step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(kind_of_device, torch.float16):
+            value = loss(net(x), y)
+        scaler.scale(value).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+    return mixed_step
 
 
 def peak_memory(network: str, batch: int, side: str) -> float:
@@ -163,9 +190,11 @@ def compare(name: str, batch: int, args: argparse.Namespace, train: bool) -> dic
     build, in_shape, *_ = NETWORKS[name]
     images, labels = make_batch(in_shape, batch)
     kinds = ["nchw", "channels_last", *(["compiled"] if args.compile else [])]
-    steps = {"xpcnn": our_step(build(in_shape, 10, seed=0), images, labels, device, train)}
+    how = device, train
+    mixed = args.precision == "mixed"
+    steps = {"xpcnn": our_step(build(in_shape, 10, seed=0), images, labels, *how, mixed)}
     for kind in kinds:
-        steps[kind] = torch_step(build(in_shape, 10, seed=0), images, labels, device, train, kind)
+        steps[kind] = torch_step(build(in_shape, 10, seed=0), images, labels, *how, kind, mixed)
     if not train and args.device == "cpu" and not args.laptop and available():
         steps["onnxruntime"] = onnx_step(build(in_shape, 10, seed=0), images, args.threads)
     row: dict[str, Any] = {"network": name, "batch": batch, "ms": take_turns(steps, device, args.seconds)}
@@ -194,7 +223,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="N processes against one of N threads")
     parser.add_argument("--compile", action="store_true", help="torch.compile as a further column (slow to start)")
     parser.add_argument("--laptop", action="store_true", help="hold all libraries to AVX2")
-    parser.add_argument("--tf32", action="store_true", help="let both sides use TF32 in products on a GPU")
+    text = "of both sides: tf32 on a GPU, or mixed, which measures training steps only"
+    parser.add_argument("--precision", choices=["float32", "tf32", "mixed"], default="float32", help=text)
     parser.add_argument("--memory", action="store_true", help="peak memory too, each in a process of its own")
     parser.add_argument("--seconds", type=float, default=10.0, help="how long each row is measured")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=NUMBER", help="properties of xpcnn's device")
@@ -202,6 +232,8 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="write all figures there")
     parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.precision == "mixed" and (args.layers or args.memory):
+        parser.error("--precision mixed is for the training steps of networks")
     if args.laptop:
         hold_to_avx2()
     if args.memory_of:
@@ -213,11 +245,11 @@ def main() -> None:
     import torch
 
     set_threads(args.threads)
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = args.tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = args.precision == "tf32"
     if args.quick:
         args.seconds = 1.0
     change(xpcnn.device(args.device), args.set)
-    with xpcnn.device(args.device).allow_tf32() if args.tf32 else nullcontext():
+    with nn.autocast(args.precision, xpcnn.device(args.device)):
         report(args)
 
 
@@ -240,7 +272,7 @@ def report(args: argparse.Namespace) -> None:
         "processor": processor(),
         **kernels(),
         "threads": args.threads,
-        "tf32": args.tf32,
+        "precision": args.precision,
         "set": " ".join(args.set) or "nothing",
         "python": platform.python_version(),
         "numpy": np.__version__,
@@ -264,7 +296,7 @@ def report(args: argparse.Namespace) -> None:
                 print(f"{name}, batch {batch}: {rows[-1]['ratio']:.2f}", file=sys.stderr)
         results["training"] = rows
         print_table("Training step", rows)
-        if not args.quick:
+        if not args.quick and args.precision != "mixed":  # in evaluation it is float32
             results["inference"] = [
                 compare(name, batch, args, train=False) for name, entry in chosen.items() for batch in entry.inference
             ]

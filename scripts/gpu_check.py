@@ -3,12 +3,12 @@
     python scripts/gpu_check.py --output gpu-report             # from a clone; nothing needs to be installed but CuPy
     python scripts/gpu_check.py --output rehearsal --rehearse   # the same script in small, on the CPU: proves nothing
 
-It runs 20 steps of LeNet-5 and of ResNet-20 recorded on the CPU and checked on the GPU (in float32, in float64, and
-LeNet-5 in TF32), NCCL's sums (between two processes where there are two GPUs and mpi4py), LeNet-5 to its accuracy on
-the embedded data set on both devices, the speed of dropout's masks, `scripts/benchmark.py --device cuda`, that again
-with other tile sizes and ways to convolve, and the whole test suite with the GPU required. Into the folder go
-`report.json`, `report.md`, and the output of every part. Exit codes: 0 all is well, 1 something is not, 2 there is no
-GPU.
+It runs 20 steps of LeNet-5 and of ResNet-20 recorded on the CPU and checked on the GPU (in float32, float64 and mixed
+precision, LeNet-5 in TF32, too), NCCL's sums (between two processes where there are two GPUs and mpi4py), LeNet-5 to
+its accuracy on the embedded data set on both devices, the speed of dropout's masks, `scripts/benchmark.py --device
+cuda` in each precision, that again with other tile sizes and ways to convolve, and the whole test suite with the GPU
+required. Into the folder go `report.json`, `report.md`, and the output of every part. Exit codes: 0 all is well, 1
+something is not, 2 there is no GPU.
 """
 
 from __future__ import annotations
@@ -46,11 +46,13 @@ def tests(gpu: Device, folder: Path, rehearse: bool) -> Result:
     return code == 0, last_line(output).strip("= "), {"exit_code": code}
 
 
-def parity(gpu: Device, folder: Path, rehearse: bool, model: str, dtype: str = "float32", tf32: bool = False) -> Result:
+def parity(gpu: Device, folder: Path, rehearse: bool, model: str, precision: str = "float32") -> Result:
     """Record 20 steps on the CPU and check them on the GPU."""
-    config = TraceConfig(model=model, dtype=dtype, **({"steps": 2, "batch_size": 4} if rehearse else {}))
-    (report,) = run(config, ["cpu", gpu], tf32=tf32 and not rehearse)
-    name = f"parity-{model}-{'tf32' if tf32 else dtype}.txt"
+    options: dict[str, Any] = {"steps": 2, "batch_size": 4} if rehearse else {}
+    options |= {"mixed": {"precision": "mixed"}, "float64": {"dtype": "float64"}}.get(precision, {})
+    checked = "tf32" if precision == "tf32" and not rehearse else None
+    (report,) = run(TraceConfig(model=model, **options), ["cpu", gpu], precision=checked)
+    name = f"parity-{model}-{precision}.txt"
     (folder / name).write_text(report.text() + "\n", encoding="utf-8")
     closest = max(report.comparisons, key=lambda comparison: comparison.severity)
     worst = f"; nearest to its tolerance: {closest.layer} {closest.direction}, {closest.severity:.2f} of it"
@@ -108,10 +110,11 @@ def dropout(gpu: Device, folder: Path, rehearse: bool) -> Result:
     return code == 0, last_line(output), {"exit_code": code}
 
 
-def speed(gpu: Device, folder: Path, rehearse: bool, *precision: str) -> Result:
+def speed(gpu: Device, folder: Path, rehearse: bool, precision: str = "float32") -> Result:
     """Time training steps beside PyTorch on the same GPU."""
-    name = "benchmark" + "".join(precision)
-    options = ["--quick", "--only", "3-filter", "--seconds", "0.1"] if rehearse else ["--device", "cuda", *precision]
+    name = f"benchmark-{precision}"
+    options = ["--quick", "--only", "3-filter", "--seconds", "0.1"] if rehearse else ["--device", "cuda"]
+    options += [] if rehearse and precision == "tf32" else ["--precision", precision]
     figures, last = benchmark(folder, name, options)
     return figures is not None, f"see {name}.txt; last line: {last}", figures
 
@@ -163,14 +166,17 @@ def call(command: Sequence[str], log: Path, environment: dict[str, str] | None =
 PARTS: dict[str, Callable[[Device, Path, bool], Result]] = {
     "parity, LeNet-5, float32": lambda *a: parity(*a, "lenet5"),
     "parity, LeNet-5, float64": lambda *a: parity(*a, "lenet5", "float64"),
-    "parity, LeNet-5, TF32": lambda *a: parity(*a, "lenet5", tf32=True),
+    "parity, LeNet-5, TF32": lambda *a: parity(*a, "lenet5", "tf32"),
+    "parity, LeNet-5, mixed": lambda *a: parity(*a, "lenet5", "mixed"),
     "parity, ResNet-20, float32": lambda *a: parity(*a, "resnet20"),
     "parity, ResNet-20, float64": lambda *a: parity(*a, "resnet20", "float64"),
+    "parity, ResNet-20, mixed": lambda *a: parity(*a, "resnet20", "mixed"),
     "processes": processes,
     "accuracy": accuracy,
     "dropout": dropout,
     "speed": speed,
-    "speed, TF32": lambda *a: speed(*a, "--tf32"),
+    "speed, TF32": lambda *a: speed(*a, "tf32"),
+    "speed, mixed": lambda *a: speed(*a, "mixed"),
     "levers": levers,
     "tests": tests,
 }
@@ -236,8 +242,8 @@ def write(report: dict[str, Any], folder: Path) -> None:
     for name, part in report["parts"].items():
         line = " ".join(part["line"].replace("|", "/").split())
         lines.append(f"| {name} | {'yes' if part['well'] else 'NO'} | {part['seconds']} | {line} |")
-    if (folder / "benchmark.txt").exists():
-        lines += ["", "```", (folder / "benchmark.txt").read_text(encoding="utf-8").strip(), "```"]
+    if (folder / "benchmark-float32.txt").exists():
+        lines += ["", "```", (folder / "benchmark-float32.txt").read_text(encoding="utf-8").strip(), "```"]
     (folder / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

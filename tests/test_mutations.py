@@ -96,6 +96,12 @@ def batch_norm(module: ModuleType, device: Device) -> list[Any]:
     return [y, *statistics, *module.batch_norm_backward(dy, cache), fixed, dx]
 
 
+def batch_statistics(module: ModuleType, device: Device) -> list[Any]:
+    variance, residual, *results = (x * x for x in arrays(device, *[(4, 1)] * 5))
+    module.write_factors(variance, residual, 1e-5, None, None, *results)
+    return results
+
+
 def max_pool(module: ModuleType, device: Device) -> list[Any]:
     x, dy = arrays(device, (3, 4, 7, 7), (3, 4, 3, 3))  # no window reaches the last row and column
     y, cache = module.max_pool2d_forward(x, 2)
@@ -147,8 +153,8 @@ class Leak(NamedTuple):
 LEAKS = {
     "numpy ufunc": Leak("activation", relu, "xp.clip(x, 0, xp.inf, out=y)", "np.clip(x, 0, np.inf, out=y)"),
     "numpy reduction": Leak("linear", linear, "dy.sum(axis=1)", "np.sum(dy, axis=1)"),
-    "numpy result memory": Leak("linear", linear, "device.empty((M, N), a.dtype)", "np.empty((M, N), a.dtype)"),
-    "numpy product": Leak("linear", linear, "device.xp.matmul(", "np.matmul("),
+    "numpy result memory": Leak("linear", linear, "device.empty((M, N), ", "np.empty((M, N), "),
+    "numpy product": Leak("linear", linear, "device.matmul(", "np.matmul("),
     "numpy operand": Leak(
         "softmax",
         softmax,
@@ -158,8 +164,8 @@ LEAKS = {
     "numpy constant in a comparison": Leak(
         "loss",
         cross_entropy,
-        "array_namespace(scores).arange(scores.shape[1])",
-        "np.arange(scores.shape[1])",
+        "device.asarray(np.arange(classes))",
+        "np.arange(classes)",
     ),
     "implicit conversion": Leak("activation", relu, "_relu, x,", "_relu, np.asarray(x),"),
     "conversion to a Python number": Leak(
@@ -236,11 +242,11 @@ LEAKS = {
         "(difference * difference).mean().astype(difference.dtype, casting='safe')",
     ),
     "absolute value in a chain": Leak(
-        "batch_norm", batch_norm, "xp.sqrt(variance + eps)", "xp.sqrt(abs(variance) + eps)"
+        "batch_statistics", batch_statistics, ".sqrt(variance + eps)", ".sqrt(abs(variance) + eps)"
     ),
     "a shape in a chain": Leak("activation", relu, "dx *= dy", "dx *= dy.reshape(dx.shape)"),
     "a number's value in a chain": Leak(
-        "batch_norm", batch_norm, "xp.sqrt(variance + eps)", "xp.sqrt(variance + variance.dtype.type(eps))"
+        "batch_statistics", batch_statistics, ".sqrt(variance + eps)", ".sqrt(variance + variance.dtype.type(eps))"
     ),
     "a sum in a chain": Leak("loss", cross_entropy, "(target_sum * xp.log", "((0 * total.sum() + target_sum) * xp.log"),
     "a chain that writes to a column": Leak(
@@ -272,18 +278,18 @@ LEAKS = {
     "scratch in use": Leak(
         "im2col",
         im2col,
-        'total.shape, x.dtype, "product")',
-        'total.shape, x.dtype, "columns")',
+        'total.shape, dtype, "product")',
+        'total.shape, dtype, "columns")',
         passes_on_numpy=False,
     ),
     "scratch in use by a view": Leak("mec", mec, 'x.dtype, "product")', 'x.dtype, "columns")', passes_on_numpy=False),
     "tasks that count on their order": Leak(
         "linear",
         linear,
-        "        device.xp.matmul(a, b, out=result)\n",
+        "        device.matmul(a, b, out=result)\n",
         "        done = [0]\n\n        def multiply(rows):\n"
         "            part = result[done[0] : done[0] + rows.stop - rows.start]\n"
-        "            device.xp.matmul(a[rows], b, out=part)\n            done[0] += rows.stop - rows.start\n\n"
+        "            device.matmul(a[rows], b, out=part)\n            done[0] += rows.stop - rows.start\n\n"
         "        device.map(multiply, blocks(M, min(M, 3)))\n",
         passes_on_numpy=False,  # with several threads it is wrong there, too, now and then
     ),
@@ -308,6 +314,7 @@ PROGRAMS = {
     "windows": [windows],
     "elementwise": [addition],
     "batch_norm": [batch_norm],
+    "batch_statistics": [batch_statistics],
 }
 
 

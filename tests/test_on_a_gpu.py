@@ -1,5 +1,6 @@
 """What serves GPUs, as far as it shows without one: the choice of TF32, the fixtures, and the check script."""
 
+import ctypes
 import json
 import os
 import subprocess
@@ -89,6 +90,52 @@ def test_a_device_without_tf32_says_so(device):
     assert not device.tf32
 
 
+class OnGpu(np.ndarray):
+    """An array of the host with CuPy's way to give its address."""
+
+    data = property(lambda self: SimpleNamespace(ptr=self.ctypes.data))
+
+
+def fake_gemm(handle, turn_a, turn_b, m, n, k, one, a, of_a, step_a, b, of_b, step_b, zero, c, of_c, step_c, *kind):
+    """Compute what cuBLAS does: matrices column by column, of float16, into one of float32."""
+    assert (of_a, of_b, of_c, *kind) == ("half", "half", "single", "float32 sums", "default")
+
+    def matrix(address, rows, columns, step, kind):
+        assert step >= rows
+        count = step * (columns - 1) + rows
+        memory = np.ctypeslib.as_array((ctypes.c_byte * (count * np.dtype(kind).itemsize)).from_address(address))
+        return np.lib.stride_tricks.as_strided(
+            memory.view(kind), (rows, columns), np.dtype(kind).itemsize * np.array((1, step))
+        )
+
+    left = matrix(a, k, m, step_a, "e").T if turn_a else matrix(a, m, k, step_a, "e")
+    right = matrix(b, n, k, step_b, "e").T if turn_b else matrix(b, k, n, step_b, "e")
+    matrix(c, m, n, step_c, "f")[...] = left.astype("f") @ right.astype("f")
+
+
+@pytest.mark.parametrize("turned", [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("shape", [(5, 7, 9), (1, 7, 9), (5, 7, 1), (5, 1, 9), (1, 1, 1)])
+@pytest.mark.parametrize("part", [False, True])
+def test_a_product_in_mixed_precision_is_one_call_of_cublas(shape, turned, part, rng, monkeypatch):
+    device, (M, K, N) = fake_cuda(), shape
+    cublas = SimpleNamespace(gemmEx=fake_gemm, CUBLAS_COMPUTE_32F="float32 sums", CUBLAS_GEMM_DEFAULT="default")
+    for name, value in {"CUDA_R_16F": "half", "CUDA_R_32F": "single"}.items():
+        setattr(device.xp.cuda.runtime, name, value)
+    device.xp.cuda.cublas, device.xp.cuda.device = cublas, SimpleNamespace(get_cublas_handle=lambda: 1)
+
+    def operand(rows, columns, turn, kind):
+        x = rng.normal(size=(columns, rows + 3) if turn else (rows, columns + 3)).astype(kind).view(OnGpu)
+        return x.T[:rows] if turn else x[:, :columns]
+
+    a, b = operand(M, K, turned[0], "e"), operand(K, N, turned[1], "f")
+    whole = np.full((M, N + 2), np.nan, "f").view(OnGpu)
+    out = whole[:, :N] if part else np.full((M, N), np.nan, "f").view(OnGpu)
+    device.matmul(a[None], b[None], out=out[None])  # one of several products, as of 1×1 convolutions
+    exact = a.astype("d") @ b.astype("e").astype("d")
+    np.testing.assert_allclose(np.asarray(out), np.asarray(exact), 0, 1e-5)
+    assert np.isnan(whole[:, N:]).all()  # nothing was written beside it
+
+
 def test_cupy_has_what_the_choice_takes():
     pytest.importorskip("cupy")
     from cupy import _core
@@ -151,7 +198,14 @@ def test_the_check_script_needs_a_gpu_and_says_so_in_one_line(tmp_path):
 
 def test_the_check_script_can_be_rehearsed(tmp_path):
     out = tmp_path / "out"
-    for part in ("LeNet-5, float32", "accuracy", "dropout", *["levers"] * bool(find_spec("torch")), "tests"):
+    for part in (
+        "LeNet-5, float32",
+        "LeNet-5, mixed",
+        "accuracy",
+        "dropout",
+        *["levers"] * bool(find_spec("torch")),
+        "tests",
+    ):
         result = call(["scripts/gpu_check.py", "--rehearse", "--output", str(out / part), "--only", part])
         assert result.returncode == 0, result.stdout + result.stderr
         report = json.loads((out / part / "report.json").read_text())

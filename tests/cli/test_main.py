@@ -130,6 +130,7 @@ def test_one_seed_gives_the_same_bits_on_any_number_of_threads(tmp_path, few_ima
         ["--class-weights"],
         ["--validation", "0.2"],
         ["--patience", "1"],
+        ["--precision", "mixed"],
     ],
     ids=" ".join,
 )
@@ -145,6 +146,8 @@ def test_each_option_changes_the_result(tmp_path, few_images, usual_weight, opti
         (["--data", "imagenet"], "unknown data set 'imagenet': expected one of"),
         (["--device", "tpu"], "unknown device 'tpu': expected"),
         (["--device", "cuda:99"], r"cuda:99 .*|CuPy cannot be imported"),
+        (["--precision", "half"], "unknown precision 'half': expected float32, tf32, mixed"),
+        (["--precision", "tf32", "--device", "cpu"], "TF32 was asked for, but cpu does not have it"),
         (["--optimizer", "lion"], "unknown optimizer 'lion': expected one of"),
         (["--epochs", "0"], "at least 1"),
         (["--batch-size", "many"], "invalid int value: 'many'"),

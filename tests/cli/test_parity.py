@@ -75,6 +75,11 @@ def test_check_prints_tables_and_a_verdict(trace, strict_by_name, tmp_path, caps
     assert "Do cpu and strict compute the same?" in Page(report.read_text()).text
 
 
+def test_mixed_precision_is_recorded_and_checked(strict_by_name, capsys):
+    assert main(["parity", "run", *FEW, "--devices", "cpu,strict", "--precision", "mixed"]) == 0
+    assert ", mixed\n" in capsys.readouterr().out
+
+
 def test_json_is_all_that_is_printed(trace, capsys):
     assert main(["parity", "check", str(trace), "--device", "cpu", "--json"]) == 0
     (report,) = json.loads(capsys.readouterr().out)
@@ -105,7 +110,9 @@ def test_run_differs_with_exit_code_1(strict_by_name, monkeypatch, capsys):
         (["check", "nowhere", "--device", "cpu"], "nowhere is no trace: trace.json cannot be read"),
         (["check", "TRACE", "--device", "cuda:99"], "cuda:99"),
         (["check", "TRACE", "--device", "tpu"], "unknown device 'tpu'"),
-        (["check", "TRACE", "--device", "cpu", "--tf32"], "TF32 was asked for, but cpu does not have it"),
+        (["check", "TRACE", "--device", "cpu", "--precision", "tf32"], "TF32 was asked for, but cpu does not have it"),
+        (["run", *FEW, "--devices", "cpu,cpu", "--precision", "tf32"], "TF32 was asked for, but cpu does not have it"),
+        (["record", *FEW, "--output", "x", "--precision", "tf32"], "a trace is recorded in float32 or mixed precision"),
         (["run", *FEW, "--devices", "cpu"], "at least two devices, got cpu"),
         (["run", *FEW, "--devices", ""], "at least two devices, got none"),
         (["run", *FEW, "--devices", "cpu,cuda:99"], "cuda:99"),

@@ -67,7 +67,10 @@ def complete(tmp_path_factory: pytest.TempPathFactory, emulation: Emulation) -> 
 FAULTS = {
     "allocation": ("allocations", "out of memory.*: Out of memory allocating .* bytes"),
     "launch": ("launches", "the GPU failed: CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES: too many resources requested"),
-    "call": ("calls", "the GPU failed: (cudaErrorDevicesUnavailable|CUDA_ERROR_DEVICE_UNAVAILABLE): "),
+    "call": (
+        "calls",
+        "the GPU failed: (cudaErrorDevicesUnavailable: |CUDA_ERROR_DEVICE_UNAVAILABLE: |CUBLAS_STATUS_EXECUTION_FAILED)",
+    ),
 }
 
 

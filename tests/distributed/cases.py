@@ -127,6 +127,35 @@ def local_batch_norm(rng):
     assert (1e-6 < apart < 2) == (GROUP.size > 1), apart
 
 
+def mixed_precision(rng):
+    """An overflow on one process: all skip the step, halve the scale, and go on alike."""
+
+    def make(group):
+        rng = np.random.default_rng(1)
+        layers = nn.Linear(12, 16, rng=rng), nn.ReLU(), nn.Dropout(0.2, rng=rng), nn.Linear(16, 4, rng=rng)
+        net = nn.Sequential(nn.Flatten(), *layers)
+        return Trainer(net, optim.AdamW(net.named_parameters(), 0.01), group=group, precision="mixed")
+
+    def weights(trainer):
+        return {name: array.copy() for name, array in trainer.model.state_dict().items()}
+
+    images, labels = rng.normal(size=(8, 3, 2, 2)).astype(np.float32), np.arange(8) % 4
+    together, alone = make(GROUP), make(ALONE)
+    for step in range(4):
+        batch = images.copy()
+        if step == 1:
+            batch[-1] = 1e6  # of the last process; float16 ends at 65504
+        before = weights(together)
+        alone.train_step(batch, labels)
+        together.train_step(batch[GROUP.part(len(batch))], labels[GROUP.part(len(labels))])
+        same_bits(together)
+        skipped = all((array == before[name]).all() for name, array in weights(together).items())
+        assert skipped == (step == 1), (GROUP.rank, step)
+        expected = {"scale": 2.0**16 if step == 0 else 2.0**15, "good_steps": (1, 0, 1, 2)[step]}
+        assert together.scaler.state_dict() == alone.scaler.state_dict() == expected
+        assert difference(weights(together), weights(alone)) < 1e-2
+
+
 def networks(rng):
     images, labels = rng.integers(0, 256, (20, 1, 28, 28), np.uint8), np.arange(20) % 10
     check("LeNet-5", models.lenet5, images, labels, 13, 6, rule=optim.AdamW)
@@ -136,7 +165,7 @@ def networks(rng):
 
 if __name__ == "__main__":
     assert GROUP.size > 1
-    for case in (small_batches, local_batch_norm, networks):
+    for case in (small_batches, local_batch_norm, mixed_precision, networks):
         case(np.random.default_rng(0))
     if GROUP.rank == 0:
         print("all the same", file=sys.stdout, flush=True)

@@ -139,7 +139,7 @@ def test_im2col_and_col2im_move_each_value_to_its_place(apart, device, rng, monk
             assert_close(lowered, columns.reshape(flat), 0, 0, device=device)
             step = window.stride[1] if apart else 1
             dx = device.asarray(np.zeros((C, H, step, -(-W // step), N)))
-            col2im(device.asarray(weights.reshape(flat)), window, tile, dx, W)
+            col2im(device.asarray(weights.reshape(flat)), window, tile, dx, W, device)
             joined = device.to_host(dx).swapaxes(2, 3).reshape(C, H, -1, N)[:, :, :W]
             np.testing.assert_allclose(joined, back, 1e-12, 1e-14)
 
@@ -158,7 +158,7 @@ def test_few_images_with_a_stride_give_the_same_bits(rng, monkeypatch):
 
 
 def test_im2col_copies_no_image_where_no_padding_is_met(device, monkeypatch):
-    """The working memory asked for is the columns alone."""
+    """The working memory asked for is the columns alone; on a GPU, which copies them by one kernel, always."""
     slots = []
     scratch = type(device).scratch
     monkeypatch.setattr(
@@ -166,10 +166,11 @@ def test_im2col_copies_no_image_where_no_padding_is_met(device, monkeypatch):
     )
     x = device.asarray(np.zeros((1, 6, 6, 2)))
     window = make_window(3, 1, (1, 0))
-    for rows, expected in ((slice(1, 5), ["columns"]), (slice(0, 5), ["product", "columns"])):
+    padded = {"columns"} if device.name.startswith("cuda") else {"product", "columns"}
+    for rows, expected in ((slice(1, 5), {"columns"}), (slice(0, 5), padded)):
         slots.clear()
         im2col(x, window, Tile(rows, slice(0, 4), slice(0, 2)), device)
-        assert slots == expected
+        assert set(slots) == expected
 
 
 @pytest.mark.parametrize("value", [1.0, np.float32(1), (1.0, 1), None, np.ones(2)])

@@ -46,7 +46,7 @@ _PATHS = [
 ]
 
 _NUMERIC = ["--epochs", "--batch-size", "--size", "--lr", "--weight-decay", "--seed", "--steps", "--limit"]
-_NAMED = ["--model", "--data", "--optimizer", "--device", "--devices", "--dtype"]
+_NAMED = ["--model", "--data", "--optimizer", "--device", "--devices", "--dtype", "--precision"]
 _FILES = ["--output", "--resume", "--data-dir", "--data", "--picture", "--csv", "--report"]
 _PROCESSES = ["", "0", "1", "1,1", "1,x", "-1", "٣", "1e3", "9" * 400]  # 2 would start processes outside the playground
 _FLAGS = [
@@ -55,7 +55,6 @@ _FLAGS = [
     "--class-weights",
     "--progress",
     "--json",
-    "--tf32",
     "--help",
     "--version",
     "--unknown",

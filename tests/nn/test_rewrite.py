@@ -4,8 +4,20 @@ import numpy as np
 import pytest
 
 from xpcnn.backend import to_host
-from xpcnn.nn import BatchNorm1d, BatchNorm2d, Conv2d, Linear, MaxPool2d, Module, ReLU, ReLU6, Residual, Sequential
-from xpcnn.nn.rewrite import ClippedBatchNorm, rewritten
+from xpcnn.nn import (
+    BatchNorm1d,
+    BatchNorm2d,
+    Conv2d,
+    Flatten,
+    Linear,
+    MaxPool2d,
+    Module,
+    ReLU,
+    ReLU6,
+    Residual,
+    Sequential,
+)
+from xpcnn.nn.rewrite import Clipped, ClippedBoth, rewritten
 
 
 class Plain(Module):
@@ -23,13 +35,24 @@ class Plain(Module):
 
 
 def layers(rng, activation):
-    """Batch norm before and behind everything that a rule looks at."""
+    """Batch norm before and behind everything that a rule looks at, and layers with weights."""
     norms = [BatchNorm2d(4) for _ in range(4)]
     for norm in norms:
         norm.weight.data = 4 * rng.standard_normal(4, np.float32)  # so that values beyond 6 are common
         norm.bias.data = rng.standard_normal(4, np.float32)
     block = [Conv2d(4, 4, 3, padding=1, rng=rng), norms[1], activation(), Conv2d(4, 4, 3, padding=1, rng=rng), norms[2]]
     return [norms[0], activation(), block, norms[3], activation(), MaxPool2d(2)]
+
+
+def weighted(rng, activation):
+    """Layers with weights, and pooling by whose windows pixels are covered once, several times, and not at all."""
+    sizes = (2, None, 0), (3, 2, 1), (2, 3, 0), (3, 1, 1)
+    pools = [MaxPool2d(size, stride, padding) for size, stride, padding in sizes]
+    convolutions = [Conv2d(4, 4, 3, padding=1, groups=groups, rng=rng) for groups in (1, 1, 4, 2)]
+    linear = [Flatten(), Linear(36, 20, rng=rng), activation(), Linear(20, 7, False, rng=rng), activation()]
+    parts = [[conv, pool, activation()] for conv, pool in zip(convolutions, pools, strict=True)]
+    parts.insert(1, [Conv2d(4, 4, 3, padding=1, rng=rng), activation()])
+    return [*(layer for part in parts for layer in part), *linear]
 
 
 def network(rng, activation, wrap):
@@ -54,23 +77,39 @@ def test_the_bits_of_the_modules_one_by_one(device, rng, activation):
     assert activation is ReLU or (results[1][0] == 6).any()  # some are clipped
 
 
-def test_a_relu_is_computed_with_the_batch_norm_before_it():
+@pytest.mark.parametrize("activation", [ReLU, ReLU6])
+def test_the_bits_of_layers_with_weights_and_of_pooling(device, rng, activation):
+    x = 9 * rng.standard_normal((20, 4, 34, 34), np.float32)  # ReLU6 clips many
+    dy, seed, results = rng.standard_normal((20, 7), np.float32), int(rng.integers(1 << 31)), []
+    for wrap in (Plain, lambda module: module):
+        model = Sequential(*map(wrap, weighted(np.random.default_rng(seed), activation))).to(device)
+        y, dx = model(device.asarray(x)), model.backward(device.asarray(dy))
+        results.append([to_host(array) for array in (y, dx, *(parameter.grad for parameter in model.parameters()))])
+    for plain, joined in zip(*results, strict=True):
+        np.testing.assert_array_equal(plain, joined)
+        assert plain.any()
+
+
+def test_a_relu_is_computed_with_the_layer_before_it():
     class OwnNorm(BatchNorm2d):
         pass
 
     def joined(*modules):
         return [type(module) for _, module in rewritten([(str(i), module) for i, module in enumerate(modules)])]
 
-    assert joined(BatchNorm2d(3), ReLU(), ReLU()) == [ClippedBatchNorm, ReLU]
-    assert joined(Linear(2, 2), BatchNorm1d(2), ReLU6()) == [Linear, ClippedBatchNorm]
+    assert joined(BatchNorm2d(3), ReLU(), ReLU()) == [ClippedBoth, ReLU]
+    assert joined(Linear(2, 2), BatchNorm1d(2), ReLU6()) == [Linear, ClippedBoth]
     assert joined(ReLU(), BatchNorm2d(3)) == [ReLU, BatchNorm2d]
+    assert joined(Conv2d(1, 2, 3), ReLU6(), Linear(2, 2), ReLU()) == [Clipped, Clipped]
+    assert joined(Conv2d(1, 2, 3), ReLU(), MaxPool2d(2)) == [Conv2d, ClippedBoth]
     assert joined(OwnNorm(3), ReLU()) == [OwnNorm, ReLU]
     # One whose statistics are fixed, and observed ones.
     assert joined(BatchNorm2d(3).eval(), ReLU()) == [BatchNorm2d, ReLU]
-    for i in (0, 1):
-        modules = BatchNorm2d(3), ReLU()
-        modules[i].forward = lambda x: x
-        assert joined(*modules) == [BatchNorm2d, ReLU]
+    for layer in (BatchNorm2d, lambda size: Linear(size, size)):
+        for i in (0, 1):
+            modules = layer(3), ReLU()
+            modules[i].forward = lambda x: x
+            assert joined(*modules) == [*map(type, modules)]
 
 
 def test_errors_and_misuse_name_the_batch_norm(rng):

@@ -31,6 +31,14 @@ def test_every_layer_of_the_networks_agrees(name, device, rng):
         assert max(c.severity for c in comparisons) > 0.01  # the two did compute in different orders
 
 
+def test_mixed_precision_agrees_within_its_own_tolerances(rng):
+    with other_order(), nn.autocast("mixed", DEVICE):
+        comparisons = compare_devices(lenet5(), digits(rng), [CPU, DEVICE])
+    assert all(c.agrees for c in comparisons), [c for c in comparisons if not c.agrees]
+    (whole,) = (c for c in comparisons if c.kind == "whole network")
+    assert 1e-2 < whole.tolerance < 2e-2  # five products
+
+
 def test_a_wrong_kernel_is_named(rng):
     def drops_the_last_term(x1, x2):
         return np.matmul(x1, x2) if x1.shape[1] != 25 else np.matmul(x1[:, :-1], x2[:-1])

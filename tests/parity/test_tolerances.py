@@ -5,7 +5,7 @@ import pytest
 from other_order import reversed_matmul, reversed_sum
 
 from xpcnn.parity import tolerance, tolerance_table
-from xpcnn.parity.tolerances import precision_of
+from xpcnn.parity.tolerances import operand_tolerance, precision_of
 
 PRECISIONS = {"float64": np.longdouble, "float32": np.float64}
 LENGTHS = [9, 25, 288, 2304, 20_000]
@@ -72,6 +72,45 @@ def test_factors_cut_to_tf32_stay_within_its_tolerance_and_outside_float32_s(rng
         assert tolerance("product", length) < error < tolerance("product", length, "tf32")
 
 
+def tensor_core(a, b):
+    """Return `a @ b` as Fasi et al. (2021) found a V100 to sum it: 4 products at a time, all cut at one place."""
+    total = np.zeros((len(a), b.shape[1]))
+    for k in range(0, a.shape[1], 4):
+        terms = np.stack([total, *(np.outer(a[:, i], b[i]) for i in range(k, min(k + 4, a.shape[1])))])
+        total = cut(cut(terms, abs(terms).max(axis=0)).sum(axis=0))
+    return total
+
+
+def cut(x, largest=None):
+    """Cut `x` towards 0, to the last of float32's places in `largest`, or in itself."""
+    unit = np.ldexp(1.0, np.frexp(x if largest is None else largest)[1] - 24)
+    return np.trunc(x / unit) * unit
+
+
+@pytest.mark.parametrize("kind", ["random", "positive", "cancelling"])
+def test_a_tensor_core_s_sums_stay_within_mixed_precision_s_tolerance(kind, rng):
+    for length in LENGTHS:
+        a, b = (x.astype("d") for x in operands(rng, length, kind, "float16"))
+        error = abs(tensor_core(a, b) - a @ b).max() / scale(a, b, a @ b)
+        assert error < tolerance("product", length, "mixed")
+        if kind == "positive" and length > 1000:
+            assert error > tolerance("product", length)  # which is why float32's would not do
+
+
+def test_factors_that_two_devices_round_differently_stay_within_their_tolerance(rng):
+    def half(x):
+        return x.astype("e").astype("f")
+
+    for length in LENGTHS:
+        a, b = operands(rng, length, "random", "float32")
+        near = [x * (1 + rng.uniform(-1, 1, x.shape).astype("f") * np.float32(2e-6)) for x in (a, b)]
+        error = abs(half(a) @ half(b) - half(near[0]) @ half(near[1])).max() / scale(a, b, a @ b)
+        assert error < tolerance("product", length, "mixed") + operand_tolerance("mixed")
+        rounding = abs(half(a) @ half(b) - a @ b).max() / scale(a, b, a @ b)
+        assert operand_tolerance("mixed") / 100 < rounding < operand_tolerance("mixed")
+    assert operand_tolerance("float32") == 0
+
+
 def test_float16_products_summed_in_float32_stay_within_the_tolerance(rng):
     for length in (25, 288):
         a, b = operands(rng, length, "random", "float16")
@@ -90,13 +129,14 @@ def test_elementwise_functions_stay_within_the_tolerance(rng):
 
 def test_the_table_and_what_is_asked_of_it():
     table = tolerance_table()
-    assert table.startswith("| relative to the scale | float64 | float32 | tf32 | float16 |\n")
-    assert "| product, K = 576 | 1.2e-14 | 6.5e-06 | 4.8e-03 | 9.8e-04 |" in table
+    assert table.startswith("| relative to the scale | float64 | float32 | tf32 | mixed | float16 |\n")
+    assert "| product, K = 576 | 1.2e-14 | 6.5e-06 | 4.8e-03 | 3.0e-05 | 9.8e-04 |" in table
     assert tolerance("exact") == 0
     for arguments in (("products",), ("product", 0), ("product", 3, "int8")):
         with pytest.raises(ValueError, match="no tolerance for"):
             tolerance(*arguments)
     assert precision_of(np.float32, tf32=True) == "tf32"
-    assert precision_of(np.float64, tf32=True) == "float64"
+    assert precision_of(np.float32, mixed=True) == "mixed"
+    assert precision_of(np.float64, tf32=True) == precision_of(np.float64, mixed=True) == "float64"
     with pytest.raises(ValueError, match="got int64"):
         precision_of(np.int64)

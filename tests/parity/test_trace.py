@@ -58,6 +58,8 @@ def test_a_trace_agrees_with_every_device_in_any_order_of_summation(recorded, de
         {"dtype": "float64"},
         {"optimizer": "adamw", "weight_decay": 0.01},
         {"model": "resnet20", "steps": 1, "batch_size": 2},
+        {"precision": "mixed"},
+        {"precision": "mixed", "mode": "eval"},
     ],
     ids=str,
 )
@@ -327,13 +329,21 @@ def test_recording_refuses_what_makes_no_trace(tmp_path, recorded):
     with pytest.raises(ValueError, match="limit must be at least 0, got -1"):
         record(tmp_path / "other" / "trace", TraceConfig(**QUICK), limit=-1)
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["other"]  # no folder left behind
+    for options, message in (
+        ({"precision": "tf32"}, "recorded in float32 or mixed precision"),
+        ({"precision": "mixed", "dtype": "float64"}, "mixed precision is for dtype float32, got float64"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            TraceConfig(**options)
     for options, message in (({"steps": 0}, "at least 1 step"), ({"dtype": "int8"}, "'int8'"), ({"data": "x"}, "'x'")):
         with pytest.raises(ValueError, match=message):
             TraceConfig(**options)
     with pytest.raises(ValueError, match="at least two devices, got cpu"):
         run(TraceConfig(**QUICK), ["cpu"])
     with pytest.raises(ValueError, match="TF32 was asked for, but cpu does not have it"):
-        check(recorded, "cpu", tf32=True)
+        check(recorded, "cpu", precision="tf32")
+    with pytest.raises(ValueError, match="was recorded in the precision float32, it cannot be checked in mixed"):
+        check(recorded, "cpu", precision="mixed")
 
 
 def test_twenty_steps_need_no_more_than_the_measured_drift(tmp_path):
@@ -349,6 +359,21 @@ def test_twenty_steps_need_no_more_than_the_measured_drift(tmp_path):
     assert report.agrees, report.text()
     assert {c.step for c in report.comparisons} == set(range(1, 11))  # later: loss and accuracy alone
     assert len(report.losses) == 20
+
+
+def test_an_operand_that_is_not_rounded_is_named(recorded, monkeypatch):
+    (report,) = run(TraceConfig(**QUICK, precision="mixed"), ["cpu", DEVICE])
+    assert report.agrees, report.text()
+    assert report.precision == "mixed"
+    exact = lambda self, a, b, out: self.xp.matmul(a.astype(out.dtype), b.astype(out.dtype), out=out)  # noqa: E731
+    monkeypatch.setattr(type(DEVICE), "matmul", exact)
+    (report,) = run(TraceConfig(**QUICK, precision="mixed"), ["cpu", DEVICE])
+    assert "in step 1, layer conv1" in report.verdict
+
+
+def test_older_traces_are_of_float32(trace):
+    edit(lambda info: info["config"].pop("precision"))(trace)
+    assert parity.Trace.load(trace).config == TraceConfig(**QUICK)
 
 
 def test_the_accuracy_may_differ_as_far_as_samples_change_sides(recorded):

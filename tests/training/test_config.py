@@ -11,6 +11,7 @@ from xpcnn.parity import TraceConfig
 from xpcnn.training.config import RunConfig, TrainingConfig
 
 SHARED = {"model", "data", "batch_size", "optimizer", "lr", "weight_decay", "seed", "model_sha256", "size", "skip_bad"}
+SHARED |= {"precision"}
 OF_RUNS = {
     "epochs",
     "augment",
@@ -35,6 +36,8 @@ ADDED = {
     "train_from",
     "init",
     "local_batch_norm",
+    "precision",
+    "mode",
 }
 
 
@@ -70,6 +73,7 @@ def test_the_keys_in_files_stay_and_come_back(kind, own):
         ({"batch_size": True}, "batch_size must be a whole number, got True"),
         ({"seed": 10**400}, r"seed must be below 2\*\*63, got a number of 401 digits"),
         ({"model": ["lenet5"]}, r"model must be a text, got \['lenet5'\]"),
+        ({"precision": "float16"}, "unknown precision 'float16': expected float32, tf32, mixed"),
         ({"optimizer": "lion"}, "unknown optimizer 'lion': expected one of sgd, adam, adamw"),
         ({"data": "imagenet"}, "unknown data set 'imagenet': expected one of mnist-mini, "),
     ],

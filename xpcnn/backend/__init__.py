@@ -18,6 +18,7 @@ from .device import (
     device_of,
     device_or_none,
     register,
+    rounded,
     to_host,
 )
 from .layout import batch_first, batch_last
@@ -46,5 +47,6 @@ __all__ = [
     "failures_named",
     "imported",
     "register",
+    "rounded",
     "to_host",
 ]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from .cuda_kernels import Kernels
 from .device import (
     Array,
     Collectives,
@@ -17,6 +19,7 @@ from .device import (
     DeviceUnavailableError,
     Function,
     Namespace,
+    Pair,
     Shape,
     array_namespace,
     device_or_none,
@@ -46,14 +49,30 @@ def _join_rows(sums: Array, rows: int) -> Array:
     return sums[:, None] if len(sums) == rows else sums.reshape(rows, -1).sum(axis=1, keepdims=True)
 
 
+def _for_cublas(x: Array) -> tuple[Array, int, int]:
+    """Return `x (rows, columns)`, copied if it has to be, whether cuBLAS has to transpose it, and its leading step.
+
+    cuBLAS does not have to transpose what lies in memory row by row, as it takes rows for columns.
+    """
+    for turn, matrix in enumerate((x, x.T)):
+        rows, columns = matrix.shape
+        step = matrix.strides[0] // x.itemsize if rows > 1 else columns
+        if (columns == 1 or matrix.strides[1] == x.itemsize) and step >= columns:
+            return x, turn, step
+    return x.copy(), 0, x.shape[1]
+
+
 class CudaDevice(Device):
     """CuPy on one CUDA GPU."""
+
+    adds_windows = True
 
     def __init__(self, xp: Namespace, index: int) -> None:
         self.name = f"cuda:{index}"
         self.xp = xp
         self._index = index
         self._fused: dict[Callable[..., Any], Any] = {}
+        self._kernels = Kernels(xp)
         _, memory = xp.cuda.Device(index).mem_info
         # Few tiles: CuPy computes a product that goes to a part of an array in a temporary, and copies it.
         self.tile_bytes = memory // 64
@@ -113,6 +132,18 @@ class CudaDevice(Device):
             self._fused[function] = self.xp.fuse(kernel_name=f"xpcnn_{function.__name__}")(self._traceable(function))
         return self._fused[function]  # type: ignore[no-any-return]
 
+    def summed(self, function: Callable[..., Array], *operands: Any, axis: int | None = None) -> Array:
+        return self.fused(self._sum_of(function, axis))(*operands)
+
+    @functools.cache  # noqa: B019 -- devices are kept for good
+    def _sum_of(self, function: Callable[..., Array], axis: int | None) -> Callable[..., Array]:
+        def total(*operands: Any) -> Array:
+            return self.xp.sum(elements(*operands), axis=axis)
+
+        elements = inspect.unwrap(function)
+        total.__name__ = f"sum_of_{elements.__name__}"
+        return total
+
     def _traceable(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return the function such that CuPy can trace it: with stand-ins for arrays, which are registered here."""
 
@@ -131,6 +162,40 @@ class CudaDevice(Device):
 
     def row_dots(self, x: Array, y: Array) -> Array:
         return _join_rows(self.fused(_row_dots)(_split_rows(x), _split_rows(y)), len(x))
+
+    def row_sums_and_dots(self, x: Array, y: Array) -> tuple[Array, Array]:
+        both = self._kernels.sums_and_dots(_split_rows(x), _split_rows(y))
+        sums, dots = _join_rows(both.reshape(-1), 2 * len(x)).reshape(2, -1, 1)
+        return sums, dots
+
+    def concatenate(self, arrays: Sequence[Array], out: Array) -> None:
+        self._kernels.concatenate(arrays, out)
+
+    def copy_windows(self, *operands: Any) -> bool:
+        return self._kernels.copy_windows(*operands)
+
+    def add_windows(
+        self, columns: Array, first: Pair, stride: Pair, dilation: Pair, x: Array, *, to_zero: bool = False
+    ) -> bool:
+        self._kernels.add_windows(columns, first, stride, dilation, x, to_zero)
+        return True
+
+    def half_product(self, a: Array, b: Array, out: Array) -> None:
+        # CuPy's own product of float16 is rounded to float16; cuBLAS can return the sums as they are.
+        (M, K), N = a.shape[-2:], b.shape[-1]
+        columns = out.strides[-1] == out.itemsize and out.strides[-2] >= N * out.itemsize
+        if out.size != M * N or not columns or not K:  # several products, of groups or of few channels
+            super().half_product(a, b, out)
+            return
+        # It counts along columns first, so what it sees of each array is its transpose: outᵀ = bᵀ @ aᵀ.
+        (a, turn_a, step_a), (b, turn_b, step_b) = _for_cublas(a.reshape(M, K)), _for_cublas(b.reshape(K, N))
+        one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
+        cuda = self.xp.cuda
+        half, single, cublas = cuda.runtime.CUDA_R_16F, cuda.runtime.CUDA_R_32F, cuda.cublas
+        operands = one.ctypes.data, b.data.ptr, half, step_b, a.data.ptr, half, step_a
+        result = zero.ctypes.data, out.data.ptr, single, out.strides[-2] // out.itemsize
+        handle, kind = cuda.device.get_cublas_handle(), (cublas.CUBLAS_COMPUTE_32F, cublas.CUBLAS_GEMM_DEFAULT)
+        cublas.gemmEx(handle, turn_b, turn_a, N, M, K, *operands, *result, *kind)
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
         return self.xp.asnumpy(x)  # type: ignore[no-any-return]

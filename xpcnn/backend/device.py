@@ -20,6 +20,7 @@ Array: TypeAlias = Any  # numpy.ndarray or cupy.ndarray; CuPy has no type annota
 HostArray: TypeAlias = np.ndarray[Any, Any]
 Namespace: TypeAlias = Any
 Shape: TypeAlias = tuple[int, ...]
+Pair: TypeAlias = tuple[int, int]  # along rows and columns
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 ELEMENT_WORK = 16  # how many multiply-adds take as long as reading or writing one number
@@ -69,6 +70,7 @@ class Device:
         winograd_channels: the fewest channels for which convolution is by Winograd's algorithm. May be set to
             `math.inf` for never: see `functional.conv2d_forward`.
         row_channels: the most channels of an input for which convolution is row by row: see `functional/by_rows.py`.
+        adds_windows: whether `add_windows` can do its work.
         adds_products: whether `einsum` adds up products of elements without storing them, in one pass.
         long_row: the shortest rows over which elementwise operations are as fast as over whole arrays, if one operand
             is broadcast.
@@ -82,6 +84,7 @@ class Device:
     small_product = 0
     winograd_channels: float = inf
     row_channels = 0
+    adds_windows = False
     adds_products = False
     long_row = 1
 
@@ -159,6 +162,55 @@ class Device:
         """Return a view of a contiguous array with another shape and with these strides, in bytes."""
         return self.xp.lib.stride_tricks.as_strided(x, shape, strides)
 
+    def matmul(self, a: Array, b: Array, out: Array) -> None:
+        """Write `a @ b` to `out`; in mixed precision if one operand is float16 and the other is not.
+
+        In mixed precision both operands are rounded to float16, and their products are summed in float32.
+
+        Args:
+            a, b: as in NumPy's `matmul`, with two axes or more.
+            out: of their higher dtype.
+        """
+        if a.dtype == b.dtype:
+            self.xp.matmul(a, b, out=out)
+        else:
+            with np.errstate(over="ignore", invalid="ignore"):  # the step is skipped: see `optim.GradScaler`
+                self.half_product(rounded(a, np.float16), rounded(b, np.float16), out)
+
+    def half_product(self, a: Array, b: Array, out: Array) -> None:
+        """Write the product of float16 operands to the float32 array `out`, with sums in float32."""
+        # Products of two float16 numbers are exact in float32.
+        self.xp.matmul(a.astype(np.float32), b.astype(np.float32), out=out)
+
+    def concatenate(self, arrays: Sequence[Array], out: Array) -> None:
+        """Write arrays of one axis and dtype, one after the other, to the contiguous array `out`."""
+        self.xp.concatenate(arrays, out=out)
+
+    def copy_windows(self, x: Array, first: tuple[int, int, int], stride: Pair, dilation: Pair, columns: Array) -> bool:
+        """Copy windows of padded images in one operation, if this device can; return whether it did.
+
+        Args:
+            x: contiguous, `(C, H, W, N)`.
+            first: row and column of the first window's first element, negative in the padding, and the first image.
+            stride, dilation: along rows and columns.
+            columns: `(C, KH, KW, rows, cols, images)`, contiguous: element (kh, kw) of each window; 0 in the padding.
+        """
+        return False
+
+    def add_windows(
+        self, columns: Array, first: Pair, stride: Pair, dilation: Pair, x: Array, *, to_zero: bool = False
+    ) -> bool:
+        """Add `columns` to the pixels that `copy_windows` would copy to them, in one operation, if this device can.
+
+        Return whether it did.
+
+        Args:
+            columns, first, stride, dilation: those of `copy_windows`.
+            x: `(C, H, W, images)`.
+            to_zero: whether `x` is taken to be 0 before, whatever it holds.
+        """
+        return False
+
     def einsum(self, subscripts: str, *operands: Array, out: Array) -> None:
         """Write what the array module's `einsum` returns to `out`."""
         out[...] = self.xp.einsum(subscripts, *operands)
@@ -197,6 +249,14 @@ class Device:
     def fused(self, function: Function) -> Function:
         """Return what computes a `chain` on this device: one kernel on a GPU, else the function itself."""
         return function
+
+    def summed(self, function: Callable[..., Array], *operands: Any, axis: int | None = None) -> Array:
+        """Return the sum of the array that a `chain` returns, over an axis or of all; one kernel on a GPU.
+
+        Args:
+            function: it must not write to its operands, which CuPy's kernel would not do.
+        """
+        return function(*operands).sum(axis=axis)
 
     def map_elements(self, function: Callable[..., None], *operands: Any, in_pieces: bool = False) -> None:
         """Call an elementwise `function`, which writes to some of its operands, on matching parts of all of them.
@@ -265,6 +325,10 @@ class Device:
         self.xp.multiply(x, y, out=products)
         return products.sum(axis=1, keepdims=True)
 
+    def row_sums_and_dots(self, x: Array, y: Array) -> tuple[Array, Array]:
+        """Return what `row_sums(x)` and `row_dots(x, y)` do, of `x` and `y (rows, length)`."""
+        return self.row_sums(x), self.row_dots(x, y)
+
     def long_rows(self) -> AbstractContextManager[None]:
         """Make elementwise operations in the block as fast as they can be where rows of `long_row` are broadcast."""
         return nullcontext()
@@ -296,6 +360,14 @@ def blocks(length: int, count: int) -> list[slice]:
     """Split `range(length)` into `count` slices of nearly equal length, or into `length` slices if that is fewer."""
     count = min(length, count)
     return [slice(length * i // count, length * (i + 1) // count) for i in range(count)]
+
+
+def rounded(x: Array, dtype: Any) -> Array:
+    """Return `x` in a dtype, copied only if it has another. What is too large for it becomes infinite, silently."""
+    if x.dtype == dtype:
+        return x
+    with np.errstate(over="ignore"):
+        return x.astype(dtype)
 
 
 DeviceOfArray: TypeAlias = Callable[[Any], Device]

@@ -58,6 +58,17 @@ def add_training_options(parser: argparse.ArgumentParser, usual: TrainingConfig)
     parser.add_argument("--lr", type=float, metavar="RATE", help=f"highest learning rate ({rates})")
     parser.add_argument("--weight-decay", type=float, metavar="X", help=f"({usual.weight_decay:g})")
     parser.add_argument("--seed", type=int, metavar="N", help=f"of everything random ({usual.seed})")
+    add_precision(parser, usual.precision)
+
+
+def add_precision(parser: argparse.ArgumentParser, usual: str) -> None:
+    """Add `--precision`; without it there is None.
+
+    Args:
+        usual: what the help names as the default.
+    """
+    text = f"of products in training: float32, tf32 (newer GPUs) or mixed, which is float16 summed in float32 ({usual})"
+    parser.add_argument("--precision", help=text)
 
 
 def given(args: argparse.Namespace, config: type[TrainingConfig]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from .options import (
     add_data_dir,
     add_device,
     add_network,
+    add_precision,
     add_threads,
     add_training_options,
     check_writable,
@@ -48,6 +49,7 @@ def add_commands(commands: Any) -> None:
     add_network(checking)
     checking.add_argument("--data", metavar="PATH", help="where the folder or .npz file is on this machine")
     add_device(checking)
+    add_precision(checking, "that of the trace")
     _report_options(checking)
 
     both = add_command(actions, "run", _run, "record a run on the first device and check it on the others")
@@ -73,7 +75,6 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _report_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--tf32", action="store_true", help="allow the GPU the TF32 format in products")
     sub.add_argument("--json", action="store_true", help="print the report as JSON")
     sub.add_argument("--report", metavar="FILE", help="write the report as a page, replaced if it exists")
     sub.add_argument("--picture", metavar="FILE", help="draw the error of each step into a file")
@@ -94,7 +95,7 @@ def _record(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     _check_files(args)
-    options = {"data": args.data, "data_dir": args.data_dir, "tf32": args.tf32, "network": network_from(args)}
+    options = {"data": args.data, "data_dir": args.data_dir, "precision": args.precision, "network": network_from(args)}
     return _show([check(args.trace, args.device, **options)], args)
 
 
@@ -102,11 +103,14 @@ def _run(args: argparse.Namespace) -> int:
     _check_files(args)
     devices = [name.strip() for name in args.devices.split(",") if name.strip()]
     processes = _numbers(args.processes)
+    precision = args.precision
+    if precision == "tf32":  # of the checks only
+        args.precision = None
     config, limit = config_from(args, TraceConfig), _limit(args)
     if max(processes) > args.group.size == 1:  # again, in as many processes
         command = [mpiexec(), "-n", str(max(processes)), sys.executable, "-m", "xpcnn", *args.arguments]
         return subprocess.run(command, check=False).returncode
-    options: dict[str, Any] = {"data_dir": args.data_dir, "limit": limit, "tf32": args.tf32}
+    options: dict[str, Any] = {"data_dir": args.data_dir, "limit": limit, "precision": precision}
     reports = run(config, devices, **options, processes=processes, group=args.group)
     code = _show(reports, args) if not args.group.rank else 0
     return args.group.share(bytes([code]))[0]  # type: ignore[no-any-return]

@@ -97,7 +97,7 @@ def batch_norm_forward(
         block = centred[rows]
         sums = device.row_sums(values[rows])
         centre(values[rows], sums, length, block)
-        moments = sums, device.row_sums(block), device.row_dots(block, block), length
+        moments = sums, *device.row_sums_and_dots(block, block), length
         if group.size > 1:
             write_part(*moments, rounded[rows], residual[rows], variance[rows])
             return
@@ -162,7 +162,7 @@ def batch_norm_backward(
 
     def sum_up(rows: slice) -> None:
         block = unclipped(rows)
-        sums = device.row_sums(block), device.row_dots(block, values[rows]), residual[rows], scale[rows]
+        sums = *device.row_sums_and_dots(block, values[rows]), residual[rows], scale[rows]
         if group.size > 1:
             _parameter_gradients(*sums, dweight[rows], dbias[rows])
             return

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from math import ceil, gcd
 from typing import TypeAlias
 
+import numpy as np
+
 from ..backend import Array, Device, Shape, blocks
 from .row_columns import row_columns
 from .windows import PARTIAL_SUMS, Limits, Pair, Window, add_up, finish, kept_array, product_work
@@ -80,7 +82,7 @@ def correlate(
     """
     C, H, W, N = x.shape
     O = weight.shape[0]
-    y = device.empty((groups, O // groups, *window.output_size(H, W), N), x.dtype)
+    y = device.empty((groups, O // groups, *window.output_size(H, W), N), weight.dtype)
     bias = None if bias is None else bias.reshape(groups, -1, 1, 1, 1)
     by_groups = weight.reshape(groups, O // groups, C // groups, *window.kernel)
     filters = kept_array(kept, "rows", lambda: _filters(by_groups, device))
@@ -101,7 +103,7 @@ def input_gradient(
         bias: `(C,)`, added to the result: the bias of a transposed convolution, whose forward pass this is.
     """
     C, (sh, sw) = weight.shape[1] * groups, window.stride
-    dx = device.empty((groups, C // groups, *size, dy.shape[3]), dy.dtype)
+    dx = device.empty((groups, C // groups, *size, dy.shape[3]), weight.dtype)
     bias = None if bias is None else bias.reshape(groups, -1, 1, 1, 1)
     weight = weight.reshape(groups, -1, C // groups, *window.kernel).swapaxes(1, 2)
     dy = dy.reshape(groups, -1, *dy.shape[1:])
@@ -121,10 +123,10 @@ def weight_gradient(x: Array, dy: Array, window: Window, groups: int, device: De
     """Return the gradient w.r.t. the weight of `correlate`, from `x (C, H, W, N)` and `dy (O, OH, OW, N)`."""
     O, C = dy.shape[0] // groups, x.shape[0] // groups
     x, dy = x.reshape(groups, C, *x.shape[1:]), dy.reshape(groups, O, *dy.shape[1:])
-    K = C * window.kernel[0] * window.kernel[1]
-    parts = _parts(x, window, dy, device, at_most=PARTIAL_SUMS // (groups * K * O * x.itemsize))
+    K, dtype = C * window.kernel[0] * window.kernel[1], np.promote_types(x.dtype, dy.dtype)
+    parts = _parts(x, window, dy, device, at_most=PARTIAL_SUMS // (groups * K * O * dtype.itemsize))
     # Parts of the rows of one group have sums of their own.
-    sums = [device.empty((groups, K, O), x.dtype) for _ in range(len(parts) if groups == 1 else 1)]
+    sums = [device.empty((groups, K, O), dtype) for _ in range(len(parts) if groups == 1 else 1)]
 
     def accumulate(number: int) -> None:
         totals = sums[number % len(sums)]
@@ -132,9 +134,9 @@ def weight_gradient(x: Array, dy: Array, window: Window, groups: int, device: De
             for i, rows in enumerate(row_blocks):
                 lines, columns = _lines(dy[g, :, rows]), row_columns(x[g], window, rows, dy.shape[3], device)
                 for j, positions in enumerate(_positions(lines, columns, device)):
-                    product = device.scratch((*columns.shape[:3], O), x.dtype, "product")
+                    product = device.scratch((*columns.shape[:3], O), dtype, "product")
                     # (K, OW·N) @ (OW·N, O)
-                    device.xp.matmul(columns[..., positions], lines[..., positions].swapaxes(2, 3), out=product)
+                    device.matmul(columns[..., positions], lines[..., positions].swapaxes(2, 3), out=product)
                     if i or j:
                         totals[g] += product.sum(axis=1)
                     else:
@@ -237,7 +239,8 @@ def _correlate_rows(
     result = target if in_place else device.scratch(target.shape, target.dtype, "product")
     lines = _lines(result)
     # NumPy has no fast product of one column with one row.
-    product = device.xp.multiply if filters.shape[3] == 1 else device.xp.matmul
+    single = filters.shape[3] == 1 and filters.dtype == columns.dtype
+    product = device.xp.multiply if single else device.matmul
     for positions in _positions(lines, columns, device):
         product(filters, columns[..., positions], out=lines[..., positions])  # (O, K) @ (K, OW·N)
     finish(result, bias, limits, device)

@@ -56,6 +56,12 @@ def refuse_float16(function: str, dtype: Any) -> None:
         raise ValueError(f"{function}: the result would be wrong in float16: {_CONVERT}")
 
 
+def check_dtypes(x: Array, weight: Array) -> None:
+    """Raise ValueError unless an input has the weight's dtype, or float16 with a float32 weight: mixed precision."""
+    if x.dtype != weight.dtype and (x.dtype.char, weight.dtype.char) != ("e", "f"):
+        raise ValueError(f"expected input of the weight's dtype {weight.dtype}, got {x.dtype}")
+
+
 def check_arrays(function: str, **arguments: Array) -> None:
     """Raise TypeError unless each argument is an array.
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from ..backend import Array, Device, Shape, batch_first, batch_last, device_of
+from ..backend import Array, Device, Shape, batch_first, batch_last, device_of, rounded
 from . import by_rows, im2col
-from .checks import check_arrays, check_gradient, check_input
+from .checks import check_arrays, check_dtypes, check_gradient, check_input, refuse_float16
 from .windows import IntOrPair, Padding, Pair, Window, make_window, pair
 
 
@@ -39,7 +39,8 @@ def conv_transpose2d_forward(
 
     Args:
         x: `(N, C, H, W)`.
-        weight: `(C, O / groups, KH, KW)`, of the same dtype as `x`.
+        weight: `(C, O / groups, KH, KW)`, of the same dtype as `x`; or float32 if `x` is float16, as in
+            `conv2d_forward`.
         bias: `(O,)`, or None.
         stride: step between the filters in the output, in pixels.
         padding: rows and columns removed from the sides of the output, in any form that `windows.make_window` takes.
@@ -56,7 +57,7 @@ def conv_transpose2d_forward(
     Raises:
         ValueError: if shapes, dtypes or options do not fit together.
     """
-    device = check_input("conv_transpose2d_forward", x, "(N, C, H, W)", float16=False)
+    device = check_input("conv_transpose2d_forward", x, "(N, C, H, W)")
     try:
         window = transposed_window(weight.shape[2:], stride, padding, output_padding, dilation)
         _check(x, weight, bias, groups)
@@ -90,7 +91,8 @@ def conv_transpose2d_backward(
 def conv_transpose2d_input_gradient(dy: Array, cache: Any) -> Array:
     """Return `dx (N, C, H, W)` alone, as `conv_transpose2d_backward` does."""
     x, weight, _, window, groups, output = cache
-    dy = check_gradient("conv_transpose2d_backward", dy, output, x.dtype)
+    dy = check_gradient("conv_transpose2d_backward", dy, output, weight.dtype)
+    dy = rounded(dy, x.dtype)
     device = device_of(dy)
     return batch_first(
         _algorithm(window, x, weight, groups, device).correlate(dy, weight, None, window, groups, device)
@@ -100,7 +102,7 @@ def conv_transpose2d_input_gradient(dy: Array, cache: Any) -> Array:
 def conv_transpose2d_parameter_gradients(dy: Array, cache: Any) -> tuple[Array, Array | None]:
     """Return `dweight` and `dbias` alone, as `conv_transpose2d_backward` does."""
     x, weight, has_bias, window, groups, output = cache
-    dy, device = check_gradient("conv_transpose2d_backward", dy, output, x.dtype), device_of(dy)
+    dy, device = check_gradient("conv_transpose2d_backward", dy, output, weight.dtype), device_of(dy)
     dbias = device.row_sums(dy.reshape(dy.shape[0], -1))[:, 0] if has_bias else None
     return _algorithm(window, x, weight, groups, device).weight_gradient(dy, x, window, groups, device), dbias
 
@@ -154,5 +156,5 @@ def _check(x: Array, weight: Array, bias: Array | None, groups: int) -> None:
         raise ValueError(f"{expected} for weight {weight.shape}, got {x.shape}")
     if bias is not None and bias.shape != (O,):
         raise ValueError(f"expected bias ({O},), got {bias.shape}")
-    if x.dtype != weight.dtype:
-        raise ValueError(f"expected input of the weight's dtype {weight.dtype}, got {x.dtype}")
+    check_dtypes(x, weight)
+    refuse_float16("conv_transpose2d_forward", weight.dtype)

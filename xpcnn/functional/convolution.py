@@ -7,6 +7,8 @@ MEC (`mec.py`)              small products: few channels and at least 16 images
 Winograd (`winograd.py`)    3×3 windows with stride 1 and many channels
 rows (`by_rows.py`)         depthwise and other groups of few channels, narrow layers, few images
 depthwise (`depthwise.py`)  one small image of many channels
+
+Of mixed precision (see `Device.matmul`) dilation, MEC, Winograd and depthwise know nothing: they need a uniform dtype.
 """
 
 from __future__ import annotations
@@ -15,9 +17,19 @@ from collections.abc import Callable
 from math import ceil, prod
 from typing import Any, NamedTuple, TypeAlias
 
-from ..backend import Array, Device, Shape, array_namespace, batch_first, batch_last, device_of, device_or_none
+from ..backend import (
+    Array,
+    Device,
+    Shape,
+    array_namespace,
+    batch_first,
+    batch_last,
+    device_of,
+    device_or_none,
+    rounded,
+)
 from . import by_rows, depthwise, dilation, im2col, mec, pointwise, winograd
-from .checks import check_arrays, check_gradient, check_input, refuse_float16
+from .checks import check_arrays, check_dtypes, check_gradient, check_input, refuse_float16
 from .windows import IntOrPair, Limits, Padding, Pair, Window, flipped, make_window
 
 Kept: TypeAlias = dict[Any, Any]  # arrays by name; functions by device, shape and dtype of their input
@@ -42,16 +54,20 @@ def conv2d_forward(
     padding: Padding = 0,
     dilation: IntOrPair = 1,
     groups: int = 1,
+    limits: Limits | None = None,
 ) -> tuple[Array, Any]:
     """Correlate images with filters, which is what neural networks call convolution.
 
     Args:
         x: `(N, C, H, W)`.
-        weight: `(O, C / groups, KH, KW)`, of the same dtype as `x`.
+        weight: `(O, C / groups, KH, KW)`, of the same dtype as `x`; or float32 if `x` is float16, for mixed precision:
+            see `Device.matmul`. The output, and all gradients, are of the weight's dtype.
         bias: `(O,)`, or None.
         stride, padding, dilation: see `windows.make_window`.
         groups: into how many equal groups the channels are split; group i of the output depends on group i of the
             input only.
+        limits: what the output is clipped to, `(0, inf)` for a ReLU after it; None for nothing. The backward pass is
+            that of the convolution alone.
 
     Returns:
         `y (N, O, OH, OW)` and what `conv2d_backward` needs.
@@ -68,7 +84,7 @@ def conv2d_forward(
     """
     window = _checked_window(x, weight, bias, stride, padding, dilation, groups)
     x = batch_last(x)
-    y = _correlate(x, weight, bias, window, groups, device_of(x))
+    y = _correlate(x, weight, bias, window, groups, device_of(x), limits)
     return batch_first(y), _Cache(x, weight, bias is not None, window, groups, y.shape)
 
 
@@ -119,16 +135,17 @@ def conv2d_backward(dy: Array, cache: Any, *, input_gradient: bool = True) -> tu
 def conv2d_input_gradient(dy: Array, cache: Any) -> Array:
     """Return `dx (N, C, H, W)` alone, as `conv2d_backward` does."""
     x, weight, _, window, groups, output = cache
-    dy = check_gradient("conv2d_backward", dy, output, x.dtype)
-    refuse_float16("conv2d_backward", x.dtype)
+    dy = check_gradient("conv2d_backward", dy, output, weight.dtype)
+    refuse_float16("conv2d_backward", weight.dtype)
+    dy = rounded(dy, x.dtype)
     return batch_first(_input_gradient(dy, weight, window, groups, x.shape[1:3], device_of(dy)))
 
 
 def conv2d_parameter_gradients(dy: Array, cache: Any) -> tuple[Array, Array | None]:
     """Return `dweight` and `dbias` alone, as `conv2d_backward` does."""
     x, weight, has_bias, window, groups, output = cache
-    dy, device = check_gradient("conv2d_backward", dy, output, x.dtype), device_of(dy)
-    refuse_float16("conv2d_backward", x.dtype)
+    dy, device = check_gradient("conv2d_backward", dy, output, weight.dtype), device_of(dy)
+    refuse_float16("conv2d_backward", weight.dtype)
     dbias = device.row_sums(dy.reshape(dy.shape[0], -1))[:, 0] if has_bias else None
     return _weight_gradient(x, dy, weight, window, groups, device), dbias
 
@@ -148,22 +165,22 @@ def _correlate(
         if kept is not None:
             return _prepare(pointwise.prepare, x, kept, weight, bias, window, device, limits)(x)
         return pointwise.correlate(x, weight, bias, window, device, limits)
-    size = window.output_size(*x.shape[1:3])
-    if _without_dilation(window, weight, groups, (*size, x.shape[3]), device):
+    size, uniform = window.output_size(*x.shape[1:3]), x.dtype == weight.dtype
+    if uniform and _without_dilation(window, weight, groups, (*size, x.shape[3]), device):
         small = dilation.small_window(window, x.shape[1:3])
         kept = None if kept is None else kept.setdefault("without dilation", {})
         y = _correlate(dilation.split(x, window, device), weight, bias, small, groups, device, limits, kept)
         return dilation.join(y, _unpadded(window), size, device)
     N = x.shape[3]
-    if depthwise.applies(x, weight, groups, window, device):
+    if uniform and depthwise.applies(x, weight, groups, window, device):
         return depthwise.correlate(x, weight, bias, window, device, limits, kept)
     few_channels = by_rows.applies(window, weight, groups, N, device)
     if few_channels and groups > 1:
         return by_rows.correlate(x, weight, bias, window, groups, device, limits, kept)
-    if winograd.applies(window, weight, groups, (*size, N), device, kept=kept is not None):
+    if uniform and winograd.applies(window, weight, groups, (*size, N), device, kept=kept is not None):
         options = limits, kept if groups == 1 else None
         return _by_groups(winograd.correlate, groups, (x, weight, bias), window, device, *options)
-    if mec.applies(window, weight, groups, N, device):
+    if uniform and mec.applies(window, weight, groups, N, device):
         return mec.correlate(x, weight, bias, window, device, limits)
     if groups == 1 and by_rows.applies_to_few_images(weight, (*size, N), device):
         if kept is not None:
@@ -188,7 +205,8 @@ def _weight_gradient(x: Array, dy: Array, weight: Array, window: Window, groups:
     """Return the gradient w.r.t. the weight from `x (C, H, W, N)` and `dy (O, OH, OW, N)`."""
     if pointwise.applies(window, groups):
         return pointwise.weight_gradient(x, dy, window, device)
-    if _without_dilation(window, weight, groups, dy.shape[1:], device):
+    uniform = x.dtype == dy.dtype
+    if uniform and _without_dilation(window, weight, groups, dy.shape[1:], device):
         small = dilation.small_window(window, x.shape[1:3])
         images, dy_images = dilation.split(x, window, device), dilation.split(dy, _unpadded(window), device)
         return _weight_gradient(images, dy_images, weight, small, groups, device)
@@ -196,9 +214,9 @@ def _weight_gradient(x: Array, dy: Array, weight: Array, window: Window, groups:
     few_channels = by_rows.applies(window, weight, groups, N, device)
     if few_channels and groups > 1:
         return by_rows.weight_gradient(x, dy, window, groups, device)
-    if winograd.applies(window, weight, groups, dy.shape[1:], device):
+    if uniform and winograd.applies(window, weight, groups, dy.shape[1:], device):
         return _by_groups(winograd.weight_gradient, groups, (x, dy), window, device)
-    if mec.applies(window, weight, groups, N, device) and window.stride[1] == 1:
+    if uniform and mec.applies(window, weight, groups, N, device) and window.stride[1] == 1:
         return mec.weight_gradient(x, dy, window, device)
     if few_channels:
         return by_rows.weight_gradient(x, dy, window, groups, device)
@@ -209,7 +227,8 @@ def _input_gradient(dy: Array, weight: Array, window: Window, groups: int, size:
     """Return `dx (C, H, W, N)`, for an input of `size (H, W)`, from `dy (O, OH, OW, N)`."""
     if pointwise.applies(window, groups):
         return pointwise.input_gradient(dy, weight, window, size, device)
-    if _without_dilation(window, weight, groups, dy.shape[1:], device):
+    uniform = dy.dtype == weight.dtype
+    if uniform and _without_dilation(window, weight, groups, dy.shape[1:], device):
         small, smaller = dilation.small_window(window, size), dilation.small_size(window, size)
         dx = _input_gradient(dilation.split(dy, _unpadded(window), device), weight, small, groups, smaller, device)
         return dilation.join(dx, window, size, device)
@@ -217,15 +236,17 @@ def _input_gradient(dy: Array, weight: Array, window: Window, groups: int, size:
     few_channels = by_rows.applies_to_input_gradient(weight, groups, N, device)
     if few_channels and groups > 1:
         return by_rows.input_gradient(dy, weight, window, groups, size, device)
-    if winograd.applies(window, weight, groups, dy.shape[1:], device):
+    if uniform and winograd.applies(window, weight, groups, dy.shape[1:], device):
         return _by_groups(winograd.input_gradient, groups, (dy, weight), window, device)
     if window.stride == (1, 1) and groups == 1:
         (O, C), pixels, positions = weight.shape[:2], prod(size), prod(dy.shape[1:3])
         # With many more pixels than positions, the windows over dy would mostly cover padding.
-        by_mec = pixels <= 1.5 * positions and mec.applies(window.flipped, weight, groups, N, device)
-        # The columns of dy are written and read; those of dx are also added up, once for each element of the window.
-        # So the correlation pays unless dy has many more columns.
+        by_mec = uniform and pixels <= 1.5 * positions and mec.applies(window.flipped, weight, groups, N, device)
+        # The columns of dy are written and read; those of dx are also added up, if not in one pass, then once for each
+        # element of the window. So the correlation pays unless dy has many more columns.
         few_columns = O * pixels <= 1.5 * C * positions + device.launch_bytes / (2 * N * dy.itemsize)
+        if device.adds_windows:
+            few_columns = O * pixels < C * positions
         if by_mec or (few_columns and not few_channels):
             flipped_weight, flipped_window = flipped(weight, window, device)
             if by_mec:
@@ -300,5 +321,4 @@ def _check(x: Array, weight: Array, bias: Array | None, window: Window, groups: 
     window.output_size(*x.shape[2:])  # raises if the window does not fit the image
     if bias is not None and bias.shape != (O,):
         raise ValueError(f"expected bias ({O},), got {bias.shape}")
-    if x.dtype != weight.dtype:
-        raise ValueError(f"expected input of the weight's dtype {weight.dtype}, got {x.dtype}")
+    check_dtypes(x, weight)

@@ -23,6 +23,8 @@ from functools import lru_cache
 from math import ceil
 from typing import NamedTuple
 
+import numpy as np
+
 from ..backend import Array, Device, blocks
 from .windows import Limits, Pair, Window, add_up, finish, product_work, reach, sums_and_cuts
 
@@ -46,7 +48,7 @@ def correlate(
     C, H, W, N = x.shape
     O = weight.shape[0]
     OH, OW = window.output_size(H, W)
-    y = device.empty((groups, O // groups, OH, OW, N), x.dtype)
+    y = device.empty((groups, O // groups, OH, OW, N), weight.dtype)
     flat = y.reshape(groups, O // groups, -1)
     x = x.reshape(groups, C // groups, H, W, N)
     rows = weight.reshape(groups, O // groups, -1)
@@ -69,7 +71,7 @@ def correlate(
         if span is not None:
             product = flat[g][:, span]
         else:
-            product = device.scratch((O // groups, columns.shape[1]), x.dtype, "product")
+            product = device.scratch((O // groups, columns.shape[1]), weight.dtype, "product")
 
         def multiply_filters(block: slice) -> None:
             _multiply(rows[g, block], columns, product[block], device)  # (O, K) @ (K, P)
@@ -90,15 +92,15 @@ def weight_gradient(x: Array, dy: Array, window: Window, groups: int, device: De
     K = C * window.kernel[0] * window.kernel[1]
     x = x.reshape(groups, C, *x.shape[1:])
     dy = dy.reshape(groups, O // groups, OH, OW, N)
-    P = OH * OW * N
+    P, dtype = OH * OW * N, np.promote_types(x.dtype, dy.dtype)
     part_count, cuts = sums_and_cuts(
-        device.parts(product_work(K, O // groups, P)), P // _LEAST_COLUMNS, O // groups * K * x.itemsize
+        device.parts(product_work(K, O // groups, P)), P // _LEAST_COLUMNS, O // groups * K * dtype.itemsize
     )
     # Cut by channels of x, so that no column is made twice. The products keep enough rows to be fast.
     channel_blocks = blocks(C, max(1, min(cuts, K // 64)))
     all_tiles = tiles(OH, OW, N, ceil(K / len(channel_blocks)) * x.itemsize, device.tile_bytes, part_count)
     parts = blocks(len(all_tiles), part_count)
-    sums = [device.empty((O // groups, C, K // C), x.dtype) for _ in range(groups * len(parts))]
+    sums = [device.empty((O // groups, C, K // C), dtype) for _ in range(groups * len(parts))]
 
     def accumulate(task: tuple[int, int, slice]) -> None:
         g, p, channels = task
@@ -106,8 +108,8 @@ def weight_gradient(x: Array, dy: Array, window: Window, groups: int, device: De
         for i, tile in enumerate(all_tiles[parts[p]]):
             columns = im2col(x[g, channels], window, tile, device)
             dy_tile = dy[g][:, tile.rows, tile.cols, tile.images].reshape(O // groups, -1)
-            product = total if i == 0 else device.scratch(total.shape, x.dtype, "product")
-            device.xp.matmul(dy_tile, columns.T, out=product)  # (O, P) @ (P, K)
+            product = total if i == 0 else device.scratch(total.shape, dtype, "product")
+            device.matmul(dy_tile, columns.T, out=product)  # (O, P) @ (P, K)
             if i:
                 total += product
 
@@ -131,14 +133,14 @@ def input_gradient(
     """
     O, OH, OW, N = dy.shape
     C, (KH, KW) = weight.shape[1], window.kernel
-    dx = device.empty((groups, C, *size, N), dy.dtype)
+    dx = device.empty((groups, C, *size, N), weight.dtype)
     dy = dy.reshape(groups, O // groups, OH, OW, N)
     weight = weight.reshape(groups, O // groups, C, KH * KW)
     initial = None if bias is None else bias.reshape(groups, C, 1, 1, 1)
     # Products of fewer than about 64 rows are slow, so a layer with few channels is split into fewer parts.
     work = product_work(C * KH * KW, O // groups, OH * OW * N)
     channel_blocks = blocks(C, device.parts(work, at_most=C * KH * KW // 64))
-    all_tiles = tiles(OH, OW, N, ceil(C / len(channel_blocks)) * KH * KW * dy.itemsize, device.tile_bytes, 1)
+    all_tiles = tiles(OH, OW, N, ceil(C / len(channel_blocks)) * KH * KW * weight.itemsize, device.tile_bytes, 1)
 
     def scatter(task: tuple[int, slice]) -> None:
         # Parts hold different channels, so no two of them add to the same pixel.
@@ -146,15 +148,17 @@ def input_gradient(
         pixels = dx[g, channels]
         apart = _columns_apart(window, N, pixels, device)
         # With the columns apart: (C, H, stride, ceil(W / stride), N).
-        target = device.empty((*pixels.shape[:2], apart, ceil(size[1] / apart), N), dy.dtype) if apart > 1 else pixels
+        target = device.empty((*pixels.shape[:2], apart, ceil(size[1] / apart), N), dx.dtype) if apart > 1 else pixels
         target = target.reshape(*pixels.shape[:2], apart, -1, N)
-        target[...] = 0 if initial is None else initial[g, channels, ..., None]
+        to_zero = device.adds_windows and initial is None and apart == len(all_tiles) == 1
+        if not to_zero:
+            target[...] = 0 if initial is None else initial[g, channels, ..., None]
         rows = weight[g, :, channels].reshape(O // groups, -1)
         for tile in all_tiles:
             dy_tile = dy[g][:, tile.rows, tile.cols, tile.images].reshape(O // groups, -1)
-            columns = device.scratch((rows.shape[1], dy_tile.shape[1]), dy.dtype, "columns")
+            columns = device.scratch((rows.shape[1], dy_tile.shape[1]), dx.dtype, "columns")
             _multiply(rows.T, dy_tile, columns, device)  # (K, O) @ (O, P)
-            col2im(columns, window, tile, target, size[1])
+            col2im(columns, window, tile, target, size[1], device, to_zero=to_zero)
         for i in range(apart if apart > 1 else 0):
             part = pixels[:, :, i::apart]
             part[...] = target[:, :, i, : part.shape[2]]
@@ -219,9 +223,13 @@ def im2col(x: Array, window: Window, tile: Tile, device: Device) -> Array:
     """
     xp = device.xp
     C, (KH, KW) = x.shape[0], window.kernel
+    (sh, sw), (top, _, left, _) = window.stride, window.padding
+    columns = device.scratch((C, KH, KW, *tile.shape), x.dtype, "columns")
+    first = tile.rows.start * sh - top, tile.cols.start * sw - left, tile.images.start
+    if device.copy_windows(x, first, window.stride, window.dilation, columns):
+        return columns.reshape(C * KH * KW, -1)
     field = _padded_field(x, window, tile, device)
     c, h, w, n = field.strides
-    columns = device.scratch((C, KH, KW, *tile.shape), x.dtype, "columns")
     # The positions of one image are copied as single numbers, and windows side by side read each pixel once: both as
     # fast with a stride.
     pays = tile.shape[2] > 1 and window.kernel[1] > window.stride[1]
@@ -266,17 +274,24 @@ def _copy_apart(field: Array, window: Window, columns: Array, apart: int, device
         )
 
 
-def col2im(columns: Array, window: Window, tile: Tile, dx: Array, W: int) -> None:
+def col2im(
+    columns: Array, window: Window, tile: Tile, dx: Array, W: int, device: Device, *, to_zero: bool = False
+) -> None:
     """Add the columns of one tile to the pixels that `im2col` copied them from, its adjoint; padding is dropped.
 
     Args:
         columns: `(C·KH·KW, rows·cols·images)`.
         dx: `(C, H, 1, W, N)`, or `(C, H, stride, ceil(W / stride), N)` with the columns taken apart; added to in place.
         W: width of the image.
+        to_zero: whether `dx` is taken to be 0 before; of devices that have `adds_windows`, with columns side by side.
     """
     C, H, apart, _, _ = dx.shape
     (KH, KW), (top, _, left, _) = window.kernel, window.padding
     patches = columns.reshape(C, KH, KW, *tile.shape)
+    first = tile.rows.start * window.stride[0] - top, tile.cols.start * window.stride[1] - left
+    pixels = dx[:, :, 0, :, tile.images]
+    if apart == 1 and device.add_windows(patches, first, window.stride, window.dilation, pixels, to_zero=to_zero):
+        return
     across = [reach(tile.cols, window.stride[1], kw * window.dilation[1] - left, W) for kw in range(KW)]
     for kh in range(KH):
         tile_rows, image_rows = reach(tile.rows, window.stride[0], kh * window.dilation[0] - top, H)
@@ -291,7 +306,7 @@ def _multiply(a: Array, b: Array, out: Array, device: Device) -> None:
     columns = device.small_product // a.size
     parts = blocks(b.shape[1], ceil(b.shape[1] / columns)) if columns >= 32 else [slice(None)]
     for part in parts:
-        device.xp.matmul(a, b[:, part], out=out[:, part])
+        device.matmul(a, b[:, part], out=out[:, part])
 
 
 def _padded_field(x: Array, window: Window, tile: Tile, device: Device) -> Array:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ..backend import Array, Device, Shape, batch_last, blocks, device_of
-from .checks import check_arrays, check_gradient, check_input
+import numpy as np
+
+from ..backend import Array, Device, Shape, batch_last, blocks, device_of, rounded
+from .checks import check_arrays, check_dtypes, check_gradient, check_input
 from .windows import Limits, finish
 
 _LEAST_ROWS = 16  # products of fewer rows are slow in BLAS
@@ -18,13 +20,17 @@ class _Cache(NamedTuple):
     output: Shape  # of the output, (out, N)
 
 
-def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, Any]:
+def linear_forward(
+    x: Array, weight: Array, bias: Array | None = None, *, limits: Limits | None = None
+) -> tuple[Array, Any]:
     """Return `x @ weight.T + bias` and what `linear_backward` needs.
 
     Args:
         x: `(N, in)`.
-        weight: `(out, in)`, of the same dtype.
+        weight: `(out, in)`, of the same dtype; or float32 if `x` is float16, as in `conv2d_forward`.
         bias: `(out,)`, or None.
+        limits: what the output is clipped to, `(0, inf)` for a ReLU after it; None for nothing. The backward pass is
+            that of the linear layer alone.
 
     Returns:
         `y (N, out)` and the cache.
@@ -35,8 +41,7 @@ def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[
     device = _checked_device(x, weight, bias)
     x = batch_last(x)
     y = _product(weight, x, device)  # (out, in) @ (in, N)
-    if bias is not None:
-        y += bias[:, None]
+    finish(y, None if bias is None else bias[:, None], limits, device)
     return y.T, _Cache(x, weight, bias is not None, y.shape)
 
 
@@ -70,14 +75,14 @@ def linear_backward(dy: Array, cache: Any, *, input_gradient: bool = True) -> tu
 
 def linear_input_gradient(dy: Array, cache: Any) -> Array:
     """Return `dx (N, in)` alone, as `linear_backward` does."""
-    dy = check_gradient("linear_backward", dy, cache.output, cache.x.dtype)
-    return _product(cache.weight.T, dy, device_of(dy)).T  # (in, out) @ (out, N)
+    dy = check_gradient("linear_backward", dy, cache.output, cache.weight.dtype)
+    return _product(cache.weight.T, rounded(dy, cache.x.dtype), device_of(dy)).T  # (in, out) @ (out, N)
 
 
 def linear_parameter_gradients(dy: Array, cache: Any) -> tuple[Array, Array | None]:
     """Return `dweight` and `dbias` alone, as `linear_backward` does."""
-    x, _, has_bias, output = cache
-    dy = check_gradient("linear_backward", dy, output, x.dtype)
+    x, weight, has_bias, output = cache
+    dy = check_gradient("linear_backward", dy, output, weight.dtype)
     dweight = _product(dy, x.T, device_of(dy))  # (out, N) @ (N, in)
     return dweight, dy.sum(axis=1) if has_bias else None
 
@@ -97,18 +102,17 @@ def _check(x: Array, weight: Array, bias: Array | None) -> None:
         raise ValueError(f"expected input (N, {weight.shape[-1]}) for weight {weight.shape}, got {x.shape}")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"expected bias {weight.shape[:1]}, got {bias.shape}")
-    if x.dtype != weight.dtype:
-        raise ValueError(f"expected input of the weight's dtype {weight.dtype}, got {x.dtype}")
+    check_dtypes(x, weight)
 
 
 def _product(a: Array, b: Array, device: Device) -> Array:
     """Return `a @ b`, computed in parallel in blocks of rows, whose number follows from the shapes alone."""
     (M, K), N = a.shape, b.shape[1]
-    result = device.empty((M, N), a.dtype)
+    result = device.empty((M, N), np.promote_types(a.dtype, b.dtype))
     # The work counts twice: each part is one BLAS call, without the interpreter lock, so smaller parts pay.
     parts = device.parts(2 * M * N * K, at_most=M // _LEAST_ROWS)
     if parts == 1:
-        device.xp.matmul(a, b, out=result)
+        device.matmul(a, b, out=result)
     else:
-        device.map(lambda rows: device.xp.matmul(a[rows], b, out=result[rows]), blocks(M, parts))
+        device.map(lambda rows: device.matmul(a[rows], b, out=result[rows]), blocks(M, parts))
     return result

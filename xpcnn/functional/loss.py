@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-from ..backend import Array, array_namespace, batch_first, batch_last, chain, device_of
+import numpy as np
+
+from ..backend import Array, Device, array_namespace, batch_first, batch_last, chain, device_of
 from .activation import sigmoid
 from .checks import check_arrays, check_input
 
@@ -57,15 +60,18 @@ def cross_entropy_forward(
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must be from 0 to 1, got {label_smoothing}")
     by_class = batch_last(logits)
-    shifted, exponentials = _shift(by_class, by_class.max(axis=0))
+    device = device_of(by_class)
+    shifted, exponentials = (device.empty(by_class.shape, by_class.dtype) for _ in range(2))
+    targets = device.empty(by_class.shape, bool)
+    _shift(by_class, by_class.max(axis=0), _indices(classes, device), labels, shifted, exponentials, targets)
     total = exponentials.sum(axis=0)
-    targets = _one_hot(logits, labels)
     target_sum: Any = 1
     divisor: Any = labels.shape[0]
     none_ignored = all_in_range and not 0 <= ignore_index < classes
     if not none_ignored:
-        kept = (labels != ignore_index).astype(logits.dtype)
-        target_sum, divisor = kept, kept.sum()
+        kept = target_sum = device.empty(labels.shape, logits.dtype)
+        _keep(labels, ignore_index, kept)
+        divisor = kept.sum()
         if 0 <= ignore_index < classes:
             targets = targets * kept
     if weight is not None:
@@ -79,16 +85,23 @@ def cross_entropy_forward(
         targets = targets * on_label + (spread if none_ignored else spread * kept)
         if weight is not None:
             target_sum = targets.sum(axis=0)
-    expected = _expected(shifted, targets).sum(axis=0)
+    expected = device.summed(_expected, shifted, targets, axis=0)
     unchecked = None if device_of(labels).on_host else labels
-    loss = _losses(total, expected, unchecked, classes, ignore_index, target_sum, divisor).sum()
+    loss = device.summed(_losses, total, expected, unchecked, classes, ignore_index, target_sum, divisor)
     return loss, _CrossEntropyCache(exponentials, total, targets, target_sum, divisor)
 
 
 @chain
-def _shift(logits: Array, maximum: Array) -> tuple[Array, Array]:
-    shifted = logits - maximum
-    return shifted, array_namespace(logits).exp(shifted)
+def _shift(logits: Array, maximum: Array, indices: Array, labels: Array, *results: Array) -> None:
+    xp, (shifted, exponentials, is_label) = array_namespace(logits), results
+    xp.equal(indices, labels, out=is_label)
+    xp.subtract(logits, maximum, out=shifted)
+    xp.exp(shifted, out=exponentials)
+
+
+@chain
+def _keep(labels: Array, ignore_index: int, kept: Array) -> None:
+    kept[...] = labels != ignore_index
 
 
 @chain
@@ -260,7 +273,13 @@ def _check_scores(function: str, scores: Array, labels: Array, ignore_index: int
 
 def _one_hot(scores: Array, labels: Array) -> Array:
     """Return `(classes, N)`, true at each label."""
-    return array_namespace(scores).arange(scores.shape[1])[:, None] == labels
+    return _indices(scores.shape[1], device_of(scores)) == labels
+
+
+@lru_cache(maxsize=64)
+def _indices(classes: int, device: Device) -> Array:
+    """Return those of the classes, `(classes, 1)`; they are kept, as a GPU takes as long to start this as the loss."""
+    return device.asarray(np.arange(classes))[:, None]
 
 
 def _matching(function: str, x: Array, target: Array) -> Array:

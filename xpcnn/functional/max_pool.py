@@ -22,10 +22,11 @@ from ..backend import (
     chain,
     device_of,
 )
+from .activation import clip_gradient
 from .checks import check_gradient, check_images, check_input
 from .max_pool_planes import argmax_finder
 from .planes import Axis, make_axes, overlapping, piece_slices, uses_planes, window_reducer
-from .windows import IntOrPair, Padding, Pair, Window, ceil_mode_window, offsets, pooling_window
+from .windows import IntOrPair, Limits, Padding, Pair, Window, ceil_mode_window, finish, offsets, pooling_window
 
 
 class _Cache(NamedTuple):
@@ -33,6 +34,7 @@ class _Cache(NamedTuple):
     window: Window
     size: tuple[int, int]  # (H, W)
     dtype: Any
+    clipped: tuple[Array, Limits] | None  # the output (C, OH, OW, N) and the limits it was clipped to
 
 
 def max_pool2d_forward(
@@ -44,6 +46,7 @@ def max_pool2d_forward(
     dilation: IntOrPair = 1,
     ceil_mode: bool = False,
     save_for_backward: bool = True,
+    limits: Limits | None = None,
 ) -> tuple[Array, Any]:
     """Return the maximum under each position of a window; NaN if there is one.
 
@@ -55,6 +58,8 @@ def max_pool2d_forward(
         dilation: step between the elements of the window.
         ceil_mode: whether the number of positions is rounded up: see `windows.ceil_mode_window`.
         save_for_backward: whether `max_pool2d_backward` will be called. Without it only the maxima are computed.
+        limits: what the output is clipped to, `(0, inf)` for a ReLU after it; None for nothing. The backward pass is
+            that of both.
 
     Returns:
         `y (N, C, OH, OW)` and what `max_pool2d_backward` needs, or None.
@@ -89,7 +94,9 @@ def max_pool2d_forward(
             _pool_by_offsets(window, x[channels], y[channels], argmax[channels], _update_maximum, _maximum_and_argmax)
             look_again(channels)
         else:
-            find_nan(channels)
+            find_nan(channels, limits)
+            return
+        finish(y[channels], None, limits, device)
 
     def look_again(channels: slice) -> None:
         """Repeat the search if there is NaN, or minus infinity, which on planes is the padding's value, too.
@@ -99,12 +106,13 @@ def max_pool2d_forward(
         if N and not y[channels].min() > -inf:
             find_nan(channels)
 
-    def find_nan(channels: slice) -> None:
+    def find_nan(channels: slice, limits: Limits | None = None) -> None:
         functions = _update_maximum_or_nan, _maximum_and_argmax_or_nan
-        _pool_by_offsets(window, x[channels], y[channels], argmax[channels], *functions)
+        _pool_by_offsets(window, x[channels], y[channels], argmax[channels], *functions, limits)
 
     device.map(pool, blocks(C, device.parts(2 * y.size * KH * KW * ELEMENT_WORK)))
-    return batch_first(y), None if argmax is None else _Cache(argmax, window, (H, W), x.dtype)
+    clipped = None if limits is None else (y, limits)
+    return batch_first(y), None if argmax is None else _Cache(argmax, window, (H, W), x.dtype, clipped)
 
 
 def max_pool2d_backward(dy: Array, cache: Any) -> Array:
@@ -114,22 +122,38 @@ def max_pool2d_backward(dy: Array, cache: Any) -> Array:
         dy: gradient w.r.t. the output, `(N, C, OH, OW)`.
         cache: what the forward call returned.
     """
-    argmax, window, (H, W), dtype = cache
+    argmax, window, (H, W), dtype, clipped = cache
     dy = check_gradient("max_pool2d_backward", dy, argmax.shape, dtype)
     device = device_of(dy)
     C, OH, OW, N = dy.shape
     dx = device.empty((C, H, W, N), dy.dtype)
     by_index = device.on_host and uses_planes(window, dx, device)
 
+    in_one_chain = clipped is not None and not device.on_host and _writes_by_one_chain(window)
+
+    def unclipped(channels: slice) -> Array:
+        if clipped is None:
+            return dy[channels]
+        y, (low, high) = clipped
+        block = device.scratch(dy[channels].shape, dtype, "unclipped")
+        clip_gradient(dy[channels], y[channels], low, high, block)
+        return block
+
     def scatter_channels(channels: slice) -> None:
+        if clipped is not None and in_one_chain:
+            y, (low, high) = clipped
+            limits = y[channels], low, high if high < inf else None
+            _scatter_by_offsets(window, dy[channels], argmax[channels], dx[channels], *limits)
+            return
         if not by_index:
-            _scatter_by_offsets(window, dy[channels], argmax[channels], dx[channels])
+            _scatter_by_offsets(window, unclipped(channels), argmax[channels], dx[channels])
             return
         starts, steps = _pixels(window, (OH, OW), dx.shape[1:], device)
         for _, pieces in piece_slices(channels, dx, device):
             for piece in pieces:
                 dx[piece] = 0
-                rows = (array[piece].reshape(piece.stop - piece.start, -1) for array in (dx, argmax, dy))
+                arrays = dx[piece], argmax[piece], unclipped(piece)
+                rows = (array.reshape(piece.stop - piece.start, -1) for array in arrays)
                 device.add_at(starts, steps, *rows)
 
     # Adding a gradient to its pixel takes as long as writing eight numbers.
@@ -160,14 +184,21 @@ def _write_maxima(
 
 
 def _pool_by_offsets(
-    window: Window, x: Array, y: Array, argmax: Array, update: Callable[..., None], update_by_all: Callable[..., None]
+    window: Window,
+    x: Array,
+    y: Array,
+    argmax: Array,
+    update: Callable[..., None],
+    update_by_all: Callable[..., None],
+    limits: Limits | None = None,
 ) -> None:
     """Write the maxima and their indices by chains: one that updates them by one candidate, and one for all at once."""
+    low, high = limits or (None, None)
     (OH, OW), (KH, KW) = y.shape[1:3], window.kernel
     window_offsets = offsets(window, OH, OW, *x.shape[1:3])
     candidates = [x[:, rows, cols] for _, _, (rows, cols) in window_offsets]
     if not any(window.padding) and len(candidates) <= _MAX_FUSED_OFFSETS:
-        update_by_all(y, argmax, *candidates)
+        update_by_all(y, argmax, low, high, *candidates)
         return
     # Where all values are minus infinity, the maximum is the window's first pixel inside the image.
     argmax[...] = 0
@@ -178,21 +209,30 @@ def _pool_by_offsets(
     y[...] = -inf
     for (offset, (rows, cols), _), candidate in zip(window_offsets, candidates, strict=True):
         update(candidate, y[:, rows, cols], argmax[:, rows, cols], argmax.dtype.type(offset))
+    finish(y, None, limits, device_of(y))
 
 
-def _scatter_by_offsets(window: Window, dy: Array, argmax: Array, dx: Array) -> None:
+def _side_by_side(window: Window) -> bool:
+    """Return whether windows write each pixel exactly once, except those beyond the last window."""
+    return window.kernel == window.stride and window.dilation == (1, 1) and not any(window.padding)
+
+
+def _writes_by_one_chain(window: Window) -> bool:
+    return _side_by_side(window) and window.kernel[0] * window.kernel[1] <= _MAX_FUSED_OFFSETS
+
+
+def _scatter_by_offsets(window: Window, dy: Array, argmax: Array, dx: Array, *clipped: Any) -> None:
+    """Add gradients to the maxima; if all is one chain, it takes the output, and the limits to which it was clipped."""
     _, OH, OW, _ = dy.shape
     _, H, W, _ = dx.shape
-    # Windows side by side write each pixel exactly once, except those beyond the last window.
-    side_by_side = window.kernel == window.stride and window.dilation == (1, 1) and not any(window.padding)
-    complete = side_by_side and (OH * window.kernel[0], OW * window.kernel[1]) == (H, W)
+    complete = _side_by_side(window) and (OH * window.kernel[0], OW * window.kernel[1]) == (H, W)
     scatter = _add_at_maximum if overlapping(window) else _write_at_maximum
     window_offsets = offsets(window, OH, OW, H, W)
     targets = [dx[:, rows, cols] for _, _, (rows, cols) in window_offsets]
     if not complete:
         dx[...] = 0
-    if side_by_side and len(targets) <= _MAX_FUSED_OFFSETS:
-        _write_at_maxima(dy, argmax, *targets)
+    if _writes_by_one_chain(window):
+        _write_at_maxima(dy, argmax, *(clipped or (None, None, None)), *targets)
         return
     for (offset, (rows, cols), _), target in zip(window_offsets, targets, strict=True):
         index = argmax[:, rows, cols]
@@ -229,20 +269,23 @@ def _maximum(maximum: Array, *candidates: Array) -> None:
 
 
 @chain
-def _maximum_and_argmax(maximum: Array, argmax: Array, *candidates: Array) -> None:
-    _update_by_all(_update_maximum, maximum, argmax, candidates)
+def _maximum_and_argmax(maximum: Array, argmax: Array, *operands: Any) -> None:
+    _update_by_all(_update_maximum, maximum, argmax, *operands)
 
 
 @chain
-def _maximum_and_argmax_or_nan(maximum: Array, argmax: Array, *candidates: Array) -> None:
-    _update_by_all(_update_maximum_or_nan, maximum, argmax, candidates)
+def _maximum_and_argmax_or_nan(maximum: Array, argmax: Array, *operands: Any) -> None:
+    _update_by_all(_update_maximum_or_nan, maximum, argmax, *operands)
 
 
-def _update_by_all(update: Callable[..., None], maximum: Array, argmax: Array, candidates: tuple[Array, ...]) -> None:
+def _update_by_all(update: Callable[..., None], maximum: Array, argmax: Array, *operands: Any) -> None:
+    low, high, *candidates = operands
     maximum[...] = candidates[0]
     argmax[...] = argmax.dtype.type(0)
     for offset, candidate in enumerate(candidates[1:], 1):
         update(candidate, maximum, argmax, argmax.dtype.type(offset))
+    if low is not None:
+        array_namespace(maximum).clip(maximum, low, high, out=maximum)
 
 
 @chain
@@ -263,7 +306,11 @@ def _update_maximum_or_nan(candidate: Array, maximum: Array, argmax: Array, offs
 
 
 @chain
-def _write_at_maxima(dy: Array, argmax: Array, *targets: Array) -> None:
+def _write_at_maxima(dy: Array, argmax: Array, y: Array | None, low: Any, high: Any, *targets: Array) -> None:
+    if y is not None:
+        dy = dy * (y > low)
+        if high is not None:
+            dy *= y < high
     for offset, target in enumerate(targets):
         _write_at_maximum(dy, argmax, target, argmax.dtype.type(offset))
 

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from math import ceil, prod
 
+import numpy as np
+
 from ..backend import Array, Device, Shape, blocks
 from .windows import Limits, Pair, Window, add_up, finish, product_work, sums_and_cuts
 
@@ -48,7 +50,7 @@ def input_gradient(dy: Array, weight: Array, window: Window, size: Pair, device:
     dx = _product(device.xp.ascontiguousarray(weight.reshape(weight.shape[:2]).T), dy.shape[1:], None, device)(dy)
     if window.stride == (1, 1):
         return dx
-    spread = device.empty((len(dx), *size, dy.shape[3]), dy.dtype)
+    spread = device.empty((len(dx), *size, dy.shape[3]), dx.dtype)
     spread[...] = 0
     spread[:, :: window.stride[0], :: window.stride[1]] = dx
     return spread
@@ -57,16 +59,16 @@ def input_gradient(dy: Array, weight: Array, window: Window, size: Pair, device:
 def weight_gradient(x: Array, dy: Array, window: Window, device: Device) -> Array:
     """Return the gradient w.r.t. the weight, `(O, C, 1, 1)`, from `x (C, H, W, N)` and `dy (O, OH, OW, N)`."""
     x, dy = (array.reshape(len(array), -1) for array in (_at_positions(x, window, device), dy))
-    (C, P), O = x.shape, len(dy)
-    count, cuts = sums_and_cuts(device.parts(product_work(C, O, P)), P // _LEAST_COLUMNS, O * C * x.itemsize)
+    (C, P), O, dtype = x.shape, len(dy), np.promote_types(x.dtype, dy.dtype)
+    count, cuts = sums_and_cuts(device.parts(product_work(C, O, P)), P // _LEAST_COLUMNS, O * C * dtype.itemsize)
     many, few = (x, dy) if O < C else (dy, x)  # BLAS is faster where the result has more rows than columns
-    sums = [device.empty((len(many), len(few)), x.dtype) for _ in range(count)]
+    sums = [device.empty((len(many), len(few)), dtype) for _ in range(count)]
     parts = blocks(P, count)
 
     def multiply(task: tuple[int, slice]) -> None:
         p, rows = task
         # (O, P) @ (P, C), or (C, P) @ (P, O)
-        device.xp.matmul(many[rows, parts[p]], few[:, parts[p]].T, out=sums[p][rows])
+        device.matmul(many[rows, parts[p]], few[:, parts[p]].T, out=sums[p][rows])
 
     row_blocks = blocks(len(many), max(1, min(cuts, len(many) // _LEAST_COLUMNS)))
     device.map(multiply, [(p, rows) for p in range(count) for rows in row_blocks])
@@ -92,7 +94,7 @@ def _product(
     parts_of_tiles, filters = blocks(len(tiles), parts), weight.reshape(-1, 1, rows, C)
 
     def multiply(x: Array) -> Array:
-        y = device.empty((O, *size), x.dtype)
+        y = device.empty((O, *size), weight.dtype)
         columns, result = x.reshape(C, P), y.reshape(O, P)
 
         def multiply_part(part: slice) -> None:
@@ -103,7 +105,7 @@ def _product(
                     if first < last:
                         few = columns[:, first:last].reshape(1, C, -1, width).swapaxes(1, 2)
                         products = result[:, first:last].reshape(len(filters), rows, -1, width).swapaxes(1, 2)
-                        device.xp.matmul(filters, few, out=products)  # each (rows, C) @ (C, width)
+                        device.matmul(filters, few, out=products)  # each (rows, C) @ (C, width)
                 finish(result[:, start:stop], bias, limits, device)
 
         device.map(multiply_part, parts_of_tiles)

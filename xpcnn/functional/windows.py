@@ -23,7 +23,7 @@ from functools import lru_cache
 from math import ceil
 from typing import Any, NamedTuple, TypeAlias
 
-from ..backend import ELEMENT_WORK, Array, Device, blocks
+from ..backend import ELEMENT_WORK, Array, Device, array_namespace, blocks, chain
 
 Pair: TypeAlias = tuple[int, int]
 IntOrPair: TypeAlias = int | Sequence[int]
@@ -160,10 +160,18 @@ def finish(y: Array, bias: Array | None, limits: Limits | None, device: Device) 
         bias: in a shape that broadcasts to `y`, or None.
         limits: the lowest and highest value of an activation such as ReLU, or None.
     """
-    if bias is not None:
+    if bias is not None and limits is not None:
+        _add_and_clip(y, bias, *limits)
+    elif bias is not None:
         y += bias
-    if limits is not None:
+    elif limits is not None:
         device.xp.clip(y, *limits, out=y)
+
+
+@chain
+def _add_and_clip(y: Array, bias: Array, low: float, high: float) -> None:
+    y += bias
+    array_namespace(y).clip(y, low, high, out=y)
 
 
 def kept_array(kept: dict[Any, Any] | None, name: str, make: Callable[[], Array]) -> Array:

@@ -36,6 +36,7 @@ returns the mean over the batch:
 
 from . import init
 from .activation import ELU, GELU, Activation, Identity, LeakyReLU, ReLU, ReLU6, Sigmoid, SiLU, Softmax, Tanh
+from .autocast import autocast
 from .blocks import conv_relu, conv_relu_pool
 from .containers import Residual, ResidualSequential, Sequential
 from .convolution import Conv2d, ConvTranspose2d
@@ -92,6 +93,7 @@ __all__ = [
     "StateFit",
     "Summary",
     "Tanh",
+    "autocast",
     "average_statistics",
     "conv_relu",
     "conv_relu_pool",

@@ -9,7 +9,7 @@ import numpy as np
 from .. import functional as F
 from ..backend import Array
 from ..functional.conv_transpose import transposed_window
-from ..functional.windows import IntOrPair, Padding, make_window
+from ..functional.windows import IntOrPair, Limits, Padding, make_window
 from ..random import default_generator
 from .init import Initializer, he_normal
 from .module import Weighted, host_parameter
@@ -62,8 +62,12 @@ class Conv2d(Weighted):
         return _options_repr(self, "stride", "padding", "dilation", "groups")
 
     def forward(self, x: Array) -> Array:
+        return self.clipped(x, None)
+
+    def clipped(self, x: Array, limits: Limits | None) -> Array:
+        """Return the output clipped to the limits of the ReLU after it, whose backward pass comes before this one's."""
         options = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
-        return self._forward(F.conv2d_forward, x, **options)
+        return self._forward(F.conv2d_forward, x, limits=limits, **options)
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
         return self._backward(F.conv2d_input_gradient, F.conv2d_parameter_gradients, dy, input_gradient)

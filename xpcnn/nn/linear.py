@@ -10,6 +10,7 @@ import numpy as np
 from .. import functional as F
 from ..backend import Array, batch_first, batch_last
 from ..functional.checks import check_gradient
+from ..functional.windows import Limits
 from ..random import default_generator
 from .init import Initializer, he_normal
 from .module import Module, Weighted, host_parameter
@@ -53,6 +54,10 @@ class Linear(Weighted):
 
     def forward(self, x: Array) -> Array:
         return self._forward(F.linear_forward, x)
+
+    def clipped(self, x: Array, limits: Limits) -> Array:
+        """Return the output clipped to the limits of the ReLU after it, whose backward pass comes before this one's."""
+        return self._forward(F.linear_forward, x, limits=limits)
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
         return self._backward(F.linear_input_gradient, F.linear_parameter_gradients, dy, input_gradient)

@@ -12,6 +12,7 @@ from .. import backend
 from ..backend import CPU, Array, Device, Shape, device_of, imported
 from ..functional.checks import check_gradient
 from . import changes
+from .autocast import operand
 from .summary import Summary, summarize
 
 Arithmetic: TypeAlias = Literal[
@@ -100,6 +101,31 @@ class Buffer:
 
     def __repr__(self) -> str:
         return f"Buffer(shape={self.data.shape}, dtype={self.data.dtype}, device={device_of(self.data).name!r})"
+
+
+class Counter(Buffer):
+    """A number of events, which are counted on the host and added to the array when it is read.
+
+    On a GPU each addition would take as long to start as that of a large array.
+    """
+
+    _data: Array
+    _events = 0
+
+    def count(self) -> None:
+        """Count one more."""
+        self._events += 1
+
+    @property
+    def data(self) -> Array:
+        if self._events:
+            self._data += self._events
+            self.__dict__["_events"] = 0
+        return self._data
+
+    @data.setter
+    def data(self, data: Array) -> None:
+        self.__dict__.update(_data=data, _events=0)
 
 
 class StateFit(NamedTuple):
@@ -453,6 +479,8 @@ class Weighted(Module):
         return int(y.size * self.weight.data[0].size)  # each output is a sum over one filter
 
     def _forward(self, forward: Callable[..., tuple[Array, Any]], x: Array, **options: Any) -> Array:
+        if self.training:
+            x = operand(x)
         y, cache = forward(x, self.weight.data, None if self.bias is None else self.bias.data, **options)
         self.save_for_backward(cache)
         return y
@@ -467,7 +495,7 @@ class Weighted(Module):
         """Start computing the gradients w.r.t. the parameters, for which no other layer waits; return the input's."""
         cache = self.saved()
         if not input_gradient:  # else its function checks dy, before a task in the background could report an error
-            check_gradient(type(self).__name__, dy, cache.output, cache.x.dtype)
+            check_gradient(type(self).__name__, dy, cache.output, cache.weight.dtype)
         if not any(parameter is not None and not parameter.frozen for parameter in (self.weight, self.bias)):
             return input_gradient_of(dy, cache) if input_gradient else None
         work = self.weight.data.size * prod(cache.output[1:])

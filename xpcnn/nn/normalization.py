@@ -12,7 +12,7 @@ from ..backend import Array, Shape, chain
 from ..distributed import ALONE, Group
 from ..functional.checks import check_arrays
 from ..functional.windows import Limits
-from .module import Arithmetic, Buffer, Module, Parameter, host_parameter
+from .module import Arithmetic, Buffer, Counter, Module, Parameter, host_parameter
 
 
 class Normalization(Module):
@@ -74,7 +74,7 @@ class BatchNorm(Normalization):
         if track_running_stats:
             self.running_mean = Buffer(np.zeros(num_features, dtype))
             self.running_var = Buffer(np.ones(num_features, dtype))
-            self.num_batches_tracked = Buffer(np.zeros((), np.int64))
+            self.num_batches_tracked = Counter(np.zeros((), np.int64))
 
     def extra_repr(self) -> str:
         options = {"eps": self.eps, "momentum": self.momentum, "affine": self.weight is not None}
@@ -121,7 +121,7 @@ class BatchNorm(Normalization):
             raise ValueError(f"expected input {places} with C={self.num_features}, got {x.shape}")
 
     def _track(self, mean: Array, variance: Array, values: int) -> None:
-        self.num_batches_tracked.data += 1
+        self.num_batches_tracked.count()
         momentum = 1 / self.num_batches_tracked.data if self.momentum is None else self.momentum
         averages = self.running_mean.data, self.running_var.data
         _update_running_averages(*averages, mean, variance, 1 - momentum, momentum, momentum * (values / (values - 1)))

@@ -6,7 +6,7 @@ from typing import Any
 
 from .. import functional as F
 from ..backend import Array
-from ..functional.windows import IntOrPair, Padding, pair, pooling_window
+from ..functional.windows import IntOrPair, Limits, Padding, pair, pooling_window
 from .module import Module
 
 
@@ -46,10 +46,14 @@ class MaxPool2d(Module):
         return _options_repr(self, "stride", "padding", "dilation", "ceil_mode")
 
     def forward(self, x: Array) -> Array:
+        return self.clipped(x, None)
+
+    def clipped(self, x: Array, limits: Limits | None) -> Array:
+        """Return the output of training, clipped to the limits of the ReLU after it; `backward` is that of both."""
         options: dict[str, Any] = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
-        options |= {"ceil_mode": self.ceil_mode, "save_for_backward": self.training}
+        options |= {"ceil_mode": self.ceil_mode, "save_for_backward": self.training, "limits": limits}
         y, cache = F.max_pool2d_forward(x, self.kernel_size, **options)
-        self.save_for_backward(cache)
+        self.save_for_backward(cache, None if limits is None else y)
         return y
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:

@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import TypeAlias
 
-from ..backend import Array
+from ..backend import Array, batch_last
 from ..functional.windows import Limits
 from .activation import ReLU, ReLU6
+from .convolution import Conv2d
+from .linear import Linear
 from .module import Module
 from .normalization import BatchNorm1d, BatchNorm2d
 from .pooling import MaxPool2d
@@ -34,19 +36,42 @@ class Joined(Module):
         self.of = of
 
 
-class ClippedBatchNorm(Joined):
-    """Batch norm in training, with the ReLU after it."""
+class ClippedBoth(Joined):
+    """Batch norm or max pooling in training, with the ReLU after it, whose gradient it computes, too."""
 
-    of: BatchNorm1d | BatchNorm2d
+    of: BatchNorm1d | BatchNorm2d | MaxPool2d
 
-    def __init__(self, norm: BatchNorm1d | BatchNorm2d, limits: Limits) -> None:
-        super().__init__(norm)
+    def __init__(self, layer: BatchNorm1d | BatchNorm2d | MaxPool2d, limits: Limits) -> None:
+        super().__init__(layer)
         self.limits = limits
 
     def forward(self, x: Array) -> Array:
         return self.of.clipped(x, self.limits)
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
+        return self.of.backward(dy, input_gradient=input_gradient)
+
+
+class Clipped(Joined):
+    """A layer with a weight in training, with the ReLU after it: its output is clipped while it is in cache.
+
+    Attributes:
+        activation: the ReLU; each keeps what its own forward pass does.
+    """
+
+    of: Conv2d | Linear
+
+    def __init__(self, layer: Conv2d | Linear, activation: Module) -> None:
+        super().__init__(layer)
+        self.activation = activation
+
+    def forward(self, x: Array) -> Array:
+        y = self.of.clipped(x, LIMITS[type(self.activation)])
+        self.activation.save_for_backward(batch_last(y), y)
+        return y
+
+    def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
+        dy = self.activation.backward(dy)
         return self.of.backward(dy, input_gradient=input_gradient)
 
 
@@ -63,22 +88,28 @@ def pool_before_relu(steps: list[Step]) -> list[Step]:
     return steps
 
 
-def clip_after_batch_norm(steps: list[Step]) -> list[Step]:
-    """Compute a ReLU and its gradient with the batch norm before it, while the values are in cache."""
+def clip_with_the_layer_before(steps: list[Step]) -> list[Step]:
+    """Compute a ReLU with the layer before it, while the values are in cache."""
     joined: list[Step] = []
     for name, module in steps:
-        if joined and type(module) in LIMITS:
-            before_name, before = joined[-1]
-            trained = before.training and module.training and not observed(before) and not observed(module)
-            trained = trained and not before.frozen
-            if trained and (type(before) is BatchNorm1d or type(before) is BatchNorm2d):
-                joined[-1] = before_name, ClippedBatchNorm(before, LIMITS[type(module)])
-                continue
-        joined.append((name, module))
+        if joined and type(module) in LIMITS and (both := _with_relu(joined[-1][1], module)) is not None:
+            joined[-1] = joined[-1][0], both
+        else:
+            joined.append((name, module))
     return joined
 
 
-TRAINING_RULES: tuple[Rule, ...] = (pool_before_relu, clip_after_batch_norm)
+def _with_relu(layer: Module, relu: Module) -> Module | None:
+    if not (layer.training and relu.training) or observed(layer) or observed(relu):
+        return None
+    if type(layer) is Conv2d or type(layer) is Linear:
+        return Clipped(layer, relu)
+    if type(layer) is MaxPool2d or ((type(layer) is BatchNorm1d or type(layer) is BatchNorm2d) and not layer.frozen):
+        return ClippedBoth(layer, LIMITS[type(relu)])
+    return None
+
+
+TRAINING_RULES: tuple[Rule, ...] = (pool_before_relu, clip_with_the_layer_before)
 
 
 def rewritten(modules: Sequence[Step], rules: Sequence[Rule] = TRAINING_RULES) -> list[Step]:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from .adam import Adam, AdamW
 from .clip import clip_grad_norm
+from .grad_scaler import GradScaler
 from .optimizer import Optimizer, Parameters, Schedule
 from .rmsprop import RMSprop
 from .schedule import CosineSchedule, StepSchedule
@@ -79,6 +80,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "CosineSchedule",
+    "GradScaler",
     "Optimizer",
     "Parameters",
     "Preset",

@@ -74,12 +74,15 @@ class Flat:
     def gather(self) -> None:
         """Copy the gradients to `grad` and make them views of it."""
         gradients = [parameter.grad for parameter in self._parameters]
+        for i in self._learning:
+            if gradients[i] is None:  # an infinite one would stay for ever
+                self._grad_views[i].fill(0)
         self._learning = [i for i, gradient in enumerate(gradients) if gradient is not None]
         pending = [i for i in self._learning if gradients[i] is not self._grad_views[i]]
         for run in _runs(pending):
             part = self.grad[self._slices[run[0]].start : self._slices[run[-1]].stop]
             flat = [gradients[i].reshape(-1) for i in run]  # type: ignore[union-attr]
-            device_of(part).xp.concatenate(flat, out=part)
+            device_of(part).concatenate(flat, part)
             for i in run:
                 self._parameters[i].grad = self._grad_views[i]
 

@@ -143,6 +143,11 @@ class Optimizer:
             flat.gather()
         return [flat.grad for flat in found]
 
+    def arrays(self) -> list[Array]:
+        """Return the arrays that `step` changes, after `gather`: the packed parameters and state of each group."""
+        flats = [flat for flats in self._flats for flat in flats]
+        return [array for flat in flats for array in (flat.data, *flat.state.values())]
+
     @property
     def lr(self) -> float:
         """The first group's learning rate in the next step; setting it sets that of all groups."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,8 @@ from ..data import Dataset, DataSpec
 from ..data.sources import resolve_data
 from ..distributed import ALONE, Group
 from ..models import OwnNetwork
-from ..nn import Module
+from ..nn import Module, autocast
+from ..nn.autocast import is_mixed
 from .bounds import Bound, largest, rms
 from .comparison import Comparison, compare
 from .config import TraceConfig
@@ -47,7 +47,7 @@ def check(
     *,
     data: str | None = None,
     data_dir: str | None = None,
-    tf32: bool = False,
+    precision: str | None = None,
     network: OwnNetwork | None = None,
     group: Group = ALONE,
 ) -> Report:
@@ -59,7 +59,8 @@ def check(
         data: where the folder or file of the images is on this machine; None for where it was when recorded.
         data_dir: the folder of the data sets; see `xpcnn.data.load_parts`.
         network: the own network that was recorded; None for one of the package.
-        tf32: allow the device the TF32 format in products, and use its tolerances.
+        precision: of products and convolutions, by whose tolerances the devices are compared: None for that of the
+            trace. One of float32 may be checked in `"tf32"`, too.
         group: the processes that repeat the run together, each on its part of every batch. All of them call this.
 
     Returns:
@@ -68,8 +69,8 @@ def check(
     Raises:
         TraceError: if the trace is damaged, of another version or model, or nothing could be compared.
         DeviceUnavailableError: if the device does not answer.
-        ValueError: if TF32 was asked for and the device does not have it, a batch is too small for the processes, or
-            several are to compare inference.
+        ValueError: if the trace cannot be checked in this precision, the device does not have it, a batch is too small
+            for the processes, or several are to compare inference.
     """
     trace, device = Trace.load(path), group.device(device)
     if (smallest := min(map(len, trace.batches))) < group.size:
@@ -80,8 +81,11 @@ def check(
         trace.config = trace.config.using(network)
     except ValueError as error:
         raise TraceError(f"{path}: {error}") from error
+    recorded = trace.config.precision
+    if precision not in (None, recorded) and (recorded, precision) != ("float32", "tf32"):
+        raise ValueError(f"{path} was recorded in the precision {recorded}, it cannot be checked in {precision}")
     # NaN and values beyond the range are reported as differences.
-    with device.allow_tf32() if tf32 else nullcontext(), np.errstate(over="ignore", invalid="ignore"):
+    with autocast(precision or recorded, device), np.errstate(over="ignore", invalid="ignore"):
         return _report(trace, device, resolve_data(data or trace.config.data), data_dir, group)
 
 
@@ -106,7 +110,7 @@ def run(
     *,
     data_dir: str | None = None,
     limit: int = 256 * MEGABYTE,
-    tf32: bool = False,
+    precision: str | None = None,
     processes: Sequence[int] = (1,),
     group: Group = ALONE,
 ) -> list[Report]:
@@ -115,7 +119,7 @@ def run(
     Args:
         config: what to train.
         devices: at least two, or one with several numbers of processes.
-        data_dir, limit, tf32: as in `record` and `check`.
+        data_dir, limit, precision: as in `record` and `check`.
         processes: by how many processes to train on each device; the first is 1, which records.
         group: at least so many, on one machine; all of them call this.
 
@@ -134,7 +138,7 @@ def run(
     if group.size == 1:
         devices = [backend.device(device) for device in devices]  # before any work
     first, *others = ((device, count) for count in processes for device in devices)
-    options: dict[str, Any] = {"data_dir": data_dir, "tf32": tf32, "network": config.network}
+    options: dict[str, Any] = {"data_dir": data_dir, "precision": precision, "network": config.network}
     reports = []
     with tempfile.TemporaryDirectory(prefix="xpcnn-parity-") as folder:
         path = Path(os.fsdecode(group.share(os.fsencode(folder)))) / "trace"
@@ -149,7 +153,7 @@ def run(
 
 
 def _precision(trace: Trace, device: Device) -> Precision:
-    return precision_of(trace.config.dtype, device.tf32)
+    return precision_of(trace.config.dtype, device.tf32, is_mixed())
 
 
 def _as_recorded(dataset: Dataset, trace: Trace) -> Dataset:
@@ -228,7 +232,7 @@ def _check_layers(trace: Trace, model: Module, device: Device, dataset: Dataset,
             parameters = modules[call.name].own_parameters()
             for name, gradient in call.gradients.items():
                 parameters[name].grad = device.asarray(gradient)
-        trainer.optimizer.step()
+        trainer.update()
         yield from _updates(recorded, host_state(model))
         before = recorded.after
 

@@ -27,7 +27,7 @@ class TraceConfig(TrainingConfig):
         mode: `"train"` to compare the training steps; `"eval"` to compare the network in evaluation mode after each of
             them, on the step's images. By then batch norm's running averages are no longer the initial ones.
 
-    The others are those of `TrainingConfig`.
+    The others are those of `TrainingConfig`; the precision is `"float32"`, also for float64, or `"mixed"`.
     """
 
     batch_size: int = 32
@@ -43,6 +43,10 @@ class TraceConfig(TrainingConfig):
             raise ValueError(f"a trace needs at least 1 step, got {self.steps}")
         if self.dtype not in ("float32", "float64"):
             raise ValueError(f"expected dtype float32 or float64, got {self.dtype!r}")
+        if self.precision == "tf32":
+            raise ValueError("a trace is recorded in float32 or mixed precision, and may be checked in tf32")
+        if self.precision != "float32" and self.dtype != "float32":
+            raise ValueError(f"mixed precision is for dtype float32, got {self.dtype}")
         if self.mode not in get_args(Mode):
             raise ValueError(f"expected mode {' or '.join(get_args(Mode))}, got {self.mode!r}")
 

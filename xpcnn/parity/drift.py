@@ -27,6 +27,8 @@ def perturbation(precision: Precision) -> float:
 
 def precisions(config: TraceConfig) -> list[Precision]:
     """Return the precisions in which a check may repeat a run."""
+    if config.precision == "mixed":
+        return ["mixed"]
     return ["float32", "tf32"] if config.dtype == "float32" else ["float64"]
 
 

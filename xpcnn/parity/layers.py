@@ -15,10 +15,11 @@ from .. import backend
 from ..backend import Array, Device
 from ..distributed import ALONE, Group
 from ..nn import CrossEntropyLoss, Module
+from ..nn.autocast import is_mixed
 from .bounds import Bound, largest, layer_bounds
 from .comparison import Comparison, compare
 from .observe import LayerCall, LossCall, ObservedLoss, host_copy, observe, summed
-from .tolerances import Precision, precision_of, tolerance
+from .tolerances import Precision, operand_tolerance, precision_of, tolerance
 
 
 def compare_devices(
@@ -31,6 +32,8 @@ def compare_devices(
         batch: the model's input and the loss's target, such as images `(N, C, H, W)` and labels `(N,)`.
         devices: at least two.
         loss: called with the model's output and the target, as in `Trainer`; None for cross-entropy.
+
+    Inside `nn.autocast("mixed", device)` they are compared in mixed precision.
 
     Returns:
         for each further device, a comparison of each layer's forward and backward pass, of the loss's, and of the whole
@@ -51,6 +54,8 @@ def compare_devices(
         layers = replay(copy.deepcopy(model).to(device).train(), calls, 1, device)
         # Each layer adds its relative error and passes on those before it at about their size.
         allowed = sum(comparison.tolerance for comparison in layers if comparison.direction == "forward")
+        if is_mixed():
+            allowed += operand_tolerance("mixed") * sum(call.arithmetic == "product" for call in calls)
         bounds = {"y": Bound(allowed, largest(loss_call.output))}
         # By another copy, as dropout and batch normalization have changed the first one.
         output = host_copy(copy.deepcopy(model).to(device).train()(device.asarray(batch[0])))
@@ -94,7 +99,7 @@ def replay(
     for x, call in group.steps((call.x[group.part(len(call.x))], call) for call in calls):
         module = modules[call.name]
         parameters = module.own_parameters()
-        precision: Precision = precision_of(call.y.dtype, device.tf32)
+        precision: Precision = precision_of(call.y.dtype, device.tf32, is_mixed() and module.training)
         values = {name: host_copy(parameter.data) for name, parameter in parameters.items()}
         bounds = layer_bounds(call, values, precision)
         for parameter in parameters.values():

@@ -34,6 +34,19 @@ standard deviation, since an error in the mean is divided by the standard deviat
 is an error of up to 2⁻¹⁰ of each factor in every term, so with random signs `6·√2·2⁻¹⁰/√3` of S. It affects products
 only.
 
+**Mixed precision** rounds both factors to float16, 11 significant bits, to nearest. Products of such numbers are exact
+in float32. Devices that are given the same numbers round them to the same float16 numbers, so a layer's results differ
+by the sums only. Tensor cores add several products to the running sum at once; all of them are cut off, not rounded, at
+the last place of the largest, and so is the result. Fasi, Higham, Mikaitis and Pranesh (2021) found this in the V100,
+T4 and A100; newer GPUs are taken to be no worse. So an error is up to `2⁻²³ = 2·u` of the running sum, which doubles
+the `4.5·√K·u` above. And where all terms have one sign, so have their errors: each is on average half of that, and the
+running sum on average half of the result, which makes `K/4·2⁻²³` more. Sums of more than 80,000 terms are split among
+processors.
+
+In a whole network the factors differ already by a rounding error before they are rounded to float16: some are then
+rounded up on one device and down on the other. For each product, that is an error of up to 2⁻¹¹ of each factor in every
+term, with random signs `6·√2·2⁻¹¹/√3` of S: see `operand_tolerance`.
+
 **float16** products are summed in float32 and rounded once to float16 (`u = 2⁻¹¹`), by cuBLAS, by CuPy's reductions and
 by NumPy's products alike. Elementwise steps round each time.
 
@@ -41,6 +54,8 @@ Training amplifies rounding errors from step to step, depending on the network a
 but measured for each trace: see `xpcnn.parity.drift`.
 
 - N. J. Higham, Accuracy and Stability of Numerical Algorithms, second edition, SIAM 2002.
+- M. Fasi, N. J. Higham, M. Mikaitis and S. Pranesh, Numerical behavior of NVIDIA tensor cores, PeerJ Comput. Sci. 7,
+  2021.
 - N. J. Higham and T. Mary, A New Approach to Probabilistic Rounding Error Analysis, SIAM J. Sci. Comput. 41 (5), 2019.
 """
 
@@ -52,9 +67,17 @@ from typing import Literal, get_args
 import numpy as np
 
 Kind = Literal["exact", "elementwise", "product", "reduction", "normalization", "loss"]
-Precision = Literal["float64", "float32", "tf32", "float16"]
+Precision = Literal["float64", "float32", "tf32", "mixed", "float16"]
 
-UNIT: dict[Precision, float] = {"float64": 2.0**-53, "float32": 2.0**-24, "tf32": 2.0**-24, "float16": 2.0**-11}
+UNIT: dict[Precision, float] = {
+    "float64": 2.0**-53,
+    "float32": 2.0**-24,
+    "tf32": 2.0**-24,
+    "mixed": 2.0**-24,
+    "float16": 2.0**-11,
+}
+_FACTOR = {"tf32": 2.0**-10, "mixed": 2.0**-11}  # the largest relative rounding error of a product's factors
+_SPLIT = 80_000  # the most terms that a tensor core sums
 _SUM = 6 * sqrt(2 / 3 * 5 / 6)  # six standard deviations of the difference of two sums, in √K·u·scale
 _ELEMENTWISE = 16
 
@@ -81,18 +104,26 @@ def tolerance(kind: Kind, length: int = 1, precision: Precision = "float32") -> 
     if kind == "elementwise":
         return _ELEMENTWISE * UNIT[precision]
     if kind == "product":
-        return summed + stored + (6 * sqrt(2 / 3) * 2.0**-10 if precision == "tf32" else 0.0)
+        if precision == "mixed":
+            return 2 * summed + min(length, _SPLIT) / 4 * 2.0**-23 + stored
+        return summed + stored + (operand_tolerance(precision) if precision == "tf32" else 0.0)
     if kind == "reduction":
         return summed + stored
     return summed + _ELEMENTWISE * UNIT[precision]
 
 
-def precision_of(dtype: object, tf32: bool = False) -> Precision:
+def operand_tolerance(precision: Precision) -> float:
+    """Return what is due to rounding the factors of a product differently on two devices, relative to its scale."""
+    return 6 * sqrt(2 / 3) * _FACTOR.get(precision, 0.0)
+
+
+def precision_of(dtype: object, tf32: bool = False, mixed: bool = False) -> Precision:
     """Return the precision in which a device computes arrays of a dtype.
 
     Args:
         dtype: of the arrays.
         tf32: whether the device may use TF32 in products.
+        mixed: whether products are in mixed precision.
 
     Raises:
         ValueError: if there are no tolerances for that dtype.
@@ -100,6 +131,8 @@ def precision_of(dtype: object, tf32: bool = False) -> Precision:
     name = np.dtype(dtype).name  # type: ignore[call-overload]
     if name == "float32" and tf32:
         return "tf32"
+    if name == "float32" and mixed:
+        return "mixed"
     for precision in get_args(Precision):
         if precision == name:
             return precision  # type: ignore[no-any-return]
@@ -111,7 +144,8 @@ def tolerance_table() -> str:
     rows: list[tuple[str, Kind, int]] = [("elementwise", "elementwise", 1)]
     for kind in ("product", "reduction", "normalization", "loss"):
         rows += [(f"{kind}, K = {length:,}", kind, length) for length in (25, 576, 50_000)]
-    lines = [f"| relative to the scale | {' | '.join(get_args(Precision))} |", "| --- | --- | --- | --- | --- |"]
+    names = get_args(Precision)
+    lines = [f"| relative to the scale | {' | '.join(names)} |", "| --- " * (1 + len(names)) + "|"]
     for label, kind, length in rows:
         cells = " | ".join(f"{tolerance(kind, length, precision):.1e}" for precision in get_args(Precision))
         lines.append(f"| {label} | {cells} |")

@@ -27,6 +27,7 @@ from ..distributed import ALONE, Group
 from ..models import MODELS, OwnNetwork, build_model
 from ..models.own import is_own
 from ..nn import CrossEntropyLoss, Loss, Module
+from ..nn.autocast import check_precision
 from ..optim import OPTIMIZERS, build_cosine_optimizer
 from .callbacks import Callback
 from .pretrained import PRETRAINED, load_from_run, load_pretrained
@@ -53,6 +54,7 @@ class TrainingConfig:
             steps and then falls along a cosine to 0.
         weight_decay: as the optimizer defines it.
         seed: of initial weights, order and augmentation.
+        precision: of products and convolutions in training, as in `nn.autocast`.
 
     Raises:
         ValueError: if a name is unknown or a number is outside its range.
@@ -68,6 +70,7 @@ class TrainingConfig:
     lr: float | None = None
     weight_decay: float = 0.01
     seed: int = 0
+    precision: str = "float32"
 
     network: ClassVar[OwnNetwork | None] = None  # which `using` sets; no field, as it is not saved
     mean: ClassVar[tuple[float, ...] | None] = None  # by which images are normalised; None for their own
@@ -87,6 +90,7 @@ class TrainingConfig:
             raise ValueError("a network of one's own, and no other, has a SHA-256: use TrainingConfig.using")
         if self.size is not None and self.size < 1:
             raise ValueError(f"size must be at least 1, got {self.size}")
+        check_precision(self.precision)
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"unknown optimizer {self.optimizer!r}: expected one of {', '.join(OPTIMIZERS)}")
         for name in ("lr", "weight_decay"):
@@ -216,7 +220,8 @@ class TrainingConfig:
         """
         parameters, options = model.named_parameters(), {"weight_decay": self.weight_decay}
         optimizer = build_cosine_optimizer(self.optimizer, parameters, self.lr, steps, **options)
-        return Trainer(model, optimizer, loss, callbacks, group=group, local_batch_norm=local_batch_norm)
+        several: dict[str, Any] = {"group": group, "local_batch_norm": local_batch_norm}
+        return Trainer(model, optimizer, loss, callbacks, precision=self.precision, **several)
 
 
 def _hints(config: type[TrainingConfig]) -> dict[str, Any]:
@@ -258,6 +263,7 @@ _ADDED: dict[str, Any] = {
     "init": None,
     "mode": "train",
     "local_batch_norm": False,
+    "precision": "float32",
 }
 
 _WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}

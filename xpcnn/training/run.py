@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from ..backend import Device
 from ..distributed import ALONE, Group
-from ..nn import Sequential
+from ..nn import Sequential, autocast
 from .agreement import check_same_images, check_same_run
 from .batches import Batches
 from .callbacks import Callback, Checkpointer, OnSaveError, Record, checked_record, write_history
@@ -70,7 +70,8 @@ class Run:
 
     Raises:
         ValueError: if the folder exists already, cannot be made or is locked, the images do not fit the network, the
-            configuration differs from the checkpoint's, or the processes differ in version, configuration or data.
+            configuration differs from the checkpoint's, the device does not have its precision, or the processes
+            differ in version, configuration or data.
         CheckpointError: if there is no usable checkpoint to resume.
         SaveError: if the configuration cannot be written.
         DataError: if the data set cannot be read.
@@ -131,6 +132,8 @@ class Run:
             if resume:
                 self._resume()
             model.to(device)
+            with autocast(config.precision, device):  # raises if the device does not have it
+                pass
             if lock is None and not group.rank:  # last, so that bad input leaves no folder behind
                 self.path, lock = (path, claim_new(path)) if isinstance(path, Path) else claim_next(path)
                 self._begin()

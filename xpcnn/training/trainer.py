@@ -13,8 +13,9 @@ from ..data import DataSpec, Loader
 from ..data.rows import Rows
 from ..distributed import ALONE, Group
 from ..nn import CrossEntropyLoss, Dropout, GroupLoss, Loss, Module, average_statistics, synchronize
+from ..nn.autocast import autocast, check_precision
 from ..nn.loss import Metric
-from ..optim import Optimizer
+from ..optim import GradScaler, Optimizer
 from .batches import Batch, Batches, check_batch, check_same_data, checked, epoch_of
 from .callbacks import Callback, Record
 from .checkpoint import Checkpoint, CheckpointError, non_finite, on_host
@@ -38,12 +39,14 @@ class Trainer:
         loss: of outputs and targets; None for cross-entropy.
         callbacks: called in this order at each step and epoch.
         metrics: what to measure besides the loss, as in `Metrics`; None for the metrics of the loss.
-        before_step: called with the optimizer between the backward pass and the step: the place to clip gradients or to
-            undo loss scaling. If it returns False, the step is skipped and the next batch adds to the gradients.
+        before_step: called with the optimizer between the backward pass and the step: the place to clip gradients. If
+            it returns False, the step is skipped and the next batch adds to the gradients.
         group: the processes that train together, each with a trainer of its own. They make the steps of one process:
             each takes its part of every batch, and gradients are summed over all of them before `before_step`. All
             methods are collective but `checkpoint`, `predict` and `stop`.
         local_batch_norm: with several processes, normalise each one's part of a batch by its own statistics.
+        precision: of matrix products and convolutions in training, as in `nn.autocast`: `"float32"`, `"tf32"` or
+            `"mixed"`, which scales the loss by a `GradScaler`.
 
     Attributes:
         epoch: how many epochs are complete.
@@ -53,6 +56,7 @@ class Trainer:
         best_weights: the model's state after the best epoch, on the host; empty without validation.
         spec: of the training images, which `predict` needs; None until `fit` is given a `Loader`.
         interrupted: whether the last `fit` returned because `stop` was called.
+        scaler: of the loss; None unless the precision is `"mixed"`.
         complete: whether the last `fit` left no epoch to train: all are done, or patience ran out.
 
     Raises:
@@ -78,6 +82,7 @@ class Trainer:
         before_step: Callable[[Optimizer], bool | None] | None = None,
         group: Group = ALONE,
         local_batch_norm: bool = False,
+        precision: str = "float32",
     ) -> None:
         own = {id(parameter) for parameter in model.parameters()}
         other = next((name for name, parameter in optimizer.parameters.items() if id(parameter) not in own), None)
@@ -88,6 +93,8 @@ class Trainer:
         self.model = synchronize(model, group, local_batch_norm=local_batch_norm)
         self.optimizer, self.before_step, self.group = optimizer, before_step, group
         self.loss = GroupLoss.of(CrossEntropyLoss() if loss is None else loss, group)
+        self.precision = check_precision(precision)
+        self.scaler = GradScaler() if precision == "mixed" else None
         self.callbacks = list(callbacks)
         self.epoch = self.batch = 0
         self.records: list[Record] = []
@@ -157,7 +164,8 @@ class Trainer:
                 self._started = time.perf_counter()
                 self._tell("on_epoch_start", self.epoch + 1, epochs, length)
                 self.model.train()
-                complete = self._train_epoch(epoch_of(batches, self.epoch, self.batch, self.group), length)
+                with autocast(self.precision, self.model.device):
+                    complete = self._train_epoch(epoch_of(batches, self.epoch, self.batch, self.group), length)
                 self.metrics.read()
                 self._seconds, self._started = self._elapsed(), None
                 if complete:
@@ -208,8 +216,10 @@ class Trainer:
             ValueError: if the batch does not fit the model, or holds values that are not finite.
         """
         check_batch(inputs, targets)
-        for batch in self.group.steps([(self.model.device.asarray(inputs), targets)]):
-            self._train_step(*batch)
+        device = self.model.device
+        with autocast(self.precision, device):
+            for batch in self.group.steps([(device.asarray(inputs), targets)]):
+                self._train_step(*batch)
 
     def _train_step(self, inputs: Array, targets: Array) -> None:
         with naming_the_layer(self.model, len(inputs)):
@@ -218,15 +228,11 @@ class Trainer:
             loss = self.loss(outputs, targets)
             if not self._keep_gradients:
                 self.optimizer.zero_grad()
-            self.model.backward(self.loss.backward(), input_gradient=False)
+            dy = self.loss.backward()
+            self.model.backward(dy if self.scaler is None else self.scaler.scale(dy), input_gradient=False)
             self._sum_over_group()
             self._steps.append(self.optimizer.steps + 1)
-            self._keep_gradients = self.before_step is not None and self.before_step(self.optimizer) is False
-            if not self._keep_gradients:
-                self.optimizer.step()
-            elif self.group.rank:  # the sum so far is added to the next one by process 0 alone
-                for gradients in self.optimizer.gather():
-                    gradients.fill(0)
+            self.update()
             self.metrics.update(loss, outputs, targets)
 
     def _sum_over_group(self) -> None:
@@ -234,6 +240,19 @@ class Trainer:
         if self.group.size > 1:
             self.group.sum(*self.optimizer.gather())
             average_statistics(self.model, self.group)
+
+    def update(self) -> None:
+        """Take the optimizer's step with the gradients of a backward pass, unless `before_step` returns False."""
+        if self.scaler is not None:
+            self.scaler.unscale(self.optimizer)
+        self._keep_gradients = self.before_step is not None and self.before_step(self.optimizer) is False
+        if self.scaler is not None:
+            (self.scaler.rescale if self._keep_gradients else self.scaler.step)(self.optimizer)
+        elif not self._keep_gradients:
+            self.optimizer.step()
+        if self._keep_gradients and self.group.rank:  # the sum so far is added to the next one by process 0 alone
+            for gradients in self.optimizer.gather():
+                gradients.fill(0)
 
     def predict(self, images: Array | Rows, batch_size: int = 256) -> HostArray:
         """Return the probability of each class for each image, `(N, classes)`.
@@ -298,6 +317,8 @@ class Trainer:
                 kept["metrics"] = self.metrics.state() | {"steps": self._steps}
         except NonFiniteLossError as error:
             raise self._diverged(error) from error
+        if self.scaler is not None:
+            kept["loss_scale"] = self.scaler.state_dict()
         model, optimizer = on_host(self.model.state_dict()), on_host(self.optimizer.state_dict())
         if fault := non_finite(model):
             raise TrainingDivergedError(f"{fault} {self._place()}")
@@ -324,6 +345,11 @@ class Trainer:
             except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise CheckpointError(f"the checkpoint's metrics cannot be resumed: {error}") from error
         self._freeze(checkpoint.info.get("frozen", self.model.frozen_modules))
+        if self.scaler is not None and "loss_scale" in checkpoint.info:
+            try:
+                self.scaler.load_state_dict(checkpoint.info["loss_scale"])
+            except ValueError as error:
+                raise CheckpointError(f"the checkpoint's loss scale cannot be resumed: {error}") from error
         for state in filter(None, (checkpoint.best, checkpoint.model)):  # the best ones are checked by loading them
             self.model.load_state_dict(state)
         self.optimizer.load_state_dict({"steps": np.array(progress.step), **checkpoint.optimizer})
