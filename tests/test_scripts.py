@@ -42,6 +42,7 @@ def test_the_benchmark_measures_every_layer_and_the_same_one_in_pytorch(rng):
         "Activation",
         "Identity",
         "Flatten",
+        "AverageViews",
     }
     assert {type(make(8)).__name__ for make, _ in layers.values()} == public - others
     losses = {name for name in nn.__all__ if name.endswith("Loss")} - {"Loss", "GroupLoss"}

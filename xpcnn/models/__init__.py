@@ -19,6 +19,7 @@ from .resnet18 import resnet18, resnet34
 from .small_cnn import small_cnn
 from .three_layer import three_layer_net
 from .vgg import vgg
+from .whitened_cnn import whiten, whitened_cnn
 
 MODELS: dict[str, Callable[..., Sequential]] = {
     "convnext_femto": convnext_femto,
@@ -34,6 +35,7 @@ MODELS: dict[str, Callable[..., Sequential]] = {
     "small_cnn": small_cnn,
     "three_layer_net": three_layer_net,
     "vgg": vgg,
+    "whitened_cnn": whitened_cnn,
 }
 
 
@@ -80,4 +82,6 @@ __all__ = [
     "small_cnn",
     "three_layer_net",
     "vgg",
+    "whiten",
+    "whitened_cnn",
 ]

@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 from .adam import Adam, AdamW
 from .clip import clip_grad_norm
+from .combined import Combined
+from .muon import Muon
 from .optimizer import Optimizer, Parameters, Schedule
 from .rmsprop import RMSprop
-from .schedule import CosineSchedule, StepSchedule
+from .schedule import CosineSchedule, LinearSchedule, StepSchedule
 from .sgd import SGD
 
 
@@ -78,7 +80,10 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "Combined",
     "CosineSchedule",
+    "LinearSchedule",
+    "Muon",
     "Optimizer",
     "Parameters",
     "Preset",
