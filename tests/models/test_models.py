@@ -112,9 +112,8 @@ def theirs_compact_cnn(torch, channels, height, width, classes, stages, hidden_d
             layers |= {f"pool{stage}": nn.MaxPool2d(2)} if i == len(widths) else {}
             layers[f"bn{name}"], layers[f"relu{name}"] = nn.BatchNorm2d(out_channels), nn.ReLU()
             channels = out_channels
-    layers |= {"flatten": nn.Flatten(), "fc1": nn.LazyLinear(hidden_dim, bias=False)}
-    layers |= {"bn": nn.BatchNorm1d(hidden_dim), "relu": nn.ReLU(), "fc2": nn.Linear(hidden_dim, classes)}
-    return nn.Sequential(OrderedDict(layers))
+    layers |= {"flatten": nn.Flatten(), "fc1": nn.LazyLinear(hidden_dim), "relu": nn.ReLU()}
+    return nn.Sequential(OrderedDict(layers | {"fc2": nn.Linear(hidden_dim, classes)}))
 
 
 def theirs_vgg(torch, channels, height, width, classes):

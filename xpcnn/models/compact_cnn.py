@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..nn import BatchNorm1d, BatchNorm2d, Conv2d, Flatten, Linear, MaxPool2d, Module, ReLU, Sequential
+from ..nn import BatchNorm2d, Conv2d, Flatten, Linear, MaxPool2d, Module, ReLU, Sequential
 from ..random import stream
 
 
@@ -22,7 +22,7 @@ def compact_cnn(
     """Return stages of convolutions, each ending with 2×2 max pooling, then a hidden linear layer and the logits.
 
     The first convolution is 5×5, the others 3×3; all keep the image's size and are followed by batch normalisation and
-    ReLU, as is the hidden layer. A stage is pooled before its last batch normalisation, which then has a quarter of the
+    ReLU. A stage is pooled before its last batch normalisation, which then has a quarter of the
     values to normalise (as in Jordan 2024, arXiv 2404.00498).
 
     Args:
@@ -60,8 +60,7 @@ def compact_cnn(
     return Sequential(
         **layers,
         flatten=Flatten(),
-        fc1=Linear(features, hidden_dim, bias=False, rng=rng, dtype=dtype),
-        bn=BatchNorm1d(hidden_dim, dtype=dtype),
+        fc1=Linear(features, hidden_dim, rng=rng, dtype=dtype),
         relu=ReLU(),
         fc2=Linear(hidden_dim, classes, rng=rng, dtype=dtype),
     )
