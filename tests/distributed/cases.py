@@ -113,6 +113,8 @@ def small_batches(rng):
     every_other_step.calls = 0
     check("gradients of two batches, clipped", *arguments, before_step=every_other_step)
 
+    check("averaged weights", *arguments, ema=0.8)
+
     one_left = lambda: dropout_net(nn.LayerNorm)  # noqa: E731
     check("a last batch of one image", one_left, images[:22], labels[:22], 7, 12, transform=everything)
 

@@ -19,6 +19,7 @@ from torchvision_networks import (
 from xpcnn.models import (
     MODELS,
     build_model,
+    compact_cnn,
     convnext,
     convnext_femto,
     convnext_tiny,
@@ -102,6 +103,19 @@ def theirs_small_cnn(torch, channels, height, width, classes):
     return nn.Sequential(OrderedDict(layers | {"fc2": nn.Linear(64, classes)}))
 
 
+def theirs_compact_cnn(torch, channels, height, width, classes, stages, hidden_dim):
+    nn, layers = torch.nn, {}
+    for stage, widths in enumerate(stages, 1):
+        for i, out_channels in enumerate(widths, 1):
+            kernel, name = 3 if layers else 5, f"{stage}_{i}"
+            layers[f"conv{name}"] = nn.Conv2d(channels, out_channels, kernel, padding="same", bias=False)
+            layers |= {f"pool{stage}": nn.MaxPool2d(2)} if i == len(widths) else {}
+            layers[f"bn{name}"], layers[f"relu{name}"] = nn.BatchNorm2d(out_channels), nn.ReLU()
+            channels = out_channels
+    layers |= {"flatten": nn.Flatten(), "fc1": nn.LazyLinear(hidden_dim), "relu": nn.ReLU()}
+    return nn.Sequential(OrderedDict(layers | {"fc2": nn.Linear(hidden_dim, classes)}))
+
+
 def theirs_vgg(torch, channels, height, width, classes):
     nn, layers = torch.nn, {}
     for stage, width_here in enumerate((64, 128, 256), 1):
@@ -115,6 +129,7 @@ def theirs_vgg(torch, channels, height, width, classes):
 
 STAGES = {"depths": (1, 2, 1), "widths": (4, 6, 8)}
 SMALL = {"num_filters": 4, "filter_size": 5, "hidden_dim": 7}
+COMPACT = {"stages": ((4,), (6, 5)), "hidden_dim": 7}
 NETWORKS = {
     "three_layer_net": (lambda *args, **kw: three_layer_net(*args, **kw, **SMALL), theirs_three_layer_net, (3, 9, 12)),
     "numpy_cnn": (numpy_cnn, theirs_numpy_cnn, (1, 28, 28)),
@@ -122,6 +137,11 @@ NETWORKS = {
     "resnet, n=1": (lambda *args, **kw: resnet(*args, **kw, n=1), lambda *args: theirs_resnet(*args, 1), (3, 9, 12)),
     "resnet20": (resnet20, lambda *args: theirs_resnet(*args, 3), (3, 6, 8)),
     "vgg": (vgg, theirs_vgg, (3, 8, 6)),
+    "compact_cnn": (
+        lambda *args, **kw: compact_cnn(*args, **kw, **COMPACT),
+        lambda *args: theirs_compact_cnn(*args, **COMPACT),
+        (2, 9, 13),
+    ),
     "mlp": (lambda *args, **kw: mlp(*args, **kw, hidden_dim=7), theirs_mlp, (2, 3, 5)),
     "small_cnn": (lambda *args, **kw: small_cnn(*args, **kw, dropout=0), theirs_small_cnn, (3, 9, 12)),
     "resnet18": (lambda *args, **kw: resnet18(*args, **kw, width=4), theirs_resnet18, (3, 35, 40)),
@@ -293,6 +313,7 @@ def test_the_deep_sigmoid_nets_cost_falls_at_every_step():
         (lambda: deep_sigmoid_net((1, 8, 28)), ["9×9", "8×28"]),
         (lambda: vgg((3, 3, 32)), ["4×4", "3×32"]),
         (lambda: small_cnn((1, 8, 1)), ["2×2", "8×1"]),
+        (lambda: compact_cnn((1, 8, 3)), ["4×4", "8×3"]),
         (lambda: resnet(n=0), ["n must", "0"]),
         (lambda: convnext_femto((3, 40, 31)), ["32×32", "40×31"]),
         (lambda: convnext(depths=(1, 2), widths=(4,)), ["2 and 1"]),

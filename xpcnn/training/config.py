@@ -207,16 +207,17 @@ class TrainingConfig:
         loss: Loss | None = None,
         group: Group = ALONE,
         local_batch_norm: bool = False,
+        ema: float | None = None,
     ) -> Trainer:
         """Return the trainer that trains a model for `steps` steps.
 
         Args:
             loss: what `make_loss` returned; None for cross-entropy.
-            group, local_batch_norm: see `Trainer`.
+            group, local_batch_norm, ema: see `Trainer`.
         """
         parameters, options = model.named_parameters(), {"weight_decay": self.weight_decay}
         optimizer = build_cosine_optimizer(self.optimizer, parameters, self.lr, steps, **options)
-        return Trainer(model, optimizer, loss, callbacks, group=group, local_batch_norm=local_batch_norm)
+        return Trainer(model, optimizer, loss, callbacks, group=group, local_batch_norm=local_batch_norm, ema=ema)
 
 
 def _hints(config: type[TrainingConfig]) -> dict[str, Any]:
@@ -254,6 +255,8 @@ _ADDED: dict[str, Any] = {
     "patience": None,
     "pretrained": False,
     "freeze_features": False,
+    "label_smoothing": 0.0,
+    "ema": None,
     "mode": "train",
     "local_batch_norm": False,
 }
@@ -283,6 +286,10 @@ class RunConfig(TrainingConfig):
         freeze_features: whether only the last layer is trained, and all others are frozen; see `Module.freeze`. None
             for true with `pretrained`, else false. What they make of the images is computed once, unless the images are
             augmented: `"auto"` is then `"none"`.
+        label_smoothing: the part of each target that is spread evenly over all classes, from 0 to 1. The losses in the
+            records, of training and test images, are of such targets.
+        ema: the decay of the average of the weights, which is then evaluated and is the run's result; see
+            `training.EMA`. None for no average.
 
     For the other attributes see `TrainingConfig`.
     """
@@ -295,6 +302,8 @@ class RunConfig(TrainingConfig):
     local_batch_norm: bool = False
     pretrained: bool = False
     freeze_features: bool | None = None
+    label_smoothing: float = 0.0
+    ema: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -313,6 +322,10 @@ class RunConfig(TrainingConfig):
             chosen_augmentations(self.augment)  # refuses an unknown name
         if not 0 <= self.validation < 1:
             raise ValueError(f"validation must be at least 0 and below 1, got {self.validation}")
+        if not 0 <= self.label_smoothing <= 1:
+            raise ValueError(f"label_smoothing must be from 0 to 1, got {self.label_smoothing}")
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise ValueError(f"ema must be at least 0 and below 1, got {self.ema}")
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience must be at least 1, got {self.patience}")
         if self.patience is not None and not self.validation:
@@ -349,4 +362,5 @@ class RunConfig(TrainingConfig):
         return make_transform(names, data.shape)
 
     def make_loss(self, train: Dataset) -> Loss:
-        return CrossEntropyLoss(class_weights(train) if self.class_weights else None)
+        weight = class_weights(train) if self.class_weights else None
+        return CrossEntropyLoss(weight, label_smoothing=self.label_smoothing)

@@ -125,7 +125,8 @@ class Run:
             callbacks = [*([] if group.rank else [self._checkpointer]), *callbacks]
             steps = config.epochs * len(self.loader)
             loss = config.make_loss(train)
-            self.trainer = config.make_trainer(model, steps, callbacks, loss, group, config.local_batch_norm)
+            options = {"group": group, "local_batch_norm": config.local_batch_norm, "ema": config.ema}
+            self.trainer = config.make_trainer(model, steps, callbacks, loss, **options)
             if isinstance(path, Path):
                 self.path = path
             if resume:

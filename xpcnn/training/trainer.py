@@ -18,6 +18,7 @@ from ..optim import Optimizer
 from .batches import Batch, Batches, check_batch, check_same_data, checked, epoch_of
 from .callbacks import Callback, Record
 from .checkpoint import Checkpoint, CheckpointError, non_finite, on_host
+from .ema import EMA
 from .evaluation import best_record, evaluate
 from .metrics import Metrics, NonFiniteLossError
 from .out_of_memory import naming_the_layer
@@ -44,6 +45,8 @@ class Trainer:
             each takes its part of every batch, and gradients are summed over all of them before `before_step`. All
             methods are collective but `checkpoint`, `predict` and `stop`.
         local_batch_norm: with several processes, normalise each one's part of a batch by its own statistics.
+        ema: the decay of the `EMA` of the weights; None for none. With it, evaluation, predictions and checkpoints are
+            of the averaged weights, which the model has between calls of `fit`; training goes on with its own.
 
     Attributes:
         epoch: how many epochs are complete.
@@ -78,6 +81,7 @@ class Trainer:
         before_step: Callable[[Optimizer], bool | None] | None = None,
         group: Group = ALONE,
         local_batch_norm: bool = False,
+        ema: float | None = None,
     ) -> None:
         own = {id(parameter) for parameter in model.parameters()}
         other = next((name for name, parameter in optimizer.parameters.items() if id(parameter) not in own), None)
@@ -88,6 +92,7 @@ class Trainer:
         self.model = synchronize(model, group, local_batch_norm=local_batch_norm)
         self.optimizer, self.before_step, self.group = optimizer, before_step, group
         self.loss = GroupLoss.of(CrossEntropyLoss() if loss is None else loss, group)
+        self.ema = EMA(self.model, ema)
         self.callbacks = list(callbacks)
         self.epoch = self.batch = 0
         self.records: list[Record] = []
@@ -156,10 +161,12 @@ class Trainer:
                     self.metrics, self._steps, self._seconds = Metrics(self._functions, self.group), [], 0.0
                 self._started = time.perf_counter()
                 self._tell("on_epoch_start", self.epoch + 1, epochs, length)
+                self.ema.restore()
                 self.model.train()
                 complete = self._train_epoch(epoch_of(batches, self.epoch, self.batch, self.group), length)
                 self.metrics.read()
                 self._seconds, self._started = self._elapsed(), None
+                self.ema.apply()
                 if complete:
                     self.epoch, self.batch = self.epoch + 1, 0
                     records.append(self._record(self._seconds, parts))
@@ -208,6 +215,7 @@ class Trainer:
             ValueError: if the batch does not fit the model, or holds values that are not finite.
         """
         check_batch(inputs, targets)
+        self.ema.restore()
         for batch in self.group.steps([(self.model.device.asarray(inputs), targets)]):
             self._train_step(*batch)
 
@@ -224,6 +232,7 @@ class Trainer:
             self._keep_gradients = self.before_step is not None and self.before_step(self.optimizer) is False
             if not self._keep_gradients:
                 self.optimizer.step()
+                self.ema.update()
             elif self.group.rank:  # the sum so far is added to the next one by process 0 alone
                 for gradients in self.optimizer.gather():
                     gradients.fill(0)
@@ -248,7 +257,8 @@ class Trainer:
         """
         if self.spec is None:
             raise ValueError("the data are not known: fit was given no Loader; use xpcnn.training.predict")
-        return predict(self.model, images, self.spec, batch_size=batch_size)
+        with self.ema.applied():
+            return predict(self.model, images, self.spec, batch_size=batch_size)
 
     def evaluate(self, batches: Batches, part: str = "test") -> dict[str, float]:
         """Return the loss and the metrics of the model on batches, by name.
@@ -261,7 +271,8 @@ class Trainer:
             TrainingDivergedError: if the loss is infinite or not a number.
         """
         try:
-            return evaluate(self.model, batches, self.loss, self._functions, self.group).averages()
+            with self.ema.applied():
+                return evaluate(self.model, batches, self.loss, self._functions, self.group).averages()
         except NonFiniteLossError as error:
             raise TrainingDivergedError(f"the {part} loss became {error.value} {self._place()}") from error
 
@@ -274,6 +285,7 @@ class Trainer:
         if not self.best_weights:
             raise ValueError("there is no best epoch: fit was given no validation batches")
         self.model.load_state_dict(self.best_weights)
+        self.ema.reset()
 
     def stop(self) -> None:
         """Make `fit` return after the current step, or the next `fit` at once; may be called from a signal handler."""
@@ -291,17 +303,20 @@ class Trainer:
             TrainingDivergedError: if the loss or a weight is infinite or not a number.
         """
         steps, seconds = self.optimizer.steps, self._elapsed() if self.batch else 0.0
-        kept = Progress(self.epoch, self.batch, steps, seconds, self.records, self.spec).to_info()
+        kept = Progress(self.epoch, self.batch, steps, seconds, self.records, self.spec, self.ema.steps).to_info()
         kept["frozen"] = self.model.frozen_modules
         try:
             if self.batch:
                 kept["metrics"] = self.metrics.state() | {"steps": self._steps}
         except NonFiniteLossError as error:
             raise self._diverged(error) from error
-        model, optimizer = on_host(self.model.state_dict()), on_host(self.optimizer.state_dict())
+        model, optimizer = on_host(self.ema.training_state()), on_host(self.optimizer.state_dict())
+        training = {}
+        if self.ema.decay is not None:
+            training, model = model, model | on_host(self.ema.state_dict())
         if fault := non_finite(model):
             raise TrainingDivergedError(f"{fault} {self._place()}")
-        return Checkpoint(model, optimizer, {**(info or {}), **kept}, self.best_weights)
+        return Checkpoint(model, optimizer, {**(info or {}), **kept}, self.best_weights, training)
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Load a checkpoint, so that `fit` continues with the next batch.
@@ -311,9 +326,12 @@ class Trainer:
 
         Raises:
             CheckpointError: if it has no training progress.
-            ValueError: if it belongs to another model, optimizer or metrics.
+            ValueError: if it belongs to another model, optimizer or metrics, or to training with an EMA where this has
+                none, or the other way round.
         """
         progress = Progress.from_info(checkpoint.info)
+        if (self.ema.decay is None) != (not checkpoint.training):
+            raise ValueError(f"the checkpoint has {'no ' * (not checkpoint.training)}averaged weights, of an EMA")
         if (best_record(progress.records) is None) != (not checkpoint.best):
             raise CheckpointError("the checkpoint has no training progress to resume: best weights without a record")
         metrics, steps = Metrics(self._functions, self.group), []
@@ -324,8 +342,10 @@ class Trainer:
             except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise CheckpointError(f"the checkpoint's metrics cannot be resumed: {error}") from error
         self._freeze(checkpoint.info.get("frozen", self.model.frozen_modules))
-        for state in filter(None, (checkpoint.best, checkpoint.model)):  # the best ones are checked by loading them
+        # Those before the last are checked by loading them.
+        for state in filter(None, (checkpoint.best, checkpoint.model, checkpoint.training)):
             self.model.load_state_dict(state)
+        self.ema.load(checkpoint.model, progress.ema_steps)
         self.optimizer.load_state_dict({"steps": np.array(progress.step), **checkpoint.optimizer})
         self.epoch, self.batch, self._seconds = progress.epoch, progress.batch, progress.seconds
         self.records, self.spec, self.best_weights = progress.records, progress.spec, dict(checkpoint.best)

@@ -1,0 +1,52 @@
+"""Recipes: settings for training on known data sets, each chosen on images held out from the training images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+NO_RECIPE = "none"
+
+_SGD: dict[str, Any] = {"optimizer": "sgd", "lr": 0.1, "weight_decay": 5e-4}
+
+# By data set and name: fields of `RunConfig`. The first one of a data set is what `xpcnn train` uses.
+RECIPES: dict[str, dict[str, dict[str, Any]]] = {
+    "mnist-mini": {"fast": {"model": "compact_cnn", **_SGD, "epochs": 12, "label_smoothing": 0.1}},
+    "mnist": {"fast": {"model": "compact_cnn", **_SGD, "epochs": 15, "batch_size": 128, "label_smoothing": 0.1}},
+    "fashion-mnist": {
+        "fast": {
+            "model": "compact_cnn_wide",
+            **_SGD,
+            "epochs": 15,
+            "batch_size": 128,
+            "augment": "flip,crop",
+            "label_smoothing": 0.1,
+            "ema": 0.995,
+        }
+    },
+}
+
+
+def with_recipe(values: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
+    """Return the fields of a configuration with those of a recipe added.
+
+    Args:
+        values: the fields that were chosen, which win. If the optimizer is among them, the recipe's learning rate and
+            weight decay are left out, which are for another one.
+        name: the recipe of the data set in `values`, or `"none"`. None for the data set's first recipe, if it has one
+            and no model was chosen.
+
+    Raises:
+        ValueError: if the data set has no such recipe.
+    """
+    data = values.get("data", "mnist-mini")
+    known = RECIPES.get(data, {})
+    if name is None:
+        name = NO_RECIPE if "model" in values else next(iter(known), NO_RECIPE)
+    if name == NO_RECIPE:
+        return dict(values)
+    if name not in known:
+        has = ", ".join(known) or f"none; {', '.join(RECIPES)} have some"
+        raise ValueError(f"there is no recipe {name!r} for {data}: its recipes are {has}")
+    unfit = {"lr", "weight_decay"} if "optimizer" in values else set()
+    return {key: value for key, value in known[name].items() if key not in unfit} | dict(values)
