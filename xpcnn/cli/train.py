@@ -48,8 +48,8 @@ def add_commands(commands: Any) -> None:
     add_training_options(parser, usual)
     names = sorted({name for recipes in RECIPES.values() for name in recipes})
     text = (
-        f"settings that suit a known data set, under the options given beside it: {', '.join(names)} or none "
-        f"({names[0]}, for {', '.join(RECIPES)}, unless --model is given)"
+        f"settings that suit a known data set, in place of the defaults shown here; options given beside it win: "
+        f"{', '.join(names)} or none ({names[0]}, for {', '.join(RECIPES)}, unless --model is given)"
     )
     parser.add_argument("--recipe", metavar="NAME", help=text)
     parser.add_argument("--epochs", type=int, metavar="N", help=f"passes over the training images ({usual.epochs})")

@@ -13,11 +13,12 @@ from ..nn.module import Buffer, Parameter
 
 
 class EMA:
-    """The exponential moving average (EMA) of a model's parameters over its training steps (Polyak and Juditsky 1992).
+    """The exponential moving average (EMA) of a model's parameters over its training steps.
 
-    After step t the average is `Σ decay^(t-i)·w_i / Σ decay^(t-i)`, over the steps i from 1 to t, so that the initial
-    weights have no part in it. PyTorch's `AveragedModel` is a copy of the model; here `apply` writes the averages to
-    the model's own arrays, and `restore` the weights that training goes on with.
+    Polyak and Juditsky (1992) average all steps alike; here the weights of early steps count for less and less. After
+    step t the average is `Σ decay^(t-i)·w_i / Σ decay^(t-i)`, over the steps i from 1 to t, so that the initial weights
+    have no part in it. PyTorch's `AveragedModel` is a copy of the model; here `apply` writes the averages to the
+    model's own arrays, and `restore` the weights that training goes on with.
 
     Batch norm's running averages are averaged in the same way (`use_buffers=True` in PyTorch). Statistics computed anew
     with the averaged weights would need another pass over the training images. Buffers of integers are not averaged.
