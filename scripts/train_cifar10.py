@@ -3,11 +3,12 @@
     python scripts/train_cifar10.py --output runs/cifar10          # again with the same line: goes on where it stopped
     mpiexec -n 2 python scripts/train_cifar10.py --output runs/cifar10   # on two cores faster than two threads
 
-The first layer whitens 2×2 patches; its weights follow from the training images and stay fixed, and its bias learns for
-three epochs. The filters of the six 3×3 convolutions are trained by Muon, the biases of batch norm and the last layer
-by SGD with Nesterov momentum. All learning rates fall along a line to 0. Batches of 2,000, label smoothing 0.2;
-alternating flips, and shifts by up to two pixels with reflection. At the end the logits of six views of each test image
-are averaged. The test images select nothing.
+`xpcnn train --data cifar10 --recipe fast` does the same; its parts are `xpcnn.models.whitened_cnn` and
+`xpcnn.training.whitened`. The first layer whitens 2×2 patches; its weights follow from the training images and stay
+fixed, and its bias learns for three epochs. The filters of the six 3×3 convolutions are trained by Muon, the biases of
+batch norm and the last layer by SGD with Nesterov momentum. All learning rates fall along a line to 0. Batches of
+2,000, label smoothing 0.2; alternating flips, and shifts by up to two pixels with reflection. At the end the logits of
+six views of each test image are averaged. The test images select nothing.
 """
 
 from __future__ import annotations
@@ -16,54 +17,13 @@ import argparse
 import resource
 from pathlib import Path
 
-from xpcnn import Loader, Trainer, distributed, models, nn, optim
+from xpcnn import Loader, Trainer, distributed, models, nn
 from xpcnn.data import AlternatingFlip, Compose, Dataset, RandomShift, load_dataset
 from xpcnn.distributed import ALONE, Group
-from xpcnn.training import Callback, Checkpoint, Checkpointer, ProgressBar, Table, evaluate
+from xpcnn.training import Checkpoint, Checkpointer, ProgressBar, Table, evaluate
+from xpcnn.training.whitened import WHITENING_IMAGES, FreezeFirstLayer, make_optimizer
 
 BATCH = 2000
-WHITENING_IMAGES = 5000
-BIAS_EPOCHS = 3
-
-
-def make_optimizer(model: nn.Sequential, epochs: int, steps_per_epoch: int) -> optim.Combined:
-    """Return Muon for the filters, and SGD for the biases and the last layer.
-
-    The rates of the recipe are for the sum of the losses of a batch of 2,000; ours is their mean. Its last layer
-    multiplies by `weight / 256`, ours by `weight`, so that its rate is divided by 256². All weights decay by 0.4 % in a
-    step at the highest rate, of the parameters that SGD trains.
-    """
-    parameters = dict(model.named_parameters())
-    filters = [(name, p) for name, p in parameters.items() if name.startswith("conv")]
-    biases = [(name, p) for name, p in parameters.items() if name.startswith("bn") and name.endswith("bias")]
-    steps = epochs * steps_per_epoch
-    bias_lr, last_lr, decay = 0.053 * 2000, 0.67 * 2000 / 256**2, 0.004
-    first = {
-        "params": [("whiten.bias", parameters["whiten.bias"])],
-        "lr": optim.LinearSchedule(bias_lr, min(BIAS_EPOCHS, epochs) * steps_per_epoch),
-        "weight_decay": decay / bias_lr,
-    }
-    others = {"params": biases, "lr": optim.LinearSchedule(bias_lr, steps), "weight_decay": decay / bias_lr}
-    last = {
-        "params": [("fc.weight", parameters["fc.weight"])],
-        "lr": optim.LinearSchedule(last_lr, steps),
-        "weight_decay": decay / last_lr,
-    }
-    return optim.Combined(
-        optim.Muon(filters, optim.LinearSchedule(0.24, steps), momentum=0.6, normalize=True, ns_steps=3),
-        optim.SGD([first, others, last], 0.0, momentum=0.85, nesterov=True),
-    )
-
-
-class FreezeFirstLayer(Callback):
-    """Freezes the first layer when its bias has learnt for three epochs: then no gradient reaches below `conv1_1`."""
-
-    def __init__(self, model: nn.Sequential) -> None:
-        self.model = model
-
-    def on_epoch_start(self, epoch: int, epochs: int, batches: int | None) -> None:
-        if epoch > BIAS_EPOCHS:
-            self.model["whiten"].freeze()
 
 
 def make_trainer(
@@ -78,9 +38,9 @@ def make_trainer(
     vary = Compose([AlternatingFlip(), RandomShift(2, "reflect")])
     loader = Loader(training, batch_size, shuffle=True, drop_last=True, seed=seed, transform=vary, group=group)
     model = models.whitened_cnn(training.shape, len(training.classes), widths=widths, seed=seed)
-    sample, _ = next(iter(Loader(training, min(WHITENING_IMAGES, len(training)))))
+    sample, _ = next(iter(Loader(training, min(WHITENING_IMAGES, len(training)), shuffle=True, seed=seed)))
     models.whiten(model, sample)
-    optimizer = make_optimizer(model, epochs, len(loader))
+    optimizer = make_optimizer(model, epochs, epochs * len(loader))
     loss = nn.CrossEntropyLoss(label_smoothing=0.2)
     return Trainer(model, optimizer, loss, [FreezeFirstLayer(model)], group=group), loader
 
@@ -89,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", help="folder of the data sets ($XPCNN_DATA, else the user's cache)")
     parser.add_argument("--device", default="auto", help='"auto" (default), "cpu" or "cuda"')
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train-images", type=int, metavar="N", help="use the first N training images only, for a try")
     parser.add_argument("--output", type=Path, default=Path("runs/cifar10"), help="folder of the checkpoint")

@@ -9,7 +9,7 @@ from hashlib import sha256
 import numpy as np
 
 from xpcnn import Dataset, Loader, Trainer, distributed, models, nn, optim
-from xpcnn.data import make_transform
+from xpcnn.data import AlternatingFlip, Compose, RandomShift, make_transform
 from xpcnn.distributed import ALONE
 from xpcnn.training import Callback
 
@@ -93,6 +93,16 @@ def small_batches(rng):
     arguments = dropout_net, images, labels, 7, 12
     everything = make_transform("flip,crop,affine,colour,cutout", (3, 8, 8))
     check("augmentation, dropout, batch norm", *arguments, transform=everything)
+
+    def muon(parameters, lr):
+        parameters = list(parameters)
+        filters, others = (
+            [item for item in parameters if (item[1].data.ndim > 1) is wanted] for wanted in (True, False)
+        )
+        return optim.Combined(optim.Muon(filters, lr, ns_steps=3), optim.SGD(others, lr))
+
+    alternating = Compose([AlternatingFlip(), RandomShift(1, "reflect")])
+    check("Muon, alternating flips", *arguments, transform=alternating, rule=muon)
 
     def backwards(images, generator):  # not told of parts, and not of any device
         assert len(images) in (7, 2)

@@ -84,7 +84,10 @@ def test_impossible_options_are_refused(kind, options, fault):
     [
         ({"epochs": 4.5}, "epochs"),
         ({"augment": 3}, "augment must be a text"),
-        ({"augment": "auto,flip"}, "augmentation: got 'auto,flip', expected none, or some of flip, crop, affine"),
+        (
+            {"augment": "auto,flip"},
+            "augmentation: got 'auto,flip', expected none, or some of alternating-flip, reflected-crop",
+        ),
         ({"validation": 1.0}, "below 1"),
         ({"patience": 0}, "at least 1"),
         ({"label_smoothing": 1.5}, "label_smoothing must be from 0 to 1, got 1.5"),

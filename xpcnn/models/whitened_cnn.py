@@ -68,7 +68,7 @@ def whitened_cnn(
     return Sequential(**layers, **head, fc=fc)
 
 
-def whiten(model: Sequential, images: Array) -> None:
+def whiten(model: Module, images: Array) -> None:
     """Set the first layer of a `whitened_cnn` to filters that whiten the 2×2 patches of images, and their negatives.
 
     Half of the filters are the principal components of the patches, each divided by its standard deviation: so their
@@ -81,7 +81,7 @@ def whiten(model: Sequential, images: Array) -> None:
     Raises:
         ValueError: if they have other channels than the network.
     """
-    layer = model[0]
+    layer = dict(model.named_children())["whiten"]
     assert isinstance(layer, Conv2d)
     assert layer.bias is not None
     if images.shape[1] != layer.in_channels:

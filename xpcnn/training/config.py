@@ -24,13 +24,14 @@ from ..data import (
 from ..data.catalog import dataset_info
 from ..data.transforms import chosen_augmentations
 from ..distributed import ALONE, Group
-from ..models import MODELS, OwnNetwork, build_model
+from ..models import MODELS, OwnNetwork, build_model, whiten
 from ..models.own import is_own
 from ..nn import CrossEntropyLoss, Loss, Module
-from ..optim import OPTIMIZERS, build_cosine_optimizer
+from ..optim import OPTIMIZERS, Optimizer, build_cosine_optimizer
 from .callbacks import Callback
 from .pretrained import PRETRAINED, load_pretrained
 from .trainer import Trainer
+from .whitened import MUON, MUON_LR, WHITENED, WHITENING_IMAGES, FreezeFirstLayer, make_optimizer
 
 EVALUATION_BATCH = 256  # images
 VALIDATION = 0.1  # the part of the training images that is held out if patience is set and validation is not
@@ -48,7 +49,7 @@ class TrainingConfig:
         size: the side of the square that a folder's pictures are scaled to; None to find one that suits them.
         skip_bad: whether files in a folder that are no pictures are left out, rather than refused.
         batch_size: images in a step.
-        optimizer: a name in `optim.OPTIMIZERS`.
+        optimizer: one of `optimizers()`.
         lr: the highest learning rate; None for the optimizer's default. It rises over the first twentieth of the
             steps and then falls along a cosine to 0.
         weight_decay: as the optimizer defines it.
@@ -87,14 +88,18 @@ class TrainingConfig:
             raise ValueError("a network of one's own, and no other, has a SHA-256: use TrainingConfig.using")
         if self.size is not None and self.size < 1:
             raise ValueError(f"size must be at least 1, got {self.size}")
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"unknown optimizer {self.optimizer!r}: expected one of {', '.join(OPTIMIZERS)}")
+        if self.optimizer not in self.optimizers():
+            raise ValueError(f"unknown optimizer {self.optimizer!r}: expected one of {', '.join(self.optimizers())}")
         for name in ("lr", "weight_decay"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ValueError(f"{name} must be at least 0, got {value!r}")
         if not is_path(self.data):
             dataset_info(self.data)  # refuses an unknown name
+
+    def optimizers(self) -> list[str]:
+        """Return the names of the optimizers that train the model."""
+        return list(OPTIMIZERS)
 
     @classmethod
     def from_dict(cls, values: Any) -> Self:
@@ -199,6 +204,15 @@ class TrainingConfig:
             group=group,
         )
 
+    def make_optimizer(self, model: Module, steps: int) -> Optimizer:
+        """Return the optimizer that trains a model for `steps` steps."""
+        parameters, options = model.named_parameters(), {"weight_decay": self.weight_decay}
+        return build_cosine_optimizer(self.optimizer, parameters, self.lr, steps, **options)
+
+    def make_callbacks(self, model: Module) -> list[Callback]:
+        """Return callbacks that training with the optimizer needs."""
+        return []
+
     def make_trainer(
         self,
         model: Module,
@@ -215,8 +229,7 @@ class TrainingConfig:
             loss: what `make_loss` returned; None for cross-entropy.
             group, local_batch_norm, ema: see `Trainer`.
         """
-        parameters, options = model.named_parameters(), {"weight_decay": self.weight_decay}
-        optimizer = build_cosine_optimizer(self.optimizer, parameters, self.lr, steps, **options)
+        optimizer, callbacks = self.make_optimizer(model, steps), [*callbacks, *self.make_callbacks(model)]
         return Trainer(model, optimizer, loss, callbacks, group=group, local_batch_norm=local_batch_norm, ema=ema)
 
 
@@ -338,14 +351,32 @@ class RunConfig(TrainingConfig):
             raise ValueError(f"the pretrained weights of {self.model} are for {expected}, got {train.shape[0]}")
         return train, test
 
-    def start_weights(self, model: Module) -> None:
-        """Load the weights that training starts from, where they are not the network's initial ones.
+    def optimizers(self) -> list[str]:
+        return [*OPTIMIZERS, *([MUON] if self.model == WHITENED else [])]
+
+    def make_optimizer(self, model: Module, steps: int) -> Optimizer:
+        if self.optimizer != MUON:
+            return super().make_optimizer(model, steps)
+        lr = MUON_LR if self.lr is None else self.lr
+        return make_optimizer(model, self.epochs, steps, lr, self.weight_decay)
+
+    def make_callbacks(self, model: Module) -> list[Callback]:
+        return [FreezeFirstLayer(model)] if self.optimizer == MUON else []
+
+    def start_weights(self, model: Module, train: Dataset) -> None:
+        """Set the weights that training starts from, where they are not the network's initial ones.
+
+        Args:
+            train: the training images, some of which a `whitened_cnn` whitens.
 
         Raises:
             ImportError, DataError: see `pretrained_state`.
         """
         if self.pretrained:
             load_pretrained(model, self.model)
+        if self.model == WHITENED:
+            some = Loader(train, min(WHITENING_IMAGES, len(train)), shuffle=True, seed=self.seed)
+            whiten(model, next(iter(some))[0])
 
     def make_model(self, data: Dataset | DataSpec) -> Module:
         model = super().make_model(data)

@@ -24,6 +24,18 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
             "ema": 0.995,
         }
     },
+    "cifar10": {
+        "fast": {
+            "model": "whitened_cnn",
+            "optimizer": "muon",
+            "lr": 0.24,
+            "weight_decay": 0.004,
+            "epochs": 10,
+            "batch_size": 2000,
+            "augment": "alternating-flip,reflected-crop",
+            "label_smoothing": 0.2,
+        }
+    },
 }
 
 
