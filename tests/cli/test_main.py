@@ -70,8 +70,14 @@ def test_train_keeps_everything_about_the_run(tmp_path, few_images, capsys):
     assert json.loads((folder / "config.json").read_text())["epochs"] == 2
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
 
-    assert main(["evaluate", str(folder), "--device", "cpu"]) == 0
-    assert "of 256 test images" in capsys.readouterr().out
+    losses = []
+    for views in ([], ["--views", "1"], ["--views", "2"], ["--views", "6"]):
+        assert main(["evaluate", str(folder), "--device", "cpu", *views]) == 0
+        out = capsys.readouterr().out
+        assert "of 256 test images" in out
+        losses.append(re.search(r"loss ([\d.]+)", out).group(1))
+    assert losses[0] == losses[1]
+    assert len(set(losses)) == 3
 
 
 def test_train_with_patience_shows_validation_and_gives_back_the_best_weights(tmp_path, few_images, capsys):

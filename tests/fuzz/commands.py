@@ -58,6 +58,7 @@ _NUMERIC = [
     "--seed",
     "--steps",
     "--limit",
+    "--views",
 ]
 _NAMED = ["--recipe", "--model", "--data", "--optimizer", "--device", "--devices", "--dtype"]
 _FILES = ["--output", "--resume", "--data-dir", "--data", "--picture", "--csv", "--report"]

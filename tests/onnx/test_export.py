@@ -40,7 +40,11 @@ def settle(model, in_shape, rng):
     return model.eval()
 
 
-AFTER_POOLING = {"compact_cnn": 2, "compact_cnn_wide": 3}  # batch norms that are not folded into a convolution
+AFTER_POOLING = {
+    "compact_cnn": 2,
+    "compact_cnn_wide": 3,
+    "whitened_cnn": 3,
+}  # batch norms that are not folded into a convolution
 
 
 @pytest.mark.parametrize(("name", "fold"), [*((name, True) for name in MODELS), ("resnet20", False), ("vgg", False)])
@@ -127,7 +131,7 @@ def test_every_layer(name, tmp_path, rng):
 
 def test_no_layer_is_forgotten():
     """Each module of xpcnn.nn that can be called is in the table above, or in a network there."""
-    bases = {nn.Module, nn.Activation}
+    bases = {nn.Module, nn.Activation, nn.AverageViews}  # the last is for evaluation
     kinds = {kind for kind in vars(nn).values() if isinstance(kind, type) and issubclass(kind, nn.Module)} - bases
     models = [layer for layer, _ in LAYERS.values()] + [build_model("resnet18", (3, 32, 32), 2, width=4)]
     assert kinds <= {type(module) for model in models for _, module in model.named_modules()}
