@@ -23,10 +23,7 @@ def add_commands(commands: Any) -> None:
     measuring = add_command(commands, "evaluate", _evaluate, "measure a trained network on the test images")
     measuring.add_argument("run", metavar="RUN", help="folder of a run, or a checkpoint file")
     measuring.add_argument("--data", metavar="NAME|PATH", help="other images of the same classes")
-    text = (
-        "average the outputs for N views of each image: 2 with its mirror image, 6 also with both shifted by a pixel to "
-        "two sides (1)"
-    )
+    text = "average over N views of each image: 2 with its mirror image, 6 with both shifted by a pixel, too (1)"
     measuring.add_argument("--views", type=int, choices=[1, 2, 6], default=1, help=text)
     classifying = add_command(commands, "predict", _predict, "classify pictures")
     classifying.add_argument("run", metavar="RUN", help="folder of a run, or a checkpoint file")
