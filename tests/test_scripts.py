@@ -42,6 +42,7 @@ def test_the_benchmark_measures_every_layer_and_the_same_one_in_pytorch(rng):
         "Activation",
         "Identity",
         "Flatten",
+        "AverageViews",
     }
     assert {type(make(8)).__name__ for make, _ in layers.values()} == public - others
     losses = {name for name in nn.__all__ if name.endswith("Loss")} - {"Loss", "GroupLoss"}
@@ -133,3 +134,22 @@ def test_random_networks_train_as_in_pytorch_and_a_small_error_is_found():
     next(iter(case.model.parameters())).data[...] *= 1 + 1e-9
     problems, _ = crosscheck.differences(case, seed)
     assert "loss" in problems[0]
+
+
+def test_results_of_seeds_are_kept_and_not_measured_again(tmp_path, monkeypatch):
+    results = load_script("recipe_results")
+    images, labels = np.zeros((20, 28, 28), np.uint8), np.arange(20) % 10
+    np.savez(tmp_path / "few.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    options = ["--data", str(tmp_path / "few.npz"), "--model", "numpy_cnn", "--epochs", "1", "--device", "cpu"]
+    file = tmp_path / "new" / "few.jsonl"
+    (line,) = results.run_seeds(file, [4], options)
+    assert 0 <= line["accuracy"] <= 1
+    assert 0 < line["training_seconds"] + 0.1 < line["seconds"]
+    assert (line["config"]["seed"], line["config"]["model"]) == (4, "numpy_cnn")
+    monkeypatch.setattr(results, "measured", lambda seed, options: {**line, "seed": seed, "accuracy": 0.5})
+    lines = results.run_seeds(file, [4, 5], options)
+    assert lines == [line, {**line, "seed": 5, "accuracy": 0.5}]
+    assert [json.loads(text) for text in file.read_text().splitlines()] == lines
+    assert results.described(lines).startswith(f"seed 4, 5: {(line['accuracy'] + 0.5) / 2:.2%}, ")
+    with pytest.raises(ValueError, match=r"has runs of 'xpcnn train --data .* --device cpu', not of 'xpcnn train'"):
+        results.run_seeds(file, [4], [])

@@ -72,6 +72,25 @@ def counter_bits(xp: Namespace, count: int, key: tuple[int, int], part: tuple[in
     if part is not None:
         first, length, total = (xp.uint32(number) for number in part)
         bits += bits // length * (total - length) + first
+    return _mixed(bits, key)
+
+
+def index_bits(indices: Array, key: tuple[int, int]) -> Array:
+    """Return the random 32-bit integers that `counter_bits` has at some indices.
+
+    Args:
+        indices: integers from 0 to below 2³², contiguous.
+        key: two 32-bit integers.
+
+    Returns:
+        uint32, of the same shape.
+    """
+    return _mixed(indices.astype(array_namespace(indices).uint32), key)
+
+
+def _mixed(bits: Array, key: tuple[int, int]) -> Array:
+    """Hash each of `bits` in place with the key, and return them."""
+    xp = array_namespace(bits)
     words = [xp.uint32(key[0]), xp.uint32(key[1] ^ _lowbias32(key[0] ^ 0xFFFFFFFF))]
     device_of(bits).map_elements(_mix, bits, *words, in_pieces=True)
     return bits

@@ -14,7 +14,9 @@ import pytest
 
 from xpcnn.cli import main
 from xpcnn.data import load_dataset, sources
-from xpcnn.training import Checkpoint, SaveError, TrainingDivergedError, read_history
+from xpcnn.training import Checkpoint, RunConfig, SaveError, TrainingDivergedError, read_history
+from xpcnn.training.recipes import with_recipe
+from xpcnn.training.run import read_config
 
 
 def few(name, split="train", data_dir=None):
@@ -30,7 +32,7 @@ def few_images(monkeypatch):
 
 @pytest.fixture(scope="module")
 def usual_weight(tmp_path_factory):
-    """The first filters after training without any option."""
+    """The first filters after training of the usual network."""
     folder = tmp_path_factory.mktemp("usual") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sources, "load_dataset", few)
@@ -39,7 +41,7 @@ def usual_weight(tmp_path_factory):
 
 
 def train(folder, *options):
-    return main(["train", "--device", "cpu", "--epochs", "2", "--output", str(folder), *options])
+    return main(["train", "--device", "cpu", "--model", "lenet5", "--epochs", "2", "--output", str(folder), *options])
 
 
 def saved(folder):
@@ -68,8 +70,14 @@ def test_train_keeps_everything_about_the_run(tmp_path, few_images, drawings, ca
     assert json.loads((folder / "config.json").read_text())["epochs"] == 2
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
 
-    assert main(["evaluate", str(folder), "--device", "cpu"]) == 0
-    assert "of 256 test images" in capsys.readouterr().out
+    losses = []
+    for views in ([], ["--views", "1"], ["--views", "2"], ["--views", "6"]):
+        assert main(["evaluate", str(folder), "--device", "cpu", *views]) == 0
+        out = capsys.readouterr().out
+        assert "of 256 test images" in out
+        losses.append(re.search(r"loss ([\d.]+)", out).group(1))
+    assert losses[0] == losses[1]
+    assert len(set(losses)) == 3
 
 
 def test_train_with_patience_shows_validation_and_gives_back_the_best_weights(tmp_path, few_images, capsys):
@@ -95,10 +103,27 @@ def test_train_with_patience_shows_validation_and_gives_back_the_best_weights(tm
     assert "leave out --validation" in capsys.readouterr().err
 
 
+def test_a_known_data_set_has_its_recipe_and_the_run_remembers_it(tmp_path, few_images, capsys):
+    folder = tmp_path / "run"
+    command = ["train", "--device", "cpu"]
+    assert main([*command, "--epochs", "1", "--label-smoothing", "0.2", "--output", str(folder)]) == 0
+    expected = RunConfig(**with_recipe({"epochs": 1, "label_smoothing": 0.2}))
+    assert expected.model != RunConfig().model
+    assert read_config(folder) == expected
+    assert main([*command, "--resume", str(folder)]) == 0
+    capsys.readouterr()
+    assert main([*command, "--resume", str(folder), "--recipe", "none"]) == 2
+    assert "leave out --recipe" in capsys.readouterr().err
+    assert (
+        main([*command, "--recipe", "none", "--epochs", "1", "--ema", "0.5", "--output", str(tmp_path / "none")]) == 0
+    )
+    assert read_config(tmp_path / "none") == RunConfig(epochs=1, ema=0.5)
+
+
 def test_the_default_folder_is_the_next_free_one(tmp_path, few_images, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "lenet5-mnist-mini-1").mkdir(parents=True)
-    assert main(["train", "--device", "cpu", "--epochs", "1"]) == 0
+    assert main(["train", "--device", "cpu", "--model", "lenet5", "--epochs", "1"]) == 0
     assert (tmp_path / "runs" / "lenet5-mnist-mini-2" / "checkpoint.safetensors").exists()
 
 
@@ -155,6 +180,7 @@ def test_each_option_changes_the_result(tmp_path, few_images, usual_weight, opti
         (["--seed", "-1"], "at least 0"),
         (["--lr", "-1"], "lr must be at least 0, got -1"),
         (["--validation", "1"], "validation must be at least 0 and below 1, got 1.0"),
+        (["--recipe", "slow"], "there is no recipe 'slow' for mnist-mini: its recipes are fast"),
         (["--patience", "0"], "patience must be at least 1, got 0"),
         (["--data", "mnist", "--data-dir", "{tmp}/damaged"], "train-images-idx3-ubyte.gz"),
         (["--output", "{tmp}/taken"], "taken exists already"),

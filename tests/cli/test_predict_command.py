@@ -66,7 +66,7 @@ def test_class_probability_and_what_was_done(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         sources, "load_dataset", lambda name, split, *where: load_dataset(name, split).subset(slice(640))
     )
-    main(["train", "--device", "cpu", "--epochs", "6", "--output", str(tmp_path / "run")])
+    main(["train", "--device", "cpu", "--model", "lenet5", "--epochs", "6", "--output", str(tmp_path / "run")])
     digits = load_dataset("mnist-mini", "test")
     paths = []
     for i in range(20):

@@ -22,7 +22,7 @@ def few_images(monkeypatch):
 
 
 def train(folder, *options):
-    return main(["train", "--device", "cpu", "--epochs", "1", "--output", str(folder), *options])
+    return main(["train", "--device", "cpu", "--model", "lenet5", "--epochs", "1", "--output", str(folder), *options])
 
 
 def test_a_run_ends_with_its_report_even_without_the_extra(tmp_path, drawings, monkeypatch, capsys):
@@ -46,7 +46,7 @@ def test_a_run_ends_with_its_report_even_without_the_extra(tmp_path, drawings, m
 
 def test_with_validation_the_report_is_of_the_best_weights(tmp_path):
     folder = tmp_path / "run"
-    assert main(["train", "--device", "cpu", "--epochs", "2", "--validation", "0.5", "--output", str(folder)]) == 0
+    assert train(folder, "--epochs", "2", "--validation", "0.5") == 0
     page = Page((folder / "report.html").read_text())
     test = Checkpoint.load(folder / "checkpoint.safetensors").info["test"]
     assert f"{test['accuracy']:.2%} of 100 test images classified correctly" in page.text

@@ -6,9 +6,12 @@ from strict_xp import DEVICE, count_operations, forbid_host_reads
 
 from xpcnn.backend import device_of, to_host
 from xpcnn.data import (
+    AlternatingFlip,
     ColorJitter,
     Compose,
     Cutout,
+    Dataset,
+    Loader,
     RandomAffine,
     RandomHorizontalFlip,
     RandomShift,
@@ -123,6 +126,49 @@ def test_shift_draws_every_shift_up_to_the_limit_and_no_other():
         seen.add(matches[0])
     assert seen == {(down, right) for down in range(-2, 3) for right in range(-2, 3)}
     np.testing.assert_array_equal(RandomShift(0)(images, generator()), images)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_shift_reflects_what_is_outside(dtype, device):
+    images = some_images(dtype=dtype)
+    padded = np.pad(images, ((0, 0), (0, 0), (2, 2), (2, 2)), mode="reflect")
+    H, W = images.shape[2:]
+    windows = {(i, j): padded[..., i : i + H, j : j + W] for i in range(5) for j in range(5)}
+    with forbid_host_reads():
+        shifted = RandomShift(2, "reflect")(device.asarray(images), generator())
+    seen = set()
+    for n, image in enumerate(to_host(shifted)):
+        seen |= {place for place, window in windows.items() if np.array_equal(image, window[n])}
+    assert seen == set(windows)
+    with pytest.raises(ValueError, match=r"below the image's 7×6 pixels to reflect, got 6"):
+        RandomShift(6, "reflect")(images, generator())
+
+
+def flips_of(loader, epoch):
+    """Whether each image of a data set was mirrored in an epoch, and nothing else, by its place there."""
+    images, found = loader.dataset.images, np.zeros(len(loader.dataset), bool)
+    for (batch, _), rows in zip(loader.epoch(epoch), loader.indices(epoch), strict=True):
+        plain = np.isclose(to_host(batch), images[rows]).all(axis=(1, 2, 3))
+        mirrored = np.isclose(to_host(batch), images[rows][..., ::-1]).all(axis=(1, 2, 3))
+        assert (plain ^ mirrored).all()
+        found[rows] = mirrored
+    return found
+
+
+def test_alternating_flips_show_each_image_from_both_sides_in_two_epochs(device):
+    images = np.random.default_rng(0).random((1000, 1, 2, 3), np.float32)
+    data = Dataset(images, np.arange(1000) % 10)
+    options = {"shuffle": True, "mean": [0.0], "std": [1.0], "transform": Compose([AlternatingFlip(), RandomShift(0)])}
+    loader = Loader(data, 64, device=device, **options)
+    first, second, third = (flips_of(loader, epoch) for epoch in range(3))
+    assert 0.45 < first.mean() < 0.55
+    np.testing.assert_array_equal(second, ~first)
+    np.testing.assert_array_equal(third, first)
+    np.testing.assert_array_equal(flips_of(Loader(data, 7, **options), 0), first)  # on every device, in any batch
+    other = flips_of(Loader(data, 64, seed=1, **options), 0)
+    assert 0.4 < (other == first).mean() < 0.6
+    with pytest.raises(TypeError, match="use it in a Loader"):
+        AlternatingFlip()(images, generator())
 
 
 def test_flip_mirrors_the_given_share_of_the_images():
@@ -341,6 +387,7 @@ def test_unknown_names_are_refused(names):
     ("make", "fault"),
     [
         (lambda: RandomShift(-1), "pixels of 0 or more, got -1"),
+        (lambda: RandomShift(1, "edge"), '"constant" or "reflect", got \'edge\''),
         (lambda: RandomHorizontalFlip(1.5), "p from 0 to 1, got 1.5"),
         (lambda: ColorJitter(brightness=-0.1), "brightness from 0 to 1, got -0.1"),
         (lambda: ColorJitter(contrast=1.1), "contrast from 0 to 1, got 1.1"),

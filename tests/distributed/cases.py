@@ -9,7 +9,7 @@ from hashlib import sha256
 import numpy as np
 
 from xpcnn import Dataset, Loader, Trainer, distributed, models, nn, optim
-from xpcnn.data import make_transform
+from xpcnn.data import AlternatingFlip, Compose, RandomShift, make_transform
 from xpcnn.distributed import ALONE
 from xpcnn.training import Callback
 
@@ -94,6 +94,16 @@ def small_batches(rng):
     everything = make_transform("flip,crop,affine,colour,cutout", (3, 8, 8))
     check("augmentation, dropout, batch norm", *arguments, transform=everything)
 
+    def muon(parameters, lr):
+        parameters = list(parameters)
+        filters, others = (
+            [item for item in parameters if (item[1].data.ndim > 1) is wanted] for wanted in (True, False)
+        )
+        return optim.Combined(optim.Muon(filters, lr, ns_steps=3), optim.SGD(others, lr))
+
+    alternating = Compose([AlternatingFlip(), RandomShift(1, "reflect")])
+    check("Muon, alternating flips", *arguments, transform=alternating, rule=muon)
+
     def backwards(images, generator):  # not told of parts, and not of any device
         assert len(images) in (7, 2)
         return images[:, :, ::-1] if generator.random() < 0.5 else images
@@ -112,6 +122,8 @@ def small_batches(rng):
 
     every_other_step.calls = 0
     check("gradients of two batches, clipped", *arguments, before_step=every_other_step)
+
+    check("averaged weights", *arguments, ema=0.8)
 
     one_left = lambda: dropout_net(nn.LayerNorm)  # noqa: E731
     check("a last batch of one image", one_left, images[:22], labels[:22], 7, 12, transform=everything)

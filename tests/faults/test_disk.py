@@ -39,7 +39,7 @@ def full(monkeypatch):
 
 
 def run_train(folder, *options):
-    return main(["train", "--device", "cpu", "--epochs", "3", "--output", str(folder), *options])
+    return main(["train", "--device", "cpu", "--model", "lenet5", "--epochs", "3", "--output", str(folder), *options])
 
 
 # A file takes two flushes, its own and its folder's: config.json, then a checkpoint and a history in turn.
@@ -64,7 +64,13 @@ def test_a_full_disk_ends_training_with_the_last_checkpoint(tmp_path, few_images
 
     full(())
     again = ["--output"] if name == "config.json" else ["--resume"]
-    assert main(["train", "--device", "cpu", *again, str(folder)] + (["--epochs", "3"] if flush == 1 else [])) == 0
+    assert (
+        main(
+            ["train", "--device", "cpu", *again, str(folder)]
+            + (["--model", "lenet5", "--epochs", "3"] if flush == 1 else [])
+        )
+        == 0
+    )
     assert [record["epoch"] for record in read_history(folder / "history.jsonl")] == [1, 2, 3]
 
 
@@ -106,7 +112,7 @@ def test_a_limit_on_file_sizes(tmp_path):
 
     folder = tmp_path / "run"
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300 << 10, 300 << 10))  # noqa: E731
-    options = ["--output", str(folder), "--epochs", "1", "--on-save-error", "continue"]
+    options = ["--model", "lenet5", "--output", str(folder), "--epochs", "1", "--on-save-error", "continue"]
     process = kill_check.start("train", "--device", "cpu", *options, preexec_fn=limit)
     _, errors = process.communicate()
     warning, error = errors.splitlines()

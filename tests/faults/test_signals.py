@@ -47,7 +47,8 @@ def at_step(monkeypatch):
 
 
 def run_train(folder, *options):
-    return main(["train", "--device", "cpu", "--progress", "--epochs", "3", "--output", str(folder), *options])
+    options = ("--model", "lenet5", "--epochs", "3", "--output", str(folder), *options)
+    return main(["train", "--device", "cpu", "--progress", *options])
 
 
 def resume(folder):

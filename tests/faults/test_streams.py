@@ -41,7 +41,7 @@ def shell(redirection, *arguments):
 )
 def test_training_ends_well_whatever_happens_to_its_output(tmp_path, redirection, errors):
     folder = tmp_path / "run"
-    done = shell(redirection, "train", "--device", "cpu", "--epochs", "2", "--output", folder)
+    done = shell(redirection, "train", "--device", "cpu", "--model", "lenet5", "--epochs", "2", "--output", folder)
     assert (done.returncode, done.stderr) == (0, errors)
     assert len(read_history(folder / "history.jsonl")) == 2
     assert len(Checkpoint.load(folder / "checkpoint.safetensors").info["records"]) == 2

@@ -106,6 +106,26 @@ def test_it_is_taken_where_it_applies_and_nowhere_else(rng, monkeypatch, options
     assert len(calls) == (4 if taken else 0)  # the gradient w.r.t. the input is itself a correlation
 
 
+@pytest.mark.parametrize(
+    ("channels", "images", "settings", "taken"),
+    [
+        ((24, 64), 64, {}, True),
+        ((64, 24), 64, {}, True),
+        ((24, 63), 64, {}, False),
+        ((23, 80), 64, {}, False),
+        ((24, 64), 63, {}, False),
+        ((24, 64), 64, {"winograd_few": math.inf}, False),  # as with AVX2
+        ((24, 64), 64, {"winograd_channels": math.inf}, False),  # turned off
+    ],
+)
+def test_few_channels_are_made_up_for_in_large_layers(channels, images, settings, taken, monkeypatch):
+    for name, value in ({"winograd_channels": 64, "winograd_few": 24} | settings).items():
+        monkeypatch.setattr(CPU, name, value)
+    C, O = channels
+    weight = np.empty((O, C, 3, 3), np.float32)
+    assert winograd.applies(make_window(3, padding=1), weight, 1, (15, 16, images), CPU) is taken
+
+
 def test_the_same_bits_on_any_number_of_threads(rng):
     window, before = make_window(3, padding=1), CPU.threads
     x, dy = (rng.standard_normal((16, 20, 20, 40)).astype(np.float32) for _ in range(2))

@@ -20,6 +20,8 @@ _NAMES = [
     "",
     "x",
     "lenet5",
+    "fast",
+    "none",
     "numpy_cnn",
     "mnist-mini",
     "sgd",
@@ -45,8 +47,20 @@ _PATHS = [
     "-",
 ]
 
-_NUMERIC = ["--epochs", "--batch-size", "--size", "--lr", "--weight-decay", "--seed", "--steps", "--limit"]
-_NAMED = ["--model", "--data", "--optimizer", "--device", "--devices", "--dtype", "--precision"]
+_NUMERIC = [
+    "--ema",
+    "--label-smoothing",
+    "--epochs",
+    "--batch-size",
+    "--size",
+    "--lr",
+    "--weight-decay",
+    "--seed",
+    "--steps",
+    "--limit",
+    "--views",
+]
+_NAMED = ["--recipe", "--model", "--data", "--optimizer", "--device", "--devices", "--dtype", "--precision"]
 _FILES = ["--output", "--resume", "--data-dir", "--data", "--picture", "--csv", "--report"]
 _PROCESSES = ["", "0", "1", "1,1", "1,x", "-1", "٣", "1e3", "9" * 400]  # 2 would start processes outside the playground
 _FLAGS = [

@@ -19,6 +19,7 @@ from torchvision_networks import (
 from xpcnn.models import (
     MODELS,
     build_model,
+    compact_cnn,
     convnext,
     convnext_femto,
     convnext_tiny,
@@ -34,6 +35,8 @@ from xpcnn.models import (
     small_cnn,
     three_layer_net,
     vgg,
+    whiten,
+    whitened_cnn,
 )
 from xpcnn.nn import CrossEntropyLoss, L2Penalty
 from xpcnn.optim import SGD, RMSprop, clip_grad_norm
@@ -102,6 +105,19 @@ def theirs_small_cnn(torch, channels, height, width, classes):
     return nn.Sequential(OrderedDict(layers | {"fc2": nn.Linear(64, classes)}))
 
 
+def theirs_compact_cnn(torch, channels, height, width, classes, stages, hidden_dim):
+    nn, layers = torch.nn, {}
+    for stage, widths in enumerate(stages, 1):
+        for i, out_channels in enumerate(widths, 1):
+            kernel, name = 3 if layers else 5, f"{stage}_{i}"
+            layers[f"conv{name}"] = nn.Conv2d(channels, out_channels, kernel, padding="same", bias=False)
+            layers |= {f"pool{stage}": nn.MaxPool2d(2)} if i == len(widths) else {}
+            layers[f"bn{name}"], layers[f"relu{name}"] = nn.BatchNorm2d(out_channels), nn.ReLU()
+            channels = out_channels
+    layers |= {"flatten": nn.Flatten(), "fc1": nn.LazyLinear(hidden_dim), "relu": nn.ReLU()}
+    return nn.Sequential(OrderedDict(layers | {"fc2": nn.Linear(hidden_dim, classes)}))
+
+
 def theirs_vgg(torch, channels, height, width, classes):
     nn, layers = torch.nn, {}
     for stage, width_here in enumerate((64, 128, 256), 1):
@@ -113,8 +129,26 @@ def theirs_vgg(torch, channels, height, width, classes):
     return nn.Sequential(OrderedDict(layers | {"flatten": nn.Flatten(), "fc": nn.Linear(256, classes)}))
 
 
+def theirs_whitened_cnn(torch, channels, height, width, classes, widths):
+    """All convolutions pad on all sides, as in the paper: pooling leaves out what ours does not compute."""
+    nn = torch.nn
+    layers = {"whiten": nn.Conv2d(channels, 8 * channels, 2), "gelu": nn.GELU("tanh")}
+    channels *= 8
+    for block, features in enumerate(widths, 1):
+        for i in (1, 2):
+            layers[f"conv{block}_{i}"] = nn.Conv2d(channels, features, 3, padding=1, bias=False)
+            layers |= {f"pool{block}": nn.MaxPool2d(2)} if i == 1 else {}
+            layers[f"bn{block}_{i}"] = nn.BatchNorm2d(features, eps=1e-12, momentum=0.4)
+            layers[f"gelu{block}_{i}"] = nn.GELU("tanh")
+            channels = features
+    layers |= {"pool": nn.AdaptiveMaxPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(channels, classes, bias=False)}
+    return nn.Sequential(OrderedDict(layers))
+
+
 STAGES = {"depths": (1, 2, 1), "widths": (4, 6, 8)}
 SMALL = {"num_filters": 4, "filter_size": 5, "hidden_dim": 7}
+WIDTHS = {"widths": (18, 20, 8)}
+COMPACT = {"stages": ((4,), (6, 5)), "hidden_dim": 7}
 NETWORKS = {
     "three_layer_net": (lambda *args, **kw: three_layer_net(*args, **kw, **SMALL), theirs_three_layer_net, (3, 9, 12)),
     "numpy_cnn": (numpy_cnn, theirs_numpy_cnn, (1, 28, 28)),
@@ -122,6 +156,16 @@ NETWORKS = {
     "resnet, n=1": (lambda *args, **kw: resnet(*args, **kw, n=1), lambda *args: theirs_resnet(*args, 1), (3, 9, 12)),
     "resnet20": (resnet20, lambda *args: theirs_resnet(*args, 3), (3, 6, 8)),
     "vgg": (vgg, theirs_vgg, (3, 8, 6)),
+    "compact_cnn": (
+        lambda *args, **kw: compact_cnn(*args, **kw, **COMPACT),
+        lambda *args: theirs_compact_cnn(*args, **COMPACT),
+        (2, 9, 13),
+    ),
+    "whitened_cnn": (
+        lambda *args, **kw: whitened_cnn(*args, **kw, **WIDTHS),
+        lambda *args: theirs_whitened_cnn(*args, **WIDTHS),
+        (2, 18, 25),
+    ),
     "mlp": (lambda *args, **kw: mlp(*args, **kw, hidden_dim=7), theirs_mlp, (2, 3, 5)),
     "small_cnn": (lambda *args, **kw: small_cnn(*args, **kw, dropout=0), theirs_small_cnn, (3, 9, 12)),
     "resnet18": (lambda *args, **kw: resnet18(*args, **kw, width=4), theirs_resnet18, (3, 35, 40)),
@@ -239,6 +283,20 @@ def test_sizes():
     assert vgg().count_parameters() == 9 * filters + 4 * (64 + 128 + 256) + 2570
 
 
+def test_whitening_makes_patches_uncorrelated_and_filters_start_as_identities(rng, device):
+    model = whitened_cnn((2, 13, 11), 3, widths=(20, 16, 24)).to(device)
+    images = rng.normal(size=(50, 2, 13, 11)).cumsum(axis=3) + 1  # neighbours are alike
+    images = device.asarray(images, np.float32)
+    model["whiten"].bias.data[...] = 7
+    whiten(model, images)
+    outputs = device.to_host(model["whiten"](images)).transpose(1, 0, 2, 3).reshape(16, -1)
+    np.testing.assert_allclose(outputs[:8] @ outputs[:8].T / outputs.shape[1], np.eye(8), atol=0.02)
+    np.testing.assert_allclose(outputs[8:], -outputs[:8], rtol=1e-4, atol=1e-4)
+    x = device.asarray(rng.normal(size=(2, 16, 10, 10)), np.float32)
+    assert_close(model["conv1_1"](x)[:, :16], device.to_host(x), 1e-5, 1e-5, device=device)
+    assert whitened_cnn().count_parameters() == 312 + 9 * (24 * 64 + 64**2 + 64 * 256 + 3 * 256**2) + 2304 + 2560
+
+
 def test_the_scale_of_the_three_layer_nets_weights():
     for scale in (1e-3, 0.05):
         for name, array in three_layer_net(weight_scale=scale).state_dict().items():
@@ -292,7 +350,10 @@ def test_the_deep_sigmoid_nets_cost_falls_at_every_step():
         (lambda: numpy_cnn((1, 28, 6)), ["7×7", "28×6"]),
         (lambda: deep_sigmoid_net((1, 8, 28)), ["9×9", "8×28"]),
         (lambda: vgg((3, 3, 32)), ["4×4", "3×32"]),
+        (lambda: whitened_cnn((3, 32, 8)), ["9×9", "32×8"]),
+        (lambda: whiten(whitened_cnn(), np.zeros((2, 1, 32, 32))), ["3 channels", "(2, 1, 32, 32)"]),
         (lambda: small_cnn((1, 8, 1)), ["2×2", "8×1"]),
+        (lambda: compact_cnn((1, 8, 3)), ["4×4", "8×3"]),
         (lambda: resnet(n=0), ["n must", "0"]),
         (lambda: convnext_femto((3, 40, 31)), ["32×32", "40×31"]),
         (lambda: convnext(depths=(1, 2), widths=(4,)), ["2 and 1"]),

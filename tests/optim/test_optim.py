@@ -9,7 +9,7 @@ from pytorch import single_threaded_torch
 
 from xpcnn.backend import CPU
 from xpcnn.nn import Parameter
-from xpcnn.optim import SGD, Adam, AdamW, CosineSchedule, StepSchedule
+from xpcnn.optim import SGD, Adam, AdamW, CosineSchedule, LinearSchedule, StepSchedule
 
 SGDS = [
     {},
@@ -201,6 +201,13 @@ def test_a_cosine_with_a_linear_rise():
     assert CosineSchedule(2.0, 10)(0) == 2.0
 
 
+def test_linear_schedule():
+    schedule = LinearSchedule(2.0, 10, warmup_steps=2)
+    values = [schedule(step) for step in (0, 1, 2, 6, 9, 10, 100)]
+    assert values == pytest.approx([2 / 3, 4 / 3, 2, 1, 0.25, 0, 0])
+    assert LinearSchedule(2.0, 10)(0) == 2.0
+
+
 def test_steps_by_a_factor():
     schedule = StepSchedule(1.0, 10, 0.5)
     assert [schedule(step) for step in (0, 9, 10, 19, 20, 35)] == [1, 1, 0.5, 0.5, 0.25, 0.125]
@@ -210,6 +217,8 @@ def test_steps_by_a_factor():
     ("make_schedule", "words"),
     [
         (lambda: CosineSchedule(-0.1, 5), ["lr", "at least 0", "-0.1"]),
+        (lambda: LinearSchedule(-0.1, 5), ["lr", "at least 0", "-0.1"]),
+        (lambda: LinearSchedule(1, 5, 5), ["warmup_steps", "total_steps", "5"]),
         (lambda: StepSchedule(float("nan"), 5), ["lr", "at least 0", "nan"]),
         (lambda: CosineSchedule(1, 0), ["total_steps", "at least 1", "0"]),
         (lambda: CosineSchedule(1, 5, 5), ["warmup_steps", "total_steps", "5"]),

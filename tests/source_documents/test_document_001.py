@@ -13,7 +13,6 @@ from xpcnn.data import DATASETS, Dataset
 from xpcnn.data.formats.images import read_image
 from xpcnn.models import three_layer_net
 from xpcnn.nn import BatchNorm2d, CrossEntropyLoss, L2Penalty, conv_relu, conv_relu_pool
-from xpcnn.training import evaluate
 
 CONV_OUTPUT = [
     [
@@ -273,31 +272,26 @@ def test_spatial_batchnorm(device, rng):
 def test_ninety_percent(device, rng, tmp_path):
     """The script's own machinery on made-up images; the accuracy on CIFAR-10's is stated in the script."""
     recipe = load_script("train_cifar10")
-    options = {"epochs": 4, "batch_size": 25, "widths": (8, 12, 16)}
+    options = {"epochs": 5, "batch_size": 40, "widths": (16, 32, 64)}
     trainer, loader = recipe.make_trainer(stripes(rng, 200), **options)
     whitened = trainer.model["whiten"](next(iter(recipe.Loader(loader.dataset, 200)))[0])
     components = whitened[:, :12].transpose(1, 0, 2, 3).reshape(12, -1)
-    np.testing.assert_allclose(np.cov(components), np.eye(12), atol=0.02)
+    np.testing.assert_allclose(components @ components.T / components.shape[1], np.eye(12), atol=0.02)
     fixed = trainer.model["whiten"].weight.data.copy()
 
-    trainer.callbacks.clear()
     trainer.model.to(device)
-    first_half = trainer.fit(loader, 2)
+    first = trainer.fit(loader, 4)  # the bias of the first layer stops learning after three
     trainer.checkpoint({}).save(tmp_path / "checkpoint.safetensors")
-    records = trainer.fit(loader, 4)
-    assert records[-1]["train_loss"] < 0.7 * first_half[0]["train_loss"]
-    assert records[-1]["train_accuracy"] > 0.4
+    records = trainer.fit(loader, 5)
+    assert records[-1]["train_loss"] < 0.8 * first[0]["train_loss"]
+    assert records[-1]["train_accuracy"] > 0.5
     assert_close(trainer.model["whiten"].weight.data, fixed, 0, 0, device=device)
+    assert trainer.model["whiten"].frozen
+    assert device.to_host(trainer.model["whiten"].bias.data).any()
 
     resumed, loader = recipe.make_trainer(loader.dataset, **options)
-    resumed.callbacks.clear()
     resumed.resume(recipe.Checkpoint.load(tmp_path / "checkpoint.safetensors"))
     resumed.model.to(device)
-    resumed.fit(loader, 4)
+    resumed.fit(loader, 5)
     for name, array in resumed.model.state_dict().items():
         assert_close(array, trainer.model.state_dict()[name], 0, 0)
-
-    both = recipe.BothSides(trainer.model).eval()
-    images = device.asarray(rng.normal(size=(3, 3, 32, 32)), np.float32)
-    assert_close(both(images[..., ::-1]), device.to_host(both(images)), 1e-5, 1e-5, device=device)
-    assert evaluate(both, recipe.Loader(loader.dataset, 50)).accuracy > 0.4

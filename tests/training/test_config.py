@@ -23,6 +23,8 @@ OF_RUNS = {
     "train_from",
     "init",
     "local_batch_norm",
+    "label_smoothing",
+    "ema",
 }
 ADDED = {
     "model_sha256",
@@ -38,6 +40,8 @@ ADDED = {
     "local_batch_norm",
     "precision",
     "mode",
+    "label_smoothing",
+    "ema",
 }
 
 
@@ -88,9 +92,14 @@ def test_impossible_options_are_refused(kind, options, fault):
     [
         ({"epochs": 4.5}, "epochs"),
         ({"augment": 3}, "augment must be a text"),
-        ({"augment": "auto,flip"}, "augmentation: got 'auto,flip', expected none, or some of flip, crop, affine"),
+        (
+            {"augment": "auto,flip"},
+            "augmentation: got 'auto,flip', expected none, or some of alternating-flip, reflected-crop",
+        ),
         ({"validation": 1.0}, "below 1"),
         ({"patience": 0}, "at least 1"),
+        ({"label_smoothing": 1.5}, "label_smoothing must be from 0 to 1, got 1.5"),
+        ({"ema": 1.0}, "ema must be at least 0 and below 1, got 1.0"),
     ],
 )
 def test_a_run_refuses_options_of_wrong_types(options, fault):
@@ -150,6 +159,7 @@ def test_class_weights_are_those_of_the_training_labels():
     np.testing.assert_allclose(loss.weight, [2, 2 / 3])
     assert config.make_trainer(config.make_model(train), 40, loss=loss).loss is loss
     assert RunConfig().make_loss(train).weight is None
+    assert RunConfig(label_smoothing=0.2).make_loss(train).label_smoothing == 0.2
     assert TrainingConfig().make_loss(train).weight is None
 
 

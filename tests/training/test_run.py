@@ -291,6 +291,17 @@ def test_without_validation_the_test_images_are_used_after_each_epoch_and_the_la
     assert not (tmp_path / "run" / "best.safetensors").exists()
 
 
+def test_a_run_with_averaged_weights_is_measured_kept_and_resumed_with_them(tmp_path):
+    config = replace(CONFIG, ema=0.9)
+    train(tmp_path / "whole", config=config)
+    train(tmp_path / "run", 8, config=config)
+    run = train(tmp_path / "run", config=config, resume=True)
+    assert history(tmp_path / "run") == history(tmp_path / "whole")
+    checkpoint = Checkpoint.load(tmp_path / "run" / "checkpoint.safetensors")
+    assert (checkpoint.training["conv1.weight"] != checkpoint.model["conv1.weight"]).any()
+    assert evaluate(load_trained(tmp_path / "run", "cpu").model, run.test).averages()["loss"] == run.tested["loss"]
+
+
 @pytest.fixture(scope="module")
 def validated(tmp_path_factory):
     """What an uninterrupted run with validation ends with."""

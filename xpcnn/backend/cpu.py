@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from math import ceil, gcd, prod
+from math import ceil, gcd, inf, prod
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,7 @@ class CpuDevice(Device):
         has_small_products = self._workers.blas_architectures & {"SkylakeX", "Cooperlake", "SapphireRapids"}
         self.small_product = 10**6 if has_small_products else 0
         self.winograd_channels = 64 if has_small_products else 32
+        self.winograd_few = 24 if has_small_products else inf
         self._local = threading.local()
         self._kept_ones: dict[Any, Array] = {}  # by dtype: what row_sums and column_sums multiply by
         self._memory = MemoryPool()

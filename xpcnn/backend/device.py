@@ -69,6 +69,7 @@ class Device:
         small_product: largest m·n·k served by BLAS's small-matrix kernels; 0 if there are none.
         winograd_channels: the fewest channels for which convolution is by Winograd's algorithm. May be set to
             `math.inf` for never: see `functional.conv2d_forward`.
+        winograd_few: the fewest channels for which it is where the layer is large: see `functional/winograd.py`.
         row_channels: the most channels of an input for which convolution is row by row: see `functional/by_rows.py`.
         adds_windows: whether `add_windows` can do its work.
         adds_products: whether `einsum` adds up products of elements without storing them, in one pass.
@@ -83,6 +84,7 @@ class Device:
     chunk_bytes: int | None = None
     small_product = 0
     winograd_channels: float = inf
+    winograd_few: float = inf
     row_channels = 0
     adds_windows = False
     adds_products = False

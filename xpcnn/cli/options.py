@@ -16,6 +16,7 @@ from ..models import MODELS, OwnNetwork
 from ..models.own import is_own
 from ..optim import OPTIMIZERS
 from ..training import TrainingConfig
+from ..training.recipes import with_recipe
 
 Function = Callable[[argparse.Namespace], int]
 Config = TypeVar("Config", bound=TrainingConfig)
@@ -78,12 +79,14 @@ def given(args: argparse.Namespace, config: type[TrainingConfig]) -> dict[str, A
 
 
 def config_from(args: argparse.Namespace, kind: type[Config]) -> Config:
-    """Return the configuration that the user described by options."""
+    """Return the configuration that the user described by options, and by a recipe where a command has any."""
     values, network = given(args, kind), network_from(args)
     if args.data is not None:
         values["data"] = resolve_data(args.data)
     if network is not None:
         values |= {"model": network.location, "model_sha256": network.sha256}
+    if hasattr(args, "recipe"):
+        values = with_recipe(values, args.recipe)
     config = kind(**values)
     return config if network is None else config.using(network)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..data.errors import DataError
 from ..data.sources import load_test
+from ..nn import AverageViews
 from ..training import evaluate, load_trained
 from .options import add_command, add_data_dir, add_device, add_network, add_threads, network_from
 from .pictures import BadFiles, find_pictures, read_pictures
@@ -22,6 +23,8 @@ def add_commands(commands: Any) -> None:
     measuring = add_command(commands, "evaluate", _evaluate, "measure a trained network on the test images")
     measuring.add_argument("run", metavar="RUN", help="folder of a run, or a checkpoint file")
     measuring.add_argument("--data", metavar="NAME|PATH", help="other images of the same classes")
+    text = "average over N views of each image: 2 with its mirror image, 6 with both shifted by a pixel, too (1)"
+    measuring.add_argument("--views", type=int, choices=[1, 2, 6], default=1, help=text)
     classifying = add_command(commands, "predict", _predict, "classify pictures")
     classifying.add_argument("run", metavar="RUN", help="folder of a run, or a checkpoint file")
     text = "PNG, JPEG, TIFF or other picture, of any size, or a folder of pictures, with its subfolders"
@@ -43,7 +46,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     options: dict[str, Any] = {"skip_bad": config.skip_bad, "progress": sys.stderr.isatty()}
     test = load_test(args.data or config.data, args.data_dir, like=spec, **options)
     # Normalised as in training, whatever the data set's own mean and std are.
-    result = evaluate(trained.model, config.make_loader(test, train=False, device=device, spec=spec))
+    model = AverageViews(trained.model, args.views)
+    result = evaluate(model, config.make_loader(test, train=False, device=device, spec=spec))
     print(
         f"{test.name}: accuracy {result.accuracy:.2%} ({result.correct:,} of {result.samples:,} test images), "
         f"loss {result.loss:.4f}, device {device.name} ({device.description})"

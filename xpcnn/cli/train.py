@@ -27,6 +27,7 @@ from ..report import REPORT, write_run_report
 from ..training import ProgressBar, Run, RunConfig, Table, TrainingDivergedError
 from ..training.files import write_atomically
 from ..training.pretrained import PRETRAINED
+from ..training.recipes import RECIPES
 from ..training.run import read_config
 from .options import (
     add_command,
@@ -47,9 +48,19 @@ def add_commands(commands: Any) -> None:
     parser = add_command(commands, "train", _train, "train a network and keep the run in a folder")
     parser.set_defaults(takes_group=True)
     add_training_options(parser, usual)
+    names = sorted({name for recipes in RECIPES.values() for name in recipes})
+    text = (
+        f"settings that suit a known data set, in place of the defaults shown here; options given beside it win: "
+        f"{', '.join(names)} or none ({names[0]}, for {', '.join(RECIPES)}, unless --model is given)"
+    )
+    parser.add_argument("--recipe", metavar="NAME", help=text)
     parser.add_argument("--epochs", type=int, metavar="N", help=f"passes over the training images ({usual.epochs})")
     text = f"random changes of training images: none, or some of {','.join(AUGMENTATIONS)} (what suits the data set)"
     parser.add_argument("--augment", metavar="NAMES", help=text)
+    text = "the part of each target that is spread evenly over all classes, such as 0.1 (0)"
+    parser.add_argument("--label-smoothing", type=float, metavar="PART", help=text)
+    text = "evaluate and save the exponential moving average of the weights, with this decay, such as 0.99 (no average)"
+    parser.add_argument("--ema", type=float, metavar="DECAY", help=text)
     text = "weight the loss so that each class counts alike"
     parser.add_argument("--class-weights", action="store_true", default=None, help=text)
     text = "hold out this part of the training images, such as 0.1, and keep the weights of the best epoch on them (0)"
@@ -164,7 +175,7 @@ def _how_to_continue(run: Run) -> str:
 def _resumed(args: argparse.Namespace) -> tuple[Path, RunConfig]:
     """Return the folder and the configuration of the run to continue."""
     network = network_from(args)
-    options = [*given(args, RunConfig), *(["output"] if args.output is not None else [])]
+    options = [*given(args, RunConfig), *(name for name in ("output", "recipe") if getattr(args, name) is not None)]
     if options := [name for name in options if name != "model" or network is None]:
         names = ", ".join("--" + name.replace("_", "-") for name in options)
         raise ValueError(f"--resume takes the run's own options; leave out {names}")

@@ -12,6 +12,7 @@ from .npz import read_npz
 from .sources import load_parts
 from .spec import DataSpec
 from .transforms import (
+    AlternatingFlip,
     ColorJitter,
     Compose,
     Cutout,
@@ -24,6 +25,7 @@ from .transforms import (
 
 __all__ = [
     "DATASETS",
+    "AlternatingFlip",
     "ColorJitter",
     "Compose",
     "Cutout",

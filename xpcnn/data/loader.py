@@ -18,7 +18,7 @@ from .dataset import Dataset
 from .normalize import Normalize
 from .rows import Rows
 from .spec import DataSpec, pixels_of
-from .transforms import Part, Transform, on_any_device, on_any_part
+from .transforms import Part, Transform, on_any_device, on_any_part, transform_at
 
 Batch = tuple[Array, Array]  # images and labels
 Images = NDArray[Any] | Rows
@@ -170,11 +170,12 @@ class Loader:
         images = self._images[self._read(rows)] if images is None else images
         part = self.group.part(len(rows))
         if self.transform is not None and len(images):
-            images = self._transformed(images, stream(self.seed, "augment", epoch, index), Part(part, len(rows)))
+            transform = transform_at(self.transform, epoch, rows, self.seed)
+            generator = stream(self.seed, "augment", epoch, index)
+            images = self._transformed(transform, images, generator, Part(part, len(rows)))
         return self._normalize(images[part] if self._whole else images), self._labels[rows[part]]
 
-    def _transformed(self, images: Array, generator: np.random.Generator, part: Part) -> Array:
-        transform: Any = self.transform
+    def _transformed(self, transform: Any, images: Array, generator: np.random.Generator, part: Part) -> Array:
         alone = self._whole or self.group.size == 1
         changed = transform(images, generator) if alone else transform(images, generator, part)
         if changed.ndim != 4 or changed.shape[:2] != images.shape[:2]:

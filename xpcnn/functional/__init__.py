@@ -70,6 +70,7 @@ from .loss import (
     mean_squared_error_forward,
 )
 from .max_pool import max_pool2d_backward, max_pool2d_forward
+from .reflection import pad_reflect
 from .smooth_activation import (
     elu,
     elu_backward,
@@ -145,6 +146,7 @@ __all__ = [
     "max_pool2d_forward",
     "mean_squared_error_backward",
     "mean_squared_error_forward",
+    "pad_reflect",
     "relu6_backward",
     "relu6_forward",
     "relu_backward",

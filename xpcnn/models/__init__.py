@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..nn import Sequential
+from .compact_cnn import compact_cnn, compact_cnn_wide
 from .convnext import convnext, convnext_femto, convnext_tiny
 from .deep_sigmoid import deep_sigmoid_net
 from .efficientnet_lite import efficientnet_lite0
@@ -19,8 +20,11 @@ from .resnet18 import resnet18, resnet34
 from .small_cnn import small_cnn
 from .three_layer import three_layer_net
 from .vgg import vgg
+from .whitened_cnn import whiten, whitened_cnn
 
 MODELS: dict[str, Callable[..., Sequential]] = {
+    "compact_cnn": compact_cnn,
+    "compact_cnn_wide": compact_cnn_wide,
     "convnext_femto": convnext_femto,
     "deep_sigmoid_net": deep_sigmoid_net,
     "efficientnet_lite0": efficientnet_lite0,
@@ -34,6 +38,7 @@ MODELS: dict[str, Callable[..., Sequential]] = {
     "small_cnn": small_cnn,
     "three_layer_net": three_layer_net,
     "vgg": vgg,
+    "whitened_cnn": whitened_cnn,
 }
 
 
@@ -64,6 +69,8 @@ __all__ = [
     "MODELS",
     "OwnNetwork",
     "build_model",
+    "compact_cnn",
+    "compact_cnn_wide",
     "convnext",
     "convnext_femto",
     "convnext_tiny",
@@ -80,4 +87,6 @@ __all__ = [
     "small_cnn",
     "three_layer_net",
     "vgg",
+    "whiten",
+    "whitened_cnn",
 ]

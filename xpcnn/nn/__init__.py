@@ -49,12 +49,14 @@ from .normalization import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm, Layer
 from .pooling import AdaptiveAvgPool2d, AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from .position_bias import PositionBias
 from .summary import LayerSummary, Summary
+from .views import AverageViews
 
 __all__ = [
     "ELU",
     "GELU",
     "Activation",
     "AdaptiveAvgPool2d",
+    "AverageViews",
     "AvgPool2d",
     "BCEWithLogitsLoss",
     "BatchNorm1d",

@@ -268,6 +268,10 @@ class Module(Cached):
         """Yield all parameters."""
         return (parameter for _, parameter in self.named_parameters())
 
+    def named_buffers(self) -> Iterator[tuple[str, Buffer]]:
+        """Yield all buffers, such as batch norm's running averages, with their dotted names."""
+        return ((name, value) for name, value in self._named_arrays() if isinstance(value, Buffer))
+
     def _named_arrays(self) -> Iterator[tuple[str, Parameter | Buffer]]:
         for prefix, module in self.named_modules():
             # Parameters first, as in PyTorch's state.

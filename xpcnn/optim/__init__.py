@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 
 from .adam import Adam, AdamW
 from .clip import clip_grad_norm
+from .combined import Combined
 from .grad_scaler import GradScaler
+from .muon import Muon
 from .optimizer import Optimizer, Parameters, Schedule
 from .rmsprop import RMSprop
-from .schedule import CosineSchedule, StepSchedule
+from .schedule import CosineSchedule, LinearSchedule, StepSchedule
 from .sgd import SGD
 
 
@@ -79,8 +81,11 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "Combined",
     "CosineSchedule",
     "GradScaler",
+    "LinearSchedule",
+    "Muon",
     "Optimizer",
     "Parameters",
     "Preset",

@@ -99,6 +99,16 @@ class Flat:
                 part = list(alike)
                 yield slice(self._slices[part[0]].start, self._slices[part[-1]].stop), steps
 
+    def steps(self) -> Iterator[tuple[Array, Array, dict[str, Array]]]:
+        """Count a step for each parameter that had a gradient to gather; yield its data, gradient and state by name.
+
+        The arrays are views in the parameter's shape.
+        """
+        for i in self._learning:
+            self._states[i]["step"] += 1
+            state = {name: self._states[i][name] for name in self.state}
+            yield self._data_views[i], self._grad_views[i], state
+
     def _view(self, array: Array, i: int) -> Array:
         return array[self._slices[i]].reshape(self._parameters[i].data.shape)
 

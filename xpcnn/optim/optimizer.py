@@ -24,7 +24,7 @@ class Optimizer:
     one operation for each. For this, `parameter.data` becomes a view when the optimizer is created, and
     `parameter.grad` at each step.
 
-    A subclass defines `state_names`, `numbers` and `update`, and may extend `check`.
+    A subclass defines `state_names`, and `numbers` and `update` or `update_flat`; it may extend `check`.
 
     Args:
         parameters: `model.parameters()`, `model.named_parameters()`, or parameter groups as in PyTorch: a list of
@@ -94,6 +94,20 @@ class Optimizer:
         """
         raise NotImplementedError
 
+    def update_flat(self, group: dict[str, Any], flat: Flat, lr: float) -> None:
+        """Update the parameters of a group that lie side by side: by `update`, unless a subclass needs their shapes.
+
+        Args:
+            group: the options.
+            flat: the parameters, their gradients and their state.
+            lr: the learning rate of this step.
+        """
+        device = device_of(flat.data)
+        for span, steps in flat.spans():
+            state = [flat.state[name][span] for name in flat.state]
+            operands = flat.data[span], flat.grad[span], *state, *self.numbers(group, lr, steps)
+            device.map_elements(self.update, *operands, in_pieces=True)
+
     @staticmethod
     def update(data: Array, grad: Array, *operands: Any) -> None:
         """Update `data` and the state's arrays in place; `grad` is only read.
@@ -120,11 +134,7 @@ class Optimizer:
         for group, flats in zip(self.param_groups, self._flats, strict=True):
             lr = _rate(group["lr"], self.steps - 1)
             for flat in flats:
-                device = device_of(flat.data)
-                for span, steps in flat.spans():
-                    state = [flat.state[name][span] for name in flat.state]
-                    operands = flat.data[span], flat.grad[span], *state, *self.numbers(group, lr, steps)
-                    device.map_elements(self.update, *operands, in_pieces=True)
+                self.update_flat(group, flat, lr)
         changes.note()
 
     def gather(self) -> list[Array]:

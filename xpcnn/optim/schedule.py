@@ -29,15 +29,39 @@ class CosineSchedule:
     warmup_steps: int = 0
 
     def __post_init__(self) -> None:
-        require(self.lr >= 0, "lr", "at least 0", self.lr)
-        require(self.total_steps > 0, "total_steps", "at least 1", self.total_steps)
-        require(0 <= self.warmup_steps < self.total_steps, "warmup_steps", "below total_steps", self.warmup_steps)
+        _check(self)
 
     def __call__(self, step: int) -> float:
         if step < self.warmup_steps:
             return self.lr * (step + 1) / (self.warmup_steps + 1)
         progress = min(1.0, (step - self.warmup_steps) / (self.total_steps - self.warmup_steps))
         return self.lr * (1 + cos(pi * progress)) / 2
+
+
+@dataclass(frozen=True)
+class LinearSchedule:
+    """Linear warm-up to `lr` over `warmup_steps`, then a line down to 0: a triangle (Smith 2018).
+
+    Args:
+        lr: the highest learning rate.
+        total_steps: number of steps, warm-up included, after which the learning rate is 0.
+        warmup_steps: number of steps of the warm-up, below `total_steps`.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+
+    lr: float
+    total_steps: int
+    warmup_steps: int = 0
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def __call__(self, step: int) -> float:
+        if step < self.warmup_steps:
+            return self.lr * (step + 1) / (self.warmup_steps + 1)
+        return self.lr * max(0.0, (self.total_steps - step) / (self.total_steps - self.warmup_steps))
 
 
 @dataclass(frozen=True)
@@ -64,3 +88,10 @@ class StepSchedule:
 
     def __call__(self, step: int) -> float:
         return self.lr * self.gamma ** (step // self.step_size)
+
+
+def _check(schedule: CosineSchedule | LinearSchedule) -> None:
+    require(schedule.lr >= 0, "lr", "at least 0", schedule.lr)
+    require(schedule.total_steps > 0, "total_steps", "at least 1", schedule.total_steps)
+    warmup = schedule.warmup_steps
+    require(0 <= warmup < schedule.total_steps, "warmup_steps", "below total_steps", warmup)

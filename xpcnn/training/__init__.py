@@ -3,6 +3,7 @@
 from .callbacks import Callback, Checkpointer, History, ProgressBar, Record, Table, read_history, write_history
 from .checkpoint import Checkpoint, CheckpointError
 from .config import RunConfig, TrainingConfig
+from .ema import EMA
 from .evaluation import best_record, evaluate
 from .metrics import Metrics
 from .predict import predict
@@ -13,6 +14,7 @@ from .trained import Trained, load_trained
 from .trainer import Trainer, TrainingDivergedError
 
 __all__ = [
+    "EMA",
     "Callback",
     "Checkpoint",
     "CheckpointError",

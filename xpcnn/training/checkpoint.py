@@ -19,9 +19,9 @@ from ..backend import Array, HostArray, to_host
 from ..data.errors import one_line
 from .files import write_atomically
 
-_FORMAT, _VERSION = "xpcnn-checkpoint", 4
-# Before 2 there were no optimizer step counts, before 3 no digests, before 4 no best weights.
-_READABLE = ("1", "2", "3", "4")
+_FORMAT, _VERSION = "xpcnn-checkpoint", 5
+# Before 2 there were no optimizer step counts, before 3 no digests, before 4 no best weights, before 5 no averages.
+_READABLE = ("1", "2", "3", "4", "5")
 _INFO = "info"  # the key of the JSON's digest; the keys of arrays contain a dot
 DTYPES = dict(
     zip(
@@ -44,16 +44,18 @@ class Checkpoint:
     """The state of a model, and of its training.
 
     Attributes:
-        model: `Module.state_dict()`.
+        model: `Module.state_dict()`; with an EMA, of the averaged weights.
         optimizer: `Optimizer.state_dict()`; empty if training cannot be resumed.
         info: further values that JSON can represent.
         best: `Module.state_dict()` after the best epoch; empty if training has no validation.
+        training: with an EMA, `Module.state_dict()` of the weights that training goes on with; else empty.
     """
 
     model: Mapping[str, Array]
     optimizer: Mapping[str, Array] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
     best: Mapping[str, Array] = field(default_factory=dict)
+    training: Mapping[str, Array] = field(default_factory=dict)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the checkpoint. An existing file is replaced only when the new one is complete and on the disk.
@@ -72,7 +74,7 @@ class Checkpoint:
         """
         from safetensors.numpy import save
 
-        parts = {"model": self.model, "optimizer": self.optimizer, "best": self.best}
+        parts = {"model": self.model, "optimizer": self.optimizer, "best": self.best, "training": self.training}
         arrays = {f"{part}.{name}": array for part, state in parts.items() for name, array in state.items()}
         # Not ascontiguousarray, which would turn 0-d arrays into 1-d ones.
         host = {name: np.asarray(to_host(array), order="C") for name, array in arrays.items()}
@@ -113,13 +115,13 @@ class Checkpoint:
             raise CheckpointError(f"{path} has a damaged header: expected info to be a JSON object, got {info!r:.40}")
         if header["version"] not in ("1", "2"):
             _verify(path, header, arrays)
-        parts: dict[str, dict[str, Array]] = {"model": {}, "optimizer": {}, "best": {}}
+        parts: dict[str, dict[str, Array]] = {"model": {}, "optimizer": {}, "best": {}, "training": {}}
         for key, array in arrays.items():
             part, _, name = key.partition(".")
             if part not in parts:
                 raise CheckpointError(f"{path} has an unknown entry {key!r}")
             parts[part][name] = array
-        return cls(parts["model"], parts["optimizer"], info, parts["best"])
+        return cls(parts["model"], parts["optimizer"], info, parts["best"], parts["training"])
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> bytes:

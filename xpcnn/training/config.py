@@ -24,14 +24,15 @@ from ..data import (
 from ..data.catalog import dataset_info
 from ..data.transforms import chosen_augmentations
 from ..distributed import ALONE, Group
-from ..models import MODELS, OwnNetwork, build_model
+from ..models import MODELS, OwnNetwork, build_model, whiten
 from ..models.own import is_own
 from ..nn import CrossEntropyLoss, Loss, Module
 from ..nn.autocast import check_precision
-from ..optim import OPTIMIZERS, build_cosine_optimizer
+from ..optim import OPTIMIZERS, Optimizer, build_cosine_optimizer
 from .callbacks import Callback
 from .pretrained import PRETRAINED, load_from_run, load_pretrained
 from .trainer import Trainer
+from .whitened import MUON, MUON_LR, WHITENED, WHITENING_IMAGES, FreezeFirstLayer, make_optimizer
 
 EVALUATION_BATCH = 256  # images
 VALIDATION = 0.1  # the part of the training images that is held out if patience is set and validation is not
@@ -49,7 +50,7 @@ class TrainingConfig:
         size: the side of the square that a folder's pictures are scaled to; None to find one that suits them.
         skip_bad: whether files in a folder that are no pictures are left out, rather than refused.
         batch_size: images in a step.
-        optimizer: a name in `optim.OPTIMIZERS`.
+        optimizer: one of `optimizers()`.
         lr: the highest learning rate; None for the optimizer's default. It rises over the first twentieth of the
             steps and then falls along a cosine to 0.
         weight_decay: as the optimizer defines it.
@@ -91,14 +92,18 @@ class TrainingConfig:
         if self.size is not None and self.size < 1:
             raise ValueError(f"size must be at least 1, got {self.size}")
         check_precision(self.precision)
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"unknown optimizer {self.optimizer!r}: expected one of {', '.join(OPTIMIZERS)}")
+        if self.optimizer not in self.optimizers():
+            raise ValueError(f"unknown optimizer {self.optimizer!r}: expected one of {', '.join(self.optimizers())}")
         for name in ("lr", "weight_decay"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ValueError(f"{name} must be at least 0, got {value!r}")
         if not is_path(self.data):
             dataset_info(self.data)  # refuses an unknown name
+
+    def optimizers(self) -> list[str]:
+        """Return the names of the optimizers that train the model."""
+        return list(OPTIMIZERS)
 
     @classmethod
     def from_dict(cls, values: Any) -> Self:
@@ -203,6 +208,15 @@ class TrainingConfig:
             group=group,
         )
 
+    def make_optimizer(self, model: Module, steps: int) -> Optimizer:
+        """Return the optimizer that trains a model for `steps` steps."""
+        parameters, options = model.named_parameters(), {"weight_decay": self.weight_decay}
+        return build_cosine_optimizer(self.optimizer, parameters, self.lr, steps, **options)
+
+    def make_callbacks(self, model: Module) -> list[Callback]:
+        """Return callbacks that training with the optimizer needs."""
+        return []
+
     def make_trainer(
         self,
         model: Module,
@@ -211,17 +225,17 @@ class TrainingConfig:
         loss: Loss | None = None,
         group: Group = ALONE,
         local_batch_norm: bool = False,
+        ema: float | None = None,
     ) -> Trainer:
         """Return the trainer that trains a model for `steps` steps.
 
         Args:
             loss: what `make_loss` returned; None for cross-entropy.
-            group, local_batch_norm: see `Trainer`.
+            group, local_batch_norm, ema: see `Trainer`.
         """
-        parameters, options = model.named_parameters(), {"weight_decay": self.weight_decay}
-        optimizer = build_cosine_optimizer(self.optimizer, parameters, self.lr, steps, **options)
+        optimizer, callbacks = self.make_optimizer(model, steps), [*callbacks, *self.make_callbacks(model)]
         several: dict[str, Any] = {"group": group, "local_batch_norm": local_batch_norm}
-        return Trainer(model, optimizer, loss, callbacks, precision=self.precision, **several)
+        return Trainer(model, optimizer, loss, callbacks, precision=self.precision, ema=ema, **several)
 
 
 def _hints(config: type[TrainingConfig]) -> dict[str, Any]:
@@ -261,6 +275,8 @@ _ADDED: dict[str, Any] = {
     "freeze_features": False,
     "train_from": None,
     "init": None,
+    "label_smoothing": 0.0,
+    "ema": None,
     "mode": "train",
     "local_batch_norm": False,
     "precision": "float32",
@@ -295,6 +311,10 @@ class RunConfig(TrainingConfig):
             first.
         init: the folder of a run whose weights training starts from; None for initial or pretrained weights. If its
             classes were others, the last layer is a new one.
+        label_smoothing: the part of each target that is spread evenly over all classes, from 0 to 1. The losses in the
+            records, of training and test images, are of such targets.
+        ema: the decay of the average of the weights, which is then evaluated and is the run's result; see
+            `training.EMA`. None for no average.
 
     For the other attributes see `TrainingConfig`.
     """
@@ -309,6 +329,8 @@ class RunConfig(TrainingConfig):
     freeze_features: bool | None = None
     train_from: str | None = None
     init: str | None = None
+    label_smoothing: float = 0.0
+    ema: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -329,6 +351,10 @@ class RunConfig(TrainingConfig):
             chosen_augmentations(self.augment)  # refuses an unknown name
         if not 0 <= self.validation < 1:
             raise ValueError(f"validation must be at least 0 and below 1, got {self.validation}")
+        if not 0 <= self.label_smoothing <= 1:
+            raise ValueError(f"label_smoothing must be from 0 to 1, got {self.label_smoothing}")
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise ValueError(f"ema must be at least 0 and below 1, got {self.ema}")
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience must be at least 1, got {self.patience}")
         if self.patience is not None and not self.validation:
@@ -341,12 +367,24 @@ class RunConfig(TrainingConfig):
             raise ValueError(f"the pretrained weights of {self.model} are for {expected}, got {train.shape[0]}")
         return train, test
 
-    def start_weights(self, model: Module, classes: Sequence[str], group: Group = ALONE) -> None:
-        """Load the weights that training starts from, where they are not the network's initial ones.
+    def optimizers(self) -> list[str]:
+        return [*OPTIMIZERS, *([MUON] if self.model == WHITENED else [])]
+
+    def make_optimizer(self, model: Module, steps: int) -> Optimizer:
+        if self.optimizer != MUON:
+            return super().make_optimizer(model, steps)
+        lr = MUON_LR if self.lr is None else self.lr
+        return make_optimizer(model, self.epochs, steps, lr, self.weight_decay)
+
+    def make_callbacks(self, model: Module) -> list[Callback]:
+        return [FreezeFirstLayer(model)] if self.optimizer == MUON else []
+
+    def start_weights(self, model: Module, train: Dataset, group: Group = ALONE) -> None:
+        """Set the weights that training starts from, where they are not the network's initial ones.
 
         Args:
             model: the untrained network.
-            classes: of the training images.
+            train: the training images, some of which a `whitened_cnn` whitens.
             group: the processes that train together; only process 0 needs to have the folder `init`.
 
         Raises:
@@ -355,9 +393,12 @@ class RunConfig(TrainingConfig):
             CheckpointError: if the run has no usable checkpoint.
         """
         if self.init is not None:
-            load_from_run(model, Path(self.init), classes, group)
+            load_from_run(model, Path(self.init), train.classes, group)
         elif self.pretrained:
             load_pretrained(model, self.model)
+        elif self.model == WHITENED:
+            some = Loader(train, min(WHITENING_IMAGES, len(train)), shuffle=True, seed=self.seed)
+            whiten(model, next(iter(some))[0])
 
     def make_model(self, data: Dataset | DataSpec) -> Module:
         model = super().make_model(data)
@@ -380,4 +421,5 @@ class RunConfig(TrainingConfig):
         return make_transform(names, data.shape)
 
     def make_loss(self, train: Dataset) -> Loss:
-        return CrossEntropyLoss(class_weights(train) if self.class_weights else None)
+        weight = class_weights(train) if self.class_weights else None
+        return CrossEntropyLoss(weight, label_smoothing=self.label_smoothing)

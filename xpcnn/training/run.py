@@ -121,12 +121,13 @@ class Run:
             self.test = config.make_loader(test, train=False, spec=self.loader.spec, **options)
             model = config.make_model(train)
             if not resume:
-                config.start_weights(model, train.classes, group)
+                config.start_weights(model, train, group)
             # The checkpoint comes before what the other callbacks print about it.
             callbacks = [*([] if group.rank else [self._checkpointer]), *callbacks]
             steps = config.epochs * len(self.loader)
             loss = config.make_loss(train)
-            self.trainer = config.make_trainer(model, steps, callbacks, loss, group, config.local_batch_norm)
+            options = {"group": group, "local_batch_norm": config.local_batch_norm, "ema": config.ema}
+            self.trainer = config.make_trainer(model, steps, callbacks, loss, **options)
             if isinstance(path, Path):
                 self.path = path
             if resume:

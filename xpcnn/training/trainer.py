@@ -19,6 +19,7 @@ from ..optim import GradScaler, Optimizer
 from .batches import Batch, Batches, check_batch, check_same_data, checked, epoch_of
 from .callbacks import Callback, Record
 from .checkpoint import Checkpoint, CheckpointError, non_finite, on_host
+from .ema import EMA
 from .evaluation import best_record, evaluate
 from .metrics import Metrics, NonFiniteLossError
 from .out_of_memory import naming_the_layer
@@ -47,6 +48,8 @@ class Trainer:
         local_batch_norm: with several processes, normalise each one's part of a batch by its own statistics.
         precision: of matrix products and convolutions in training, as in `nn.autocast`: `"float32"`, `"tf32"` or
             `"mixed"`, which scales the loss by a `GradScaler`.
+        ema: the decay of the `EMA` of the weights; None for none. With it, evaluation, predictions and checkpoints are
+            of the averaged weights, which the model has between calls of `fit`; training goes on with its own.
 
     Attributes:
         epoch: how many epochs are complete.
@@ -83,6 +86,7 @@ class Trainer:
         group: Group = ALONE,
         local_batch_norm: bool = False,
         precision: str = "float32",
+        ema: float | None = None,
     ) -> None:
         own = {id(parameter) for parameter in model.parameters()}
         other = next((name for name, parameter in optimizer.parameters.items() if id(parameter) not in own), None)
@@ -95,6 +99,7 @@ class Trainer:
         self.loss = GroupLoss.of(CrossEntropyLoss() if loss is None else loss, group)
         self.precision = check_precision(precision)
         self.scaler = GradScaler() if precision == "mixed" else None
+        self.ema = EMA(self.model, ema)
         self.callbacks = list(callbacks)
         self.epoch = self.batch = 0
         self.records: list[Record] = []
@@ -163,11 +168,13 @@ class Trainer:
                     self.metrics, self._steps, self._seconds = Metrics(self._functions, self.group), [], 0.0
                 self._started = time.perf_counter()
                 self._tell("on_epoch_start", self.epoch + 1, epochs, length)
+                self.ema.restore()
                 self.model.train()
                 with autocast(self.precision, self.model.device):
                     complete = self._train_epoch(epoch_of(batches, self.epoch, self.batch, self.group), length)
                 self.metrics.read()
                 self._seconds, self._started = self._elapsed(), None
+                self.ema.apply()
                 if complete:
                     self.epoch, self.batch = self.epoch + 1, 0
                     records.append(self._record(self._seconds, parts))
@@ -217,6 +224,7 @@ class Trainer:
         """
         check_batch(inputs, targets)
         device = self.model.device
+        self.ema.restore()
         with autocast(self.precision, device):
             for batch in self.group.steps([(device.asarray(inputs), targets)]):
                 self._train_step(*batch)
@@ -250,7 +258,9 @@ class Trainer:
             (self.scaler.rescale if self._keep_gradients else self.scaler.step)(self.optimizer)
         elif not self._keep_gradients:
             self.optimizer.step()
-        if self._keep_gradients and self.group.rank:  # the sum so far is added to the next one by process 0 alone
+        if not self._keep_gradients:
+            self.ema.update()
+        elif self.group.rank:  # the sum so far is added to the next one by process 0 alone
             for gradients in self.optimizer.gather():
                 gradients.fill(0)
 
@@ -267,7 +277,8 @@ class Trainer:
         """
         if self.spec is None:
             raise ValueError("the data are not known: fit was given no Loader; use xpcnn.training.predict")
-        return predict(self.model, images, self.spec, batch_size=batch_size)
+        with self.ema.applied():
+            return predict(self.model, images, self.spec, batch_size=batch_size)
 
     def evaluate(self, batches: Batches, part: str = "test") -> dict[str, float]:
         """Return the loss and the metrics of the model on batches, by name.
@@ -280,7 +291,8 @@ class Trainer:
             TrainingDivergedError: if the loss is infinite or not a number.
         """
         try:
-            return evaluate(self.model, batches, self.loss, self._functions, self.group).averages()
+            with self.ema.applied():
+                return evaluate(self.model, batches, self.loss, self._functions, self.group).averages()
         except NonFiniteLossError as error:
             raise TrainingDivergedError(f"the {part} loss became {error.value} {self._place()}") from error
 
@@ -293,6 +305,7 @@ class Trainer:
         if not self.best_weights:
             raise ValueError("there is no best epoch: fit was given no validation batches")
         self.model.load_state_dict(self.best_weights)
+        self.ema.reset()
 
     def stop(self) -> None:
         """Make `fit` return after the current step, or the next `fit` at once; may be called from a signal handler."""
@@ -310,7 +323,7 @@ class Trainer:
             TrainingDivergedError: if the loss or a weight is infinite or not a number.
         """
         steps, seconds = self.optimizer.steps, self._elapsed() if self.batch else 0.0
-        kept = Progress(self.epoch, self.batch, steps, seconds, self.records, self.spec).to_info()
+        kept = Progress(self.epoch, self.batch, steps, seconds, self.records, self.spec, self.ema.steps).to_info()
         kept["frozen"] = self.model.frozen_modules
         try:
             if self.batch:
@@ -319,10 +332,13 @@ class Trainer:
             raise self._diverged(error) from error
         if self.scaler is not None:
             kept["loss_scale"] = self.scaler.state_dict()
-        model, optimizer = on_host(self.model.state_dict()), on_host(self.optimizer.state_dict())
+        model, optimizer = on_host(self.ema.training_state()), on_host(self.optimizer.state_dict())
+        training = {}
+        if self.ema.decay is not None:
+            training, model = model, model | on_host(self.ema.state_dict())
         if fault := non_finite(model):
             raise TrainingDivergedError(f"{fault} {self._place()}")
-        return Checkpoint(model, optimizer, {**(info or {}), **kept}, self.best_weights)
+        return Checkpoint(model, optimizer, {**(info or {}), **kept}, self.best_weights, training)
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Load a checkpoint, so that `fit` continues with the next batch.
@@ -332,9 +348,12 @@ class Trainer:
 
         Raises:
             CheckpointError: if it has no training progress.
-            ValueError: if it belongs to another model, optimizer or metrics.
+            ValueError: if it belongs to another model, optimizer or metrics, or to training with an EMA where this has
+                none, or the other way round.
         """
         progress = Progress.from_info(checkpoint.info)
+        if (self.ema.decay is None) != (not checkpoint.training):
+            raise ValueError(f"the checkpoint has {'no ' * (not checkpoint.training)}averaged weights, of an EMA")
         if (best_record(progress.records) is None) != (not checkpoint.best):
             raise CheckpointError("the checkpoint has no training progress to resume: best weights without a record")
         metrics, steps = Metrics(self._functions, self.group), []
@@ -350,8 +369,10 @@ class Trainer:
                 self.scaler.load_state_dict(checkpoint.info["loss_scale"])
             except ValueError as error:
                 raise CheckpointError(f"the checkpoint's loss scale cannot be resumed: {error}") from error
-        for state in filter(None, (checkpoint.best, checkpoint.model)):  # the best ones are checked by loading them
+        # Those before the last are checked by loading them.
+        for state in filter(None, (checkpoint.best, checkpoint.model, checkpoint.training)):
             self.model.load_state_dict(state)
+        self.ema.load(checkpoint.model, progress.ema_steps)
         self.optimizer.load_state_dict({"steps": np.array(progress.step), **checkpoint.optimizer})
         self.epoch, self.batch, self._seconds = progress.epoch, progress.batch, progress.seconds
         self.records, self.spec, self.best_weights = progress.records, progress.spec, dict(checkpoint.best)

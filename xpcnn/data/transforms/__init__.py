@@ -9,13 +9,14 @@ with integers. So the bits are the same on every device; those of float images a
 """
 
 from .affine import RandomAffine
-from .base import Compose, Part, Transform, on_any_device, on_any_part
+from .base import Compose, Part, Transform, on_any_device, on_any_part, transform_at
 from .colour import ColorJitter
-from .crop import Cutout, RandomHorizontalFlip, RandomShift
+from .crop import AlternatingFlip, Cutout, RandomHorizontalFlip, RandomShift
 from .names import AUGMENTATIONS, chosen_augmentations, make_transform
 
 __all__ = [
     "AUGMENTATIONS",
+    "AlternatingFlip",
     "ColorJitter",
     "Compose",
     "Cutout",
@@ -28,4 +29,5 @@ __all__ = [
     "make_transform",
     "on_any_device",
     "on_any_part",
+    "transform_at",
 ]

@@ -36,6 +36,10 @@ class Transform(Protocol):
     `any_part = True`. Then it is called with the images of one process, at least one, and a third argument, the `Part`
     that they are. It draws what it would draw for the whole batch, uses the part's rows of it, and keeps the images'
     shape.
+
+    A transform that depends on the epoch, or on which samples of the data set the images are, has a method
+    `at(epoch, samples, seed)`. The loader calls it for each batch, with the epoch's number from 0, the samples' indices
+    `(N,)` on the loader's device, of the whole batch, and its own seed; it uses the transform that this returns.
     """
 
     def __call__(self, images: Array, generator: np.random.Generator, /) -> Array:
@@ -51,6 +55,12 @@ def on_any_device(transform: Transform) -> bool:
 def on_any_part(transform: Transform) -> bool:
     """Return whether a transform can be given a part of a batch, as its attribute `any_part` says."""
     return bool(getattr(transform, "any_part", False))
+
+
+def transform_at(transform: Transform, epoch: int, samples: Array, seed: int) -> Transform:
+    """Return the transform of one batch: what its method `at` returns, if it has one, else itself."""
+    at = getattr(transform, "at", None)
+    return transform if at is None else at(epoch, samples, seed)
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,10 @@ class Compose:
     def any_part(self) -> bool:
         """Whether all transforms can be given a part of a batch."""
         return all(map(on_any_part, self.transforms))
+
+    def at(self, epoch: int, samples: Array, seed: int) -> "Compose":
+        """Return the transform of one batch, composed of those of all transforms; see `Transform`."""
+        return Compose([transform_at(transform, epoch, samples, seed) for transform in self.transforms])
 
     def __call__(self, images: Array, generator: np.random.Generator, *part: Part) -> Array:
         for transform in self.transforms:

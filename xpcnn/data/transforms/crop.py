@@ -6,6 +6,8 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from ...backend import Array, device_of
+from ...functional import pad_reflect
+from ...random import index_bits, stream
 from .base import Part, part_of
 
 
@@ -37,25 +39,70 @@ class RandomHorizontalFlip:
 
 
 @dataclass(frozen=True)
+class AlternatingFlip:
+    """Mirror each image left to right in every other epoch, half of them in the even and half in the odd ones.
+
+    Two epochs in a row then show every image from both sides, where independent draws would show half of them twice
+    from the same (Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv 2404.00498). Which epochs are
+    an image's is a function of its place in the data set and of the loader's seed.
+
+    It is made for use in a `Loader`, which names the epoch and the images by `at`.
+    """
+
+    any_device: ClassVar[bool] = True
+    any_part: ClassVar[bool] = True
+
+    def __call__(self, images: Array, generator: np.random.Generator, part: Part | None = None) -> Array:
+        raise TypeError("AlternatingFlip depends on the epoch: use it in a Loader, or what its method `at` returns")
+
+    def at(self, epoch: int, samples: Array, seed: int) -> "_Flip":
+        """Return the transform of a batch; see `Transform`."""
+        key = stream(seed, "alternating flip").integers(0, 1 << 32, 2)
+        bits = index_bits(samples, (int(key[0]), int(key[1])))
+        return _Flip(((bits & bits.dtype.type(1)) + bits.dtype.type(epoch & 1)) == 1)
+
+
+@dataclass(frozen=True)
+class _Flip:
+    """Mirror the chosen images of a batch: `(N,)` of bool, on the device of the images."""
+
+    chosen: Array
+    any_device: ClassVar[bool] = True
+    any_part: ClassVar[bool] = True
+
+    def __call__(self, images: Array, generator: np.random.Generator, part: Part | None = None) -> Array:
+        rows, _ = part_of(images, part)
+        xp = device_of(images).xp
+        return xp.where(self.chosen[rows, None, None, None], images[..., ::-1], images)
+
+
+@dataclass(frozen=True)
 class RandomShift:
-    """Shift each image by whole pixels, vertically and horizontally; pixels from outside the image are 0.
+    """Shift each image by whole pixels, vertically and horizontally.
 
     The same as padding by `pixels` and cropping a random window of the old size (PyTorch's `RandomCrop` with padding).
 
     Args:
         pixels: both shifts are drawn uniformly from `-pixels` to `pixels`.
+        padding_mode: what is seen of the outside: `"constant"` for zeros, or `"reflect"` for the image mirrored at its
+            outermost pixels.
 
     Raises:
-        ValueError: if `pixels` is negative.
+        ValueError: if `pixels` is negative, the mode is neither, or, in a call with `"reflect"`, an image has no more
+            than `pixels` rows or columns.
     """
 
     pixels: int
+    padding_mode: Literal["constant", "reflect"] = "constant"
     any_device: ClassVar[bool] = True
     any_part: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.pixels < 0:
             raise ValueError(f"RandomShift: expected pixels of 0 or more, got {self.pixels}")
+        if self.padding_mode not in ("constant", "reflect"):
+            expected = 'expected padding_mode "constant" or "reflect"'
+            raise ValueError(f"RandomShift: {expected}, got {self.padding_mode!r}")
 
     def __call__(self, images: Array, generator: np.random.Generator, part: Part | None = None) -> Array:
         N, C, H, W = images.shape
@@ -64,8 +111,11 @@ class RandomShift:
         device, margin = device_of(images), self.pixels
         xp = device.xp
         height, width = H + 2 * margin, W + 2 * margin
-        padded = xp.zeros((N, C, height, width), images.dtype)
-        padded[:, :, margin : margin + H, margin : margin + W] = images
+        if self.padding_mode == "reflect":
+            padded = pad_reflect(images, margin)
+        else:
+            padded = xp.zeros((N, C, height, width), images.dtype)
+            padded[:, :, margin : margin + H, margin : margin + W] = images
         # Every run of W pixels in memory; a row of a window is one of them, chosen by its first pixel: (N, C, H).
         runs = xp.lib.stride_tricks.as_strided(padded, (padded.size - W + 1, W), (padded.itemsize, padded.itemsize))
         planes = xp.arange(0, padded.size, height * width).reshape(N, C, 1)

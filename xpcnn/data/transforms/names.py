@@ -5,10 +5,12 @@ from collections.abc import Callable, Sequence
 from .affine import RandomAffine
 from .base import Compose, Transform
 from .colour import ColorJitter
-from .crop import Cutout, RandomHorizontalFlip, RandomShift
+from .crop import AlternatingFlip, Cutout, RandomHorizontalFlip, RandomShift
 
 # In the order in which they are applied, given the shorter side of the images.
 AUGMENTATIONS: dict[str, Callable[[int], Transform]] = {
+    "alternating-flip": lambda side: AlternatingFlip(),
+    "reflected-crop": lambda side: RandomShift(side // 16, "reflect"),
     "flip": lambda side: RandomHorizontalFlip(),
     "crop": lambda side: RandomShift(max(1, side // 8)),
     "affine": lambda side: RandomAffine(degrees=10, scale=(0.9, 1.1), translate=(0.07, 0.07)),
@@ -30,10 +32,12 @@ def chosen_augmentations(names: str | Sequence[str]) -> tuple[str, ...]:
 def make_transform(names: str | Sequence[str], shape: tuple[int, int, int]) -> Transform | None:
     """Return the transforms of some names, composed, or None for none.
 
-    `flip` mirrors half of the images left to right; `crop` shifts by up to an eighth of the shorter side; `affine`
-    rotates by up to 10 degrees, scales by up to a tenth and shifts by up to 7 %; `colour` changes brightness, contrast
-    and saturation by up to 40 % (saturation does nothing to images with one channel); `cutout` covers a square of three
-    eighths of the shorter side with the image's mean. They are applied in this order, whatever the order of the names.
+    `alternating-flip` mirrors each image left to right in every other epoch; `reflected-crop` shifts by up to a
+    sixteenth of the shorter side, with reflection; `flip` mirrors half of the images left to right; `crop` shifts by up
+    to an eighth of the shorter side; `affine` rotates by up to 10 degrees, scales by up to a tenth and shifts by up to
+    7 %; `colour` changes brightness, contrast and saturation by up to 40 % (saturation does nothing to images with one
+    channel); `cutout` covers a square of three eighths of the shorter side with the image's mean. They are applied in
+    this order, whatever the order of the names.
 
     Args:
         names: one or several of these names, joined by commas or as a sequence; `"none"` or an empty sequence for none.
