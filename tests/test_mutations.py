@@ -164,7 +164,7 @@ LEAKS = {
     "numpy constant in a comparison": Leak(
         "loss",
         cross_entropy,
-        "device.asarray(np.arange(classes))",
+        "device.xp.arange(classes)",
         "np.arange(classes)",
     ),
     "implicit conversion": Leak("activation", relu, "_relu, x,", "_relu, np.asarray(x),"),

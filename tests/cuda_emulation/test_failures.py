@@ -69,7 +69,7 @@ FAULTS = {
     "launch": ("launches", "the GPU failed: CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES: too many resources requested"),
     "call": (
         "calls",
-        "the GPU failed: (cudaErrorDevicesUnavailable: |CUDA_ERROR_DEVICE_UNAVAILABLE: |CUBLAS_STATUS_EXECUTION_FAILED)",
+        "the GPU failed: (cudaErrorDevicesUnavailable|CUDA_ERROR_DEVICE_UNAVAILABLE|CUBLAS_STATUS_EXECUTION_FAILED)",
     ),
 }
 

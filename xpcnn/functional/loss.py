@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from ..backend import Array, Device, array_namespace, batch_first, batch_last, chain, device_of
+from ..backend import Array, array_namespace, batch_first, batch_last, chain, device_of
 from .activation import sigmoid
 from .checks import check_arrays, check_input
 
@@ -16,8 +13,12 @@ class _CrossEntropyCache(NamedTuple):
     exponentials: Array  # (classes, N): of the logits minus their maximum
     total: Array  # (N,): their sum over the classes
     targets: Array  # (classes, N): target probabilities, times the class weights
-    target_sum: Array | int  # (N,): their sum over the classes, or 1
+    target_sum: (
+        Array | int | None
+    )  # (N,): their sum over the classes, or 1; None for 0 where a sample is left out, else 1
     divisor: Array | int  # of the summed losses: the number of samples that count, or the sum of their weights
+    labels: Array | None  # (N,), if there is no `target_sum`
+    ignore_index: int
 
 
 def cross_entropy_forward(
@@ -63,17 +64,16 @@ def cross_entropy_forward(
     device = device_of(by_class)
     shifted, exponentials = (device.empty(by_class.shape, by_class.dtype) for _ in range(2))
     targets = device.empty(by_class.shape, bool)
-    _shift(by_class, by_class.max(axis=0), _indices(classes, device), labels, shifted, exponentials, targets)
+    indices = device.xp.arange(classes)[:, None]
+    _shift(by_class, by_class.max(axis=0), indices, labels, shifted, exponentials, targets)
     total = exponentials.sum(axis=0)
     target_sum: Any = 1
     divisor: Any = labels.shape[0]
     none_ignored = all_in_range and not 0 <= ignore_index < classes
     if not none_ignored:
-        kept = target_sum = device.empty(labels.shape, logits.dtype)
-        _keep(labels, ignore_index, kept)
-        divisor = kept.sum()
+        target_sum, divisor = None, device.summed(_kept, labels, ignore_index, logits.dtype.type(1))
         if 0 <= ignore_index < classes:
-            targets = targets * kept
+            targets = targets * _kept(labels, ignore_index, logits.dtype.type(1))
     if weight is not None:
         weight = weight.astype(logits.dtype, copy=False)[:, None]
         targets = targets * weight
@@ -82,13 +82,18 @@ def cross_entropy_forward(
     if label_smoothing:
         per_class, on_label = logits.dtype.type(label_smoothing / classes), logits.dtype.type(1 - label_smoothing)
         spread = per_class if weight is None else per_class * weight
-        targets = targets * on_label + (spread if none_ignored else spread * kept)
+        if not none_ignored:
+            spread = spread * _kept(labels, ignore_index, logits.dtype.type(1))
+        targets = targets * on_label + spread
         if weight is not None:
             target_sum = targets.sum(axis=0)
     expected = device.summed(_expected, shifted, targets, axis=0)
-    unchecked = None if device_of(labels).on_host else labels
-    loss = device.summed(_losses, total, expected, unchecked, classes, ignore_index, target_sum, divisor)
-    return loss, _CrossEntropyCache(exponentials, total, targets, target_sum, divisor)
+    checked = device_of(labels).on_host
+    loss = device.summed(
+        _losses, total, expected, labels, ignore_index, target_sum, divisor, None if checked else classes
+    )
+    needed = labels if target_sum is None else None
+    return loss, _CrossEntropyCache(exponentials, total, targets, target_sum, divisor, needed, ignore_index)
 
 
 @chain
@@ -100,8 +105,8 @@ def _shift(logits: Array, maximum: Array, indices: Array, labels: Array, *result
 
 
 @chain
-def _keep(labels: Array, ignore_index: int, kept: Array) -> None:
-    kept[...] = labels != ignore_index
+def _kept(labels: Array, ignore_index: int, one: Any) -> Array:
+    return (labels != ignore_index) * one
 
 
 @chain
@@ -111,11 +116,13 @@ def _expected(shifted: Array, targets: Array) -> Array:
 
 
 @chain
-def _losses(total: Array, expected: Array, labels: Array | None, *numbers: Any) -> Array:
-    classes, ignore_index, target_sum, divisor = numbers
+def _losses(total: Array, expected: Array, labels: Array, ignore_index: int, *operands: Any) -> Array:
+    target_sum, divisor, classes = operands
     xp = array_namespace(total)
+    if target_sum is None:
+        target_sum = labels != ignore_index
     losses = (target_sum * xp.log(total) - expected) / divisor
-    if labels is None:
+    if classes is None:
         return losses
     return xp.where((labels >= 0) & (labels < classes) | (labels == ignore_index), losses, xp.nan)
 
@@ -130,7 +137,10 @@ def cross_entropy_backward(cache: Any) -> Array:
 
 
 @chain
-def _cross_entropy_gradient(exponentials: Array, total: Array, targets: Array, target_sum: Any, divisor: Any) -> Array:
+def _cross_entropy_gradient(exponentials: Array, total: Array, targets: Array, *operands: Any) -> Array:
+    target_sum, divisor, labels, ignore_index = operands
+    if target_sum is None:
+        target_sum = labels != ignore_index
     # A divisor of 0 means that all samples were ignored: their gradients are 0, as in PyTorch, though the loss is NaN.
     return (exponentials / total * target_sum - targets) / (divisor + (divisor == 0))
 
@@ -273,13 +283,7 @@ def _check_scores(function: str, scores: Array, labels: Array, ignore_index: int
 
 def _one_hot(scores: Array, labels: Array) -> Array:
     """Return `(classes, N)`, true at each label."""
-    return _indices(scores.shape[1], device_of(scores)) == labels
-
-
-@lru_cache(maxsize=64)
-def _indices(classes: int, device: Device) -> Array:
-    """Return those of the classes, `(classes, 1)`; they are kept, as a GPU takes as long to start this as the loss."""
-    return device.asarray(np.arange(classes))[:, None]
+    return array_namespace(scores).arange(scores.shape[1])[:, None] == labels
 
 
 def _matching(function: str, x: Array, target: Array) -> Array:
