@@ -49,10 +49,11 @@ def test_equals_the_direct_sums(device, rng, monkeypatch, tile_bytes):
                 assert_close(got, device.to_host(expected), rtol=1e-10, atol=1e-11, device=device)
 
 
-def test_float32_stays_within_one_part_in_a_hundred_thousand(rng):
+@pytest.mark.parametrize("size", [8, 6])  # patches of 4×4 and of 3×3
+def test_float32_stays_within_one_part_in_a_hundred_thousand(size, rng):
     for channels in (16, 64, 256):
         window = make_window(3, padding=1)
-        x, dy = (rng.standard_normal((channels, 8, 8, 32)) for _ in range(2))
+        x, dy = (rng.standard_normal((channels, size, size, 32)) for _ in range(2))
         weight = rng.standard_normal((channels, channels, 3, 3)) / np.sqrt(9 * channels)
         small = [array.astype(np.float32) for array in (x, weight, dy)]
         exact = [array.astype(np.float64) for array in small]
@@ -63,7 +64,7 @@ def test_float32_stays_within_one_part_in_a_hundred_thousand(rng):
             ),
             (
                 winograd.input_gradient(small[2], small[1], window, CPU),
-                im2col.input_gradient(exact[2], exact[1], window, 1, (8, 8), CPU),
+                im2col.input_gradient(exact[2], exact[1], window, 1, (size, size), CPU),
             ),
             (
                 winograd.weight_gradient(small[0], small[2], window, CPU),
@@ -104,6 +105,21 @@ def test_it_is_taken_where_it_applies_and_nowhere_else(rng, monkeypatch, options
     assert calls == (["correlate"] if taken else [])
     conv2d_backward(y, cache)
     assert len(calls) == (4 if taken else 0)  # the gradient w.r.t. the input is itself a correlation
+
+
+def test_a_small_output_has_patches_that_fit(rng, monkeypatch):
+    """Also in turns with a larger one, by the same layer in evaluation, whose filters are transformed for each."""
+    monkeypatch.setattr(CPU, "winograd_channels", 4)
+    made, original = [], winograd._transforms
+    monkeypatch.setattr(winograd, "_transforms", lambda device, dtype, M: made.append(M) or original(device, dtype, M))
+    weight, kept = rng.standard_normal((4, 4, 3, 3)), {}
+    for size, M in ((3, 3), (4, 4), (6, 3), (7, 4), (9, 3), (10, 4), (6, 3)):
+        x = rng.standard_normal((32, 4, size, size))
+        made.clear()
+        y = conv2d(x, weight, padding=1, kept=kept)
+        assert set(made) == {M}
+        expected = im2col.correlate(*(x.transpose(1, 2, 3, 0).copy(), weight), None, make_window(3, padding=1), 1, CPU)
+        np.testing.assert_allclose(y, expected.transpose(3, 0, 1, 2), rtol=1e-10, atol=1e-11)
 
 
 @pytest.mark.parametrize(

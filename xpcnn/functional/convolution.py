@@ -77,10 +77,10 @@ def conv2d_forward(
         ValueError: if shapes, dtypes or options do not fit together.
 
     Winograd's algorithm adds and subtracts the pixels of a 6×6 patch before it multiplies them. So a NaN or an infinity
-    makes all 16 outputs of each patch around it NaN, where the other algorithms keep it to the windows that cover it. A
-    pixel of 10⁶ among ones costs those outputs six digits. Where that matters, `device.winograd_channels = math.inf`
-    turns the algorithm off, such as `xpcnn.backend.CPU.winograd_channels = math.inf`: 3×3 layers of many channels then
-    take about twice as long.
+    makes all outputs of each patch around it NaN, 16 or 9 of them, where the other algorithms keep it to the windows
+    that cover it. A pixel of 10⁶ among ones costs those outputs six digits. Where that matters,
+    `device.winograd_channels = math.inf` turns the algorithm off, such as
+    `xpcnn.backend.CPU.winograd_channels = math.inf`: 3×3 layers of many channels then take about twice as long.
     """
     window = _checked_window(x, weight, bias, stride, padding, dilation, groups)
     x = batch_last(x)
