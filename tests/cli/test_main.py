@@ -103,7 +103,8 @@ def test_train_with_patience_shows_validation_and_gives_back_the_best_weights(tm
     assert "leave out --validation" in capsys.readouterr().err
 
 
-def test_a_known_data_set_has_its_recipe_and_the_run_remembers_it(tmp_path, few_images, capsys):
+def test_a_known_data_set_has_its_recipe_and_the_run_remembers_it(tmp_path, few_images, monkeypatch, capsys):
+    monkeypatch.setattr("xpcnn.cli.train._draw", lambda run: None)
     folder = tmp_path / "run"
     command = ["train", "--device", "cpu"]
     assert main([*command, "--epochs", "1", "--label-smoothing", "0.2", "--output", str(folder)]) == 0

@@ -15,12 +15,10 @@ _LARGE_BATCHES = {"batch_size": 128, "ema": 0.995}
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     # 99.26 %, of images of MNIST's training set that are not in mnist-mini.
     "mnist-mini": {"fast": {"model": "compact_cnn", **_SGD, "epochs": 10, "ema": 0.99}},
-    # 99.5 % after 12 epochs
+    # 99.52 %; 99.49 % after 12 epochs.
     "mnist": {"fast": {"model": "compact_cnn", **_SGD, **_LARGE_BATCHES, "lr": 0.2, "epochs": 24}},
-    # 93.8 %
-    "fashion-mnist": {
-        "fast": {"model": "compact_cnn_wide", **_SGD, **_LARGE_BATCHES, "epochs": 14, "augment": "flip,crop"}
-    },
+    # 93.52 % after 7 epochs; with images shifted as well, 93.76 % after 14.
+    "fashion-mnist": {"fast": {"model": "compact_cnn_wide", **_SGD, **_LARGE_BATCHES, "epochs": 14}},
     "cifar10": {
         "fast": {
             "model": "whitened_cnn",
