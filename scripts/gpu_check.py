@@ -123,8 +123,10 @@ def levers(gpu: Device, folder: Path, rehearse: bool) -> Result:
     settings += [f"launch_bytes={launch * 8}", "winograd_channels=64", "winograd_channels=128"]
     lines, found = [], {}
     for setting in settings[:2] if rehearse else settings:
-        options = ["--quick", "--only", "3-filter"] if rehearse else ["--device", "cuda", "--only", "VGG"]
-        options += ["--seconds", "2", *(["--set", setting] if setting else [])]
+        options = ["--quick", "--only", "3-filter", "--seconds", "0.1"]
+        if not rehearse:
+            options = ["--device", "cuda", "--only", "VGG", "--seconds", "2"]
+        options += ["--set", setting] if setting else []
         name = setting or "as it is"
         figures, last = benchmark(folder, "levers", options)
         if figures is None:

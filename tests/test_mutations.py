@@ -92,7 +92,8 @@ def batch_norm(module: ModuleType, device: Device) -> list[Any]:
     x, weight, bias, dy = arrays(device, (3, 4, 5, 5), (4,), (4,), (3, 4, 5, 5))
     y, statistics, cache = module.batch_norm_forward(x, weight, bias)
     fixed = module.batch_norm_fixed(x, *statistics, weight, bias)
-    return [y, *statistics, *module.batch_norm_backward(dy, cache), fixed]
+    dx = module.batch_norm_fixed_backward(dy, x.shape, statistics[1], weight)
+    return [y, *statistics, *module.batch_norm_backward(dy, cache), fixed, dx]
 
 
 def max_pool(module: ModuleType, device: Device) -> list[Any]:

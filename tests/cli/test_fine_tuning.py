@@ -38,6 +38,60 @@ def test_frozen_features(folder, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_upper_layers_from_the_weights_of_a_run(folder, capsys):
+    """Below `--train-from` nothing changes; the network and the weights are those of the run."""
+    short = ["--device", "cpu", "--epochs", "1"]
+    assert main(["train", "--model", "small_cnn", *short, "--seed", "1", "--output", "first"]) == 0
+    assert main(["train", "--init", "first", "--train-from", "conv2", *short, "--lr", "1e-4", "--output", "upper"]) == 0
+    start, end = (Checkpoint.load(folder / run / "checkpoint.safetensors") for run in ("first", "upper"))
+    for name, array in start.model.items():
+        assert np.array_equal(end.model[name], array) == name.startswith(("conv1", "bn1")), name
+        if name.endswith(("weight", "bias")):
+            assert np.allclose(end.model[name], array, rtol=0, atol=1e-3), name
+    assert end.info["config"]["init"] == str(folder / "first")
+    assert "conv1" in end.info["frozen"]
+    assert not {"conv2", "fc1", "fc2"} & {*end.info["frozen"]}
+    for options, message in (
+        (["--init", "nowhere"], "nowhere"),
+        (["--init", "first", "--model", "lenet5"], "cannot start from the weights in"),
+        (
+            ["--model", "small_cnn", "--train-from", "conv9"],
+            "no module 'conv9'; those with parameters are conv1, bn1, conv2",
+        ),
+        (["--train-from", "conv2", "--freeze-features"], "choose one of freeze_features"),
+    ):
+        capsys.readouterr()
+        assert main(["train", *options, "--output", "other"]) == 2
+        assert message in capsys.readouterr().err
+        assert not (folder / "other").exists()
+
+
+def test_other_classes_have_a_new_last_layer(folder):
+    images = np.zeros((8, 28, 28), np.uint8)
+    images[::2] = 200
+    np.savez("two.npz", x_train=images, y_train=[1, 0] * 4, x_test=images, y_test=[1, 0] * 4)
+    short = ["--device", "cpu", "--epochs", "1", "--lr", "1e-9"]
+    assert main(["train", "--model", "small_cnn", *short, "--seed", "1", "--output", "ten"]) == 0
+    assert main(["train", "--data", "two.npz", "--init", "ten", *short, "--output", "two"]) == 0
+    ten, two = (Checkpoint.load(folder / run / "checkpoint.safetensors").model for run in ("ten", "two"))
+    assert two["fc2.weight"].shape[0] == 2
+    assert np.allclose(two["fc1.weight"], ten["fc1.weight"], rtol=0, atol=1e-6)
+
+
+def test_the_network_of_a_run_that_is_a_file_has_to_be_given_again(folder, capsys):
+    code = (
+        "from xpcnn import models\n\ndef make(in_shape, classes, seed):\n    return models.lenet5(in_shape, classes)\n"
+    )
+    (folder / "net.py").write_text(code)
+    short = ["--device", "cpu", "--epochs", "1"]
+    assert main(["train", "--model", "net.py:make", *short, "--output", "own"]) == 0
+    (folder / "net.py").write_text("raise SystemExit('was run')")
+    assert main(["train", "--init", "own", *short, "--output", "other"]) == 2
+    assert "give it again by --model" in capsys.readouterr().err
+    (folder / "net.py").write_text(code)
+    assert main(["train", "--init", "own", "--model", "net.py:make", *short, "--output", "other"]) == 0
+
+
 @pytest.fixture
 def pictures(folder):
     """Two classes that differ in colour, 6 pictures each for training and 3 to test."""

@@ -48,7 +48,7 @@ def saved(folder):
     return Checkpoint.load(folder / "checkpoint.safetensors").model
 
 
-def test_train_keeps_everything_about_the_run(tmp_path, few_images, capsys):
+def test_train_keeps_everything_about_the_run(tmp_path, few_images, drawings, capsys):
     folder = tmp_path / "new" / "run"
     assert train(folder, "--progress") == 0
     captured = capsys.readouterr()

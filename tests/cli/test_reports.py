@@ -25,7 +25,7 @@ def train(folder, *options):
     return main(["train", "--device", "cpu", "--model", "lenet5", "--epochs", "1", "--output", str(folder), *options])
 
 
-def test_a_run_ends_with_its_report_even_without_the_extra(tmp_path, monkeypatch, capsys):
+def test_a_run_ends_with_its_report_even_without_the_extra(tmp_path, drawings, monkeypatch, capsys):
     for name in ("matplotlib", "matplotlib.figure", "PIL"):
         monkeypatch.setitem(sys.modules, name, None)
     folder = tmp_path / "run"

@@ -32,7 +32,7 @@ def core_only(monkeypatch):
 
 
 @pytest.mark.usefixtures("core_only")
-def test_training_ends_as_well(tmp_path, monkeypatch, capsys):
+def test_training_ends_as_well(tmp_path, drawings, monkeypatch, capsys):
     monkeypatch.setattr(
         sources, "load_dataset", lambda name, split, *where: load_dataset(name, split).subset(slice(64))
     )

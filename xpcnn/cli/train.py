@@ -21,6 +21,8 @@ import numpy as np
 from .. import viz
 from ..backend import DeviceFailedError, failures_named
 from ..data.transforms import AUGMENTATIONS
+from ..distributed import Group
+from ..models.own import is_own
 from ..report import REPORT, write_run_report
 from ..training import ProgressBar, Run, RunConfig, Table, TrainingDivergedError
 from ..training.files import write_atomically
@@ -71,6 +73,10 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("--pretrained", action="store_true", default=None, help=text)
     text = "train the last layer only; all others stay as they are (what --pretrained does)"
     parser.add_argument("--freeze-features", action=argparse.BooleanOptionalAction, help=text)
+    text = "train this module, such as conv3 or blocks.12, and those after it; those before stay as they are"
+    parser.add_argument("--train-from", metavar="MODULE", help=text)
+    text = "start from a run's weights, with its --model, --size and --pretrained unless given"
+    parser.add_argument("--init", metavar="RUN", help=text)
     parser.add_argument("--output", metavar="DIR", help="folder for the run, a new one (runs/MODEL-DATA-NUMBER)")
     parser.add_argument("--resume", metavar="RUN", help="continue an interrupted run")
     parser.add_argument(
@@ -174,9 +180,7 @@ def _resumed(args: argparse.Namespace) -> tuple[Path, RunConfig]:
         names = ", ".join("--" + name.replace("_", "-") for name in options)
         raise ValueError(f"--resume takes the run's own options; leave out {names}")
     path = Path(args.resume)
-    # Only the first process needs to have the folder.
-    found = b"" if args.group.rank else json.dumps(asdict(read_config(path))).encode()
-    config = RunConfig.from_dict(json.loads(args.group.share(found)))
+    config = _config_in(path, args.group)
     try:
         return path, config.using(network)
     except ValueError as error:
@@ -185,12 +189,32 @@ def _resumed(args: argparse.Namespace) -> tuple[Path, RunConfig]:
 
 def _new(args: argparse.Namespace) -> tuple[Path | Iterator[Path], RunConfig]:
     """Return the folder, or the possible ones, and the configuration of a new run."""
+    if args.init is not None:
+        _use_options_of(args)
     config = config_from(args, RunConfig)
     if args.output is not None:
         return Path(args.output), config
     model = config.model.rpartition(":")[2]
     name = re.sub(r"[^\w.-]+", "_", f"{model}-{Path(config.data).stem}")
     return (Path("runs", f"{name}-{i}") for i in itertools.count(1)), config
+
+
+def _use_options_of(args: argparse.Namespace) -> None:
+    """Set the options that describe the network to those of the run `--init`, unless they are given."""
+    path = Path(args.init).resolve()
+    config = _config_in(path, args.group)
+    if args.model is None and is_own(config.model):
+        raise ValueError(f"{path}: its network is {config.model}: give it again by --model {config.model}")
+    args.init = str(path)
+    for name in ("model", "size", "pretrained"):
+        if getattr(args, name) is None:
+            setattr(args, name, getattr(config, name) or None)
+
+
+def _config_in(path: Path, group: Group) -> RunConfig:
+    """Return the configuration of a run, whose folder only process 0 needs to have."""
+    found = b"" if group.rank else json.dumps(asdict(read_config(path))).encode()
+    return RunConfig.from_dict(json.loads(group.share(found)))
 
 
 def _draw(run: Run) -> None:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from math import isfinite
-from pathlib import PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 from ..backend import CPU, Device
@@ -29,7 +29,7 @@ from ..models.own import is_own
 from ..nn import CrossEntropyLoss, Loss, Module
 from ..optim import OPTIMIZERS, Optimizer, build_cosine_optimizer
 from .callbacks import Callback
-from .pretrained import PRETRAINED, load_pretrained
+from .pretrained import PRETRAINED, load_from_run, load_pretrained
 from .trainer import Trainer
 from .whitened import MUON, MUON_LR, WHITENED, WHITENING_IMAGES, FreezeFirstLayer, make_optimizer
 
@@ -270,6 +270,8 @@ _ADDED: dict[str, Any] = {
     "freeze_features": False,
     "label_smoothing": 0.0,
     "ema": None,
+    "train_from": None,
+    "init": None,
     "mode": "train",
     "local_batch_norm": False,
 }
@@ -297,8 +299,12 @@ class RunConfig(TrainingConfig):
         pretrained: whether training starts from the weights of `training.pretrained_state`, with a new last layer. A
             folder's pictures are then scaled to the size that suits them, and normalised as those were.
         freeze_features: whether only the last layer is trained, and all others are frozen; see `Module.freeze`. None
-            for true with `pretrained`, else false. What they make of the images is computed once, unless the images are
-            augmented: `"auto"` is then `"none"`.
+            for true with `pretrained` and without `train_from`, else false. What they make of the images is computed
+            once, unless the images are augmented: `"auto"` is then `"none"`.
+        train_from: the name of a module, such as `"conv3"` or `"blocks.12"`; those before it are frozen. None for the
+            first.
+        init: the folder of a run whose weights training starts from; None for initial or pretrained weights. If its
+            classes were others, the last layer is a new one.
         label_smoothing: the part of each target that is spread evenly over all classes, from 0 to 1. The losses in the
             records, of training and test images, are of such targets.
         ema: the decay of the average of the weights, which is then evaluated and is the run's result; see
@@ -317,11 +323,15 @@ class RunConfig(TrainingConfig):
     freeze_features: bool | None = None
     label_smoothing: float = 0.0
     ema: float | None = None
+    train_from: str | None = None
+    init: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.freeze_features is None:
-            object.__setattr__(self, "freeze_features", self.pretrained)
+            object.__setattr__(self, "freeze_features", self.pretrained and self.train_from is None)
+        if self.freeze_features and self.train_from is not None:
+            raise ValueError("choose one of freeze_features, which trains the last layer, and train_from")
         if self.pretrained:
             if self.model not in PRETRAINED:
                 raise ValueError(f"there are no pretrained weights for {self.model}, only for {', '.join(PRETRAINED)}")
@@ -363,28 +373,40 @@ class RunConfig(TrainingConfig):
     def make_callbacks(self, model: Module) -> list[Callback]:
         return [FreezeFirstLayer(model)] if self.optimizer == MUON else []
 
-    def start_weights(self, model: Module, train: Dataset) -> None:
+    def start_weights(self, model: Module, train: Dataset, group: Group = ALONE) -> None:
         """Set the weights that training starts from, where they are not the network's initial ones.
 
         Args:
+            model: the untrained network.
             train: the training images, some of which a `whitened_cnn` whitens.
+            group: the processes that train together; only process 0 needs to have the folder `init`.
 
         Raises:
             ImportError, DataError: see `pretrained_state`.
+            ValueError: if the run's weights do not fit the network.
+            CheckpointError: if the run has no usable checkpoint.
         """
-        if self.pretrained:
+        if self.init is not None:
+            load_from_run(model, Path(self.init), train.classes, group)
+        elif self.pretrained:
             load_pretrained(model, self.model)
-        if self.model == WHITENED:
+        elif self.model == WHITENED:
             some = Loader(train, min(WHITENING_IMAGES, len(train)), shuffle=True, seed=self.seed)
             whiten(model, next(iter(some))[0])
 
     def make_model(self, data: Dataset | DataSpec) -> Module:
         model = super().make_model(data)
-        if self.freeze_features:
-            head = [module for _, module in model.named_modules() if module.own_parameters()][-1:]
-            model.freeze()
-            for module in head:
-                module.unfreeze()
+        modules = dict(model.named_modules())
+        with_parameters = [name for name, module in modules.items() if module.own_parameters()]
+        first = with_parameters[-1] if self.freeze_features else self.train_from
+        if first is None:
+            return model
+        if not first or first not in modules:
+            known = ", ".join(with_parameters)
+            raise ValueError(f"{self.model} has no module {first!r:.100}; those with parameters are {known}")
+        model.freeze()
+        for name in list(modules)[list(modules).index(first) :]:
+            modules[name].unfreeze()
         return model
 
     def make_transform(self, data: Dataset | DataSpec) -> Transform | None:

