@@ -125,7 +125,7 @@ def levers(gpu: Device, folder: Path, rehearse: bool) -> Result:
     settings = ["", f"tile_bytes={tile // 8}", f"tile_bytes={tile * 2}", f"launch_bytes={launch // 8}"]
     settings += [f"launch_bytes={launch * 8}", "winograd_channels=64", "winograd_channels=128"]
     lines, found = [], {}
-    for setting in settings[:2] if rehearse else settings:
+    for setting in settings[1:2] if rehearse else settings:
         options = ["--quick", "--only", "3-filter", "--seconds", "0.1"]
         if not rehearse:
             options = ["--device", "cuda", "--only", "VGG", "--seconds", "2"]

@@ -41,14 +41,14 @@ def fake_cuda(capability="80"):
 
 @pytest.mark.parametrize(
     ("shape", "parts"),
-    [((6, 28 * 28 * 1024), 32), ((3, 2**20), 32), ((64, 2**20), 16), ((5, 100), 1), ((2, 99_999), 1)],
+    [((6, 28 * 28 * 1024), 32), ((3, 2**20), 32), ((64, 5 << 17), 16), ((5, 100), 1), ((2, 99_999), 1)],
 )
 def test_few_long_rows_are_added_up_in_parts(shape, parts, monkeypatch):
     device = CudaDevice(
         SimpleNamespace(cuda=fake_cuda().xp.cuda, fuse=lambda kernel_name: lambda function: function), 0
     )
     rng = np.random.default_rng(0)
-    x, y = (rng.normal(size=shape).astype(np.float32) for _ in range(2))
+    x, y = (rng.standard_normal(shape, np.float32) for _ in range(2))
     lengths = []
     total = np.ndarray.sum
 

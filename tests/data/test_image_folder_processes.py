@@ -72,7 +72,7 @@ def processes_of(folder):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_decoding_leaves_no_process_and_no_harm(folder, number):
     fill(folder, 40)
-    (folder.parent / "sitecustomize.py").write_text(WORKER.format(seconds=0.2))
+    (folder.parent / "sitecustomize.py").write_text(WORKER.format(seconds=0.05))
     with run_script(folder) as script:
         while not [path for path in (folder.parent / "data").rglob("pixels") if path.stat().st_size]:
             time.sleep(0.01)

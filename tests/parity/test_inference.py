@@ -76,7 +76,6 @@ def without_epsilon(weight, bias, norm, folded):
     ("fault", "device", "options", "where"),
     [
         (without_mean, DEVICE, {}, "here"),
-        (without_mean, CPU, {}, "recorded"),
         (without_epsilon, CPU, {"dtype": "float64"}, "recorded"),
     ],
 )

@@ -137,6 +137,7 @@ def test_a_pickle_that_would_run_code_is_refused_by_name(tmp_path, protocol, kin
         (b"K\x01Q.", ["int where tuple"]),
         (literal(("module", "x")) + b"Q.", ["damaged"]),
         (b"(" * 100_000 + b".", ["damaged"]),
+        (rb"S'\u12'" + b"\n.", ["damaged", "invalid escape"]),
     ],
 )
 def test_pickles_of_anything_else(tmp_path, code, words):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickletools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -56,10 +57,12 @@ def read_pickle(file: io.BytesIO, storage: Storage) -> Any:
         DataError: if the pickle is damaged, or has anything but numbers, texts, lists, dictionaries and tensors.
     """
     try:
-        return _run(file, storage)
+        with warnings.catch_warnings(action="error"):  # texts with escapes that Python does not know
+            return _run(file, storage)
     except DataError:
         raise
-    except (ValueError, TypeError, LookupError, OverflowError) as error:  # operands of other types, or too few of them
+    # Operands of other types, or too few of them.
+    except (ValueError, TypeError, LookupError, OverflowError, Warning) as error:
         raise DataError(f"its pickle is damaged ({error!s:.100})") from error
 
 
