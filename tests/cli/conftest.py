@@ -2,6 +2,9 @@
 
 import pytest
 
+from xpcnn.models import build_model
+from xpcnn.training import Checkpoint, RunConfig
+
 
 @pytest.fixture(autouse=True)
 def _few_drawings(request, monkeypatch):
@@ -13,3 +16,11 @@ def _few_drawings(request, monkeypatch):
 @pytest.fixture
 def drawings():
     """Let runs draw their pictures."""
+
+
+@pytest.fixture
+def model(tmp_path):
+    """An untrained LeNet-5, as the file of a run."""
+    state = build_model("lenet5", (1, 28, 28), 10, seed=0).state_dict()
+    Checkpoint(state, info={"config": vars(RunConfig())}).save(tmp_path / "model")
+    return str(tmp_path / "model")

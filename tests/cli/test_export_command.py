@@ -7,15 +7,7 @@ import pytest
 
 from xpcnn.cli import main
 from xpcnn.data import load_dataset
-from xpcnn.models import build_model
-from xpcnn.training import Checkpoint, RunConfig, load_trained
-
-
-@pytest.fixture
-def model(tmp_path):
-    state = build_model("lenet5", (1, 28, 28), 10, seed=0).state_dict()
-    Checkpoint(state, info={"config": vars(RunConfig())}).save(tmp_path / "model")
-    return str(tmp_path / "model")
+from xpcnn.training import load_trained
 
 
 def test_a_run_as_a_file(model, tmp_path, capsys):

@@ -5,18 +5,9 @@ import numpy as np
 import pytest
 
 from xpcnn.cli import main
-from xpcnn.models import build_model
-from xpcnn.training import Checkpoint, RunConfig
 
 ODD = "a\nb\x1b[31m\udcff.png"
 SHOWN = r"a\nb\x1b[31m\udcff.png"
-
-
-@pytest.fixture
-def model(tmp_path):
-    state = build_model("lenet5", (1, 28, 28), 10, seed=0).state_dict()
-    Checkpoint(state, info={"config": vars(RunConfig())}).save(tmp_path / "model")
-    return str(tmp_path / "model")
 
 
 def test_predict_prints_odd_names_escaped(model, tmp_path, capsys):

@@ -13,9 +13,7 @@ class _CrossEntropyCache(NamedTuple):
     exponentials: Array  # (classes, N): of the logits minus their maximum
     total: Array  # (N,): their sum over the classes
     targets: Array  # (classes, N): target probabilities, times the class weights
-    target_sum: (
-        Array | int | None
-    )  # (N,): their sum over the classes, or 1; None for 0 where a sample is left out, else 1
+    target_sum: Array | int | None  # (N,): their sum over the classes, or 1; None for 0 where one is left out, else 1
     divisor: Array | int  # of the summed losses: the number of samples that count, or the sum of their weights
     labels: Array | None  # (N,), if there is no `target_sum`
     ignore_index: int

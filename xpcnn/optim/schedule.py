@@ -12,7 +12,29 @@ from .optimizer import require
 
 
 @dataclass(frozen=True)
-class CosineSchedule:
+class _WarmUp:
+    """A line up to `lr`, then what a subclass says."""
+
+    lr: float
+    total_steps: int
+    warmup_steps: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.lr >= 0, "lr", "at least 0", self.lr)
+        require(self.total_steps > 0, "total_steps", "at least 1", self.total_steps)
+        require(0 <= self.warmup_steps < self.total_steps, "warmup_steps", "below total_steps", self.warmup_steps)
+
+    def __call__(self, step: int) -> float:
+        if step < self.warmup_steps:
+            return self.lr * (step + 1) / (self.warmup_steps + 1)
+        return self._after_warmup(step)
+
+    def _after_warmup(self, step: int) -> float:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class CosineSchedule(_WarmUp):
     """Linear warm-up to `lr` over `warmup_steps`, then half a cosine down to 0 (Loshchilov and Hutter 2017).
 
     Args:
@@ -24,22 +46,13 @@ class CosineSchedule:
         ValueError: if a number is out of range.
     """
 
-    lr: float
-    total_steps: int
-    warmup_steps: int = 0
-
-    def __post_init__(self) -> None:
-        _check(self)
-
-    def __call__(self, step: int) -> float:
-        if step < self.warmup_steps:
-            return self.lr * (step + 1) / (self.warmup_steps + 1)
+    def _after_warmup(self, step: int) -> float:
         progress = min(1.0, (step - self.warmup_steps) / (self.total_steps - self.warmup_steps))
         return self.lr * (1 + cos(pi * progress)) / 2
 
 
 @dataclass(frozen=True)
-class LinearSchedule:
+class LinearSchedule(_WarmUp):
     """Linear warm-up to `lr` over `warmup_steps`, then a line down to 0: a triangle (Smith 2018).
 
     Args:
@@ -51,16 +64,7 @@ class LinearSchedule:
         ValueError: if a number is out of range.
     """
 
-    lr: float
-    total_steps: int
-    warmup_steps: int = 0
-
-    def __post_init__(self) -> None:
-        _check(self)
-
-    def __call__(self, step: int) -> float:
-        if step < self.warmup_steps:
-            return self.lr * (step + 1) / (self.warmup_steps + 1)
+    def _after_warmup(self, step: int) -> float:
         return self.lr * max(0.0, (self.total_steps - step) / (self.total_steps - self.warmup_steps))
 
 
@@ -88,10 +92,3 @@ class StepSchedule:
 
     def __call__(self, step: int) -> float:
         return self.lr * self.gamma ** (step // self.step_size)
-
-
-def _check(schedule: CosineSchedule | LinearSchedule) -> None:
-    require(schedule.lr >= 0, "lr", "at least 0", schedule.lr)
-    require(schedule.total_steps > 0, "total_steps", "at least 1", schedule.total_steps)
-    warmup = schedule.warmup_steps
-    require(0 <= warmup < schedule.total_steps, "warmup_steps", "below total_steps", warmup)

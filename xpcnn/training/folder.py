@@ -17,6 +17,11 @@ CHECKPOINT, BEST, CONFIG, HISTORY = "checkpoint.safetensors", "best.safetensors"
 LOCK = ".lock"
 
 
+def weights_file(path: Path) -> Path:
+    """Return the file with the trained weights of a run's folder: of the best epoch, if one was chosen."""
+    return path / BEST if (path / BEST).exists() else path / CHECKPOINT
+
+
 @contextlib.contextmanager
 def new_folder(path: Path, advice: str) -> Iterator[None]:
     """Make a new folder, with its parents, for the block to fill; if the block fails, they are removed again.

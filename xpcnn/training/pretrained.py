@@ -8,14 +8,14 @@ from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..backend import HostArray
+from ..backend import Array, HostArray
 from ..data import DataSpec
 from ..data.errors import DataError
 from ..distributed import ALONE, Group
 from ..extras import needed_for
 from ..nn import Module
 from .checkpoint import Checkpoint, read_checkpoint
-from .folder import BEST, CHECKPOINT
+from .folder import weights_file
 from .torch_file import load_torch
 
 
@@ -58,10 +58,7 @@ def load_pretrained(model: Module, name: str) -> None:
         ValueError: if the network has other layers, or takes images of other channels.
         ImportError, DataError: see `pretrained_state`.
     """
-    state = pretrained_state(name)
-    last = list(state)[-2:]  # weight and bias
-    own = model.state_dict()
-    model.load_state_dict(state | {key: own[key] for key in last})
+    model.load_state_dict(pretrained_state(name) | _last_layer(model))
 
 
 def load_from_run(model: Module, path: Path, classes: Sequence[str], group: Group = ALONE) -> None:
@@ -77,17 +74,21 @@ def load_from_run(model: Module, path: Path, classes: Sequence[str], group: Grou
         ValueError: if the run's weights do not fit the network.
         CheckpointError: if there is no usable checkpoint.
     """
-    file = path / BEST if (path / BEST).exists() else path / CHECKPOINT
+    file = weights_file(path)
     checkpoint = Checkpoint.from_bytes(group.share(b"" if group.rank else read_checkpoint(file)), file)
-    state: dict[str, HostArray] = dict(checkpoint.model)
+    state: dict[str, Array] = dict(checkpoint.model)
     try:
         if DataSpec.from_dict(checkpoint.info.get("data")).classes != tuple(classes):
-            last = [name for name, _ in model.named_parameters()][-1].rpartition(".")[0]
-            own = model.state_dict()
-            state |= {name: array for name, array in own.items() if name.startswith(f"{last}.")}
+            state |= _last_layer(model)
         model.load_state_dict(state)
     except ValueError as error:
         raise ValueError(f"training cannot start from the weights in {file}: {error}") from error
+
+
+def _last_layer(model: Module) -> dict[str, Array]:
+    """Return the part of a network's state that is of its last layer with parameters."""
+    layer = [name for name, module in model.named_modules() if module.own_parameters()][-1]
+    return {name: array for name, array in model.state_dict().items() if name.startswith(f"{layer}.")}
 
 
 def pretrained_state(name: str) -> dict[str, HostArray]:

@@ -13,7 +13,7 @@ from ..models import OwnNetwork
 from ..nn import Module
 from .checkpoint import Checkpoint, CheckpointError, non_finite
 from .config import RunConfig
-from .folder import BEST, CHECKPOINT
+from .folder import weights_file
 from .predict import predict
 
 
@@ -52,9 +52,7 @@ def load_trained(
         ValueError: if the run's network is an own network and there is none here, or the other way round.
     """
     path = Path(path)
-    file = path
-    if path.is_dir():
-        file = path / BEST if (path / BEST).exists() else path / CHECKPOINT
+    file = weights_file(path) if path.is_dir() else path
     checkpoint = Checkpoint.load(file)
     config = config_of(file, checkpoint)
     if fault := non_finite(checkpoint.model):
