@@ -22,8 +22,8 @@ def compact_cnn(
     """Return stages of convolutions, each ending with 2×2 max pooling, then a hidden linear layer and the logits.
 
     The first convolution is 5×5, the others 3×3; all keep the image's size and are followed by batch normalisation and
-    ReLU. A stage is pooled before its last batch normalisation, which then has a quarter of the
-    values to normalise (as in Jordan 2024, arXiv 2404.00498).
+    ReLU. A stage is pooled before its last batch normalisation, which then has a quarter of the values to normalise (as
+    in Jordan 2024, arXiv 2404.00498).
 
     Args:
         in_shape: channels, height and width of an image in pixels; at least `2**len(stages)` pixels each way.
