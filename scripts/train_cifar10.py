@@ -56,7 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", help="folder of the data sets ($XPCNN_DATA, else the user's cache)")
     parser.add_argument("--device", default="auto", help='"auto" (default), "cpu" or "cuda"')
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=9)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train-images", type=int, metavar="N", help="use the first N training images only, for a try")
     parser.add_argument("--output", type=Path, default=Path("runs/cifar10"), help="folder of the checkpoint")

@@ -25,7 +25,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
             "optimizer": "muon",
             "lr": 0.24,
             "weight_decay": 0.004,
-            "epochs": 10,
+            "epochs": 9,
             "batch_size": 2000,
             "augment": "alternating-flip,reflected-crop",
             "label_smoothing": 0.2,
