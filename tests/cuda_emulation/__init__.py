@@ -36,6 +36,7 @@ class Counts(ctypes.Structure):
             "fills",
             "allocations",
             "synchronisations",
+            "graphs",
             "calls",  # those that can say that the device is gone
         )
     ]

@@ -16,7 +16,7 @@ from .redirect import undefined
 HERE = Path(__file__).parent
 # Which files make which library, under the names that CuPy loads.
 LIBRARIES = {
-    "libcuda.so.1": ["engine.cpp", "memory.cpp", "launch.cpp", "fibers.cpp", "runtime.cpp", "driver.cpp"],
+    "libcuda.so.1": ["engine.cpp", "memory.cpp", "launch.cpp", "fibers.cpp", "runtime.cpp", "graphs.cpp", "driver.cpp"],
     "libcublasLt.so.12": [],  # is looked for, never called
     "libcublas.so.12": ["cublas.cpp", "stubs.cpp"],
     "libnvrtc.so.12": ["nvrtc.cpp"],

@@ -37,6 +37,9 @@ Status copy(char *target, size_t target_pitch, const char *source, size_t source
             Stream *stream, bool wait) {
     if (Status status = error()) return status;
     if (!width || !height) return OK;
+    // A graph would read pageable memory whenever it is launched, and nothing can wait for what only runs then.
+    if (stream->capture && (wait || (!on_device(source) && !pinned(source)) || (!on_device(target) && !pinned(target))))
+        return spoil(stream);
     size_t target_bytes = target_pitch * (height - 1) + width, source_bytes = source_pitch * (height - 1) + width;
     bool to_device = on_device(target), from_device = on_device(source);
     if (to_device && !inside(target, target_bytes)) return INVALID_VALUE;
@@ -190,6 +193,7 @@ EXPORT int cudaGetDeviceProperties_v2(char *properties, int device) {
 
 EXPORT int cudaDeviceSynchronize() {
     Held held(lock);
+    if (Status status = spoil_all()) return told(status);
     synchronise_device();
     return told(error());
 }
@@ -209,6 +213,7 @@ EXPORT int cudaFree(char *data) {
 
 EXPORT int cudaMallocAsync(char **data, size_t size, void *stream) {
     Held held(lock);
+    if (stream_of(stream)->capture) return told(NOT_SUPPORTED);  // CUDA has nodes for it
     return told(allocate_in_order(size, stream_of(stream), data));
 }
 
@@ -340,17 +345,15 @@ EXPORT int cudaStreamGetPriority(void *stream, int *priority) {
 }
 EXPORT int cudaStreamSynchronize(void *stream) {
     Held held(lock);
+    if (Status status = spoil(stream_of(stream))) return told(status);
     synchronise(stream_of(stream));
     return told(error());
 }
 EXPORT int cudaStreamQuery(void *handle) {
     Held held(lock);
     Stream *stream = stream_of(handle);
+    if (Status status = spoil(stream)) return told(status);
     return is_done({stream, stream->given}) ? told(error()) : NOT_READY;
-}
-EXPORT int cudaStreamIsCapturing(void *, int *status) {
-    *status = 0;
-    return OK;
 }
 EXPORT int cudaLaunchHostFunc(void *stream, void (*function)(void *), void *data) {
     Held held(lock);
@@ -378,18 +381,22 @@ EXPORT int cudaEventRecord(Event *event, void *handle) {
     Held held(lock);
     if (!events.count(event)) return told(INVALID_HANDLE);
     Stream *stream = stream_of(handle);
+    event->captured = bool(stream->capture);
+    if (event->captured) return OK;  // one stream is captured at a time, so nothing else can wait for it
     event->recorded = {stream, stream->given + 1};
     give(stream, [event] { event->seconds = now(); });
     return told(error());
 }
 EXPORT int cudaEventSynchronize(Event *event) {
     Held held(lock);
+    if (event->captured) return told(CAPTURED_EVENT);
     counts.synchronisations++;
     run_until(event->recorded);
     return told(error());
 }
 EXPORT int cudaEventQuery(Event *event) {
     Held held(lock);
+    if (event->captured) return told(CAPTURED_EVENT);
     return is_done(event->recorded) ? told(error()) : NOT_READY;
 }
 EXPORT int cudaEventElapsedTime(float *milliseconds, Event *start, Event *end) {
@@ -402,6 +409,12 @@ EXPORT int cudaEventElapsedTime(float *milliseconds, Event *start, Event *end) {
 EXPORT int cudaStreamWaitEvent(void *stream, Event *event, unsigned) {
     Held held(lock);
     if (!events.count(event)) return told(INVALID_HANDLE);
+    if (stream_of(stream)->capture) {
+        if (event->captured) return OK;
+        spoil(stream_of(stream));
+        return told(CAPTURE_ISOLATION);
+    }
+    if (event->captured) return told(NOT_SUPPORTED);  // CUDA would make the stream a part of the graph
     give(stream_of(stream), [] {}, {event->recorded});
     return told(error());
 }
