@@ -12,7 +12,7 @@ A step is forward, loss, backward and SGD with momentum. Each network is built o
 module, weights included, so both sides compute the same thing. All contenders take turns in one process, on the same
 number of threads, and the median over the rounds counts: machines drift, ratios hold. The ratio is to the faster of
 PyTorch's two memory formats. Memory is the growth of the peak resident set over 3 steps, in a process of its own.
-Inference has a further column for onnxruntime where onnx and onnxruntime are installed. They cannot be held to AVX2.
+On a GPU, `graph` is xpcnn's step recorded as a CUDA graph. Inference has a further column for onnxruntime where onnx and onnxruntime are installed. They cannot be held to AVX2.
 """
 
 from __future__ import annotations
@@ -193,6 +193,8 @@ def compare(name: str, batch: int, args: argparse.Namespace, train: bool) -> dic
     how = device, train
     mixed = args.precision == "mixed"
     steps = {"xpcnn": our_step(build(in_shape, 10, seed=0), images, labels, *how, mixed)}
+    if train and not device.on_host:
+        steps["graph"] = device.recorded(our_step(build(in_shape, 10, seed=0), images, labels, *how, mixed)).run
     for kind in kinds:
         steps[kind] = torch_step(build(in_shape, 10, seed=0), images, labels, *how, kind, mixed)
     if not train and args.device == "cpu" and not args.laptop and available():
