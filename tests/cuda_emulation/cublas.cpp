@@ -163,7 +163,7 @@ EXPORT int cublasDestroy_v2(Handle *handle) {
     return OK;
 }
 EXPORT int cublasGetVersion_v2(Handle *, int *version) {
-    *version = 120900;
+    *version = CUDA_MAJOR * 10000;
     return OK;
 }
 EXPORT int cublasSetStream_v2(Handle *handle, void *stream) {

@@ -113,11 +113,11 @@ EXPORT int cudaPeekAtLastError() { return last; }
 EXPORT const char *cudaGetErrorName(int status) { return words_for(status).runtime; }
 EXPORT const char *cudaGetErrorString(int status) { return words_for(status).text; }
 EXPORT int cudaDriverGetVersion(int *version) {
-    *version = 12090;
+    *version = CUDA_MAJOR * 1000;
     return OK;
 }
 EXPORT int cudaRuntimeGetVersion(int *version) {
-    *version = 12090;
+    *version = CUDA_MAJOR * 1000;
     return OK;
 }
 
@@ -158,10 +158,14 @@ EXPORT int cudaDeviceSetLimit(int, size_t) { return OK; }
 EXPORT int cudaProfilerStart() { return OK; }
 EXPORT int cudaProfilerStop() { return OK; }
 
-// Offsets of CUDA 12's cudaDeviceProp, which is 1032 bytes long.
-EXPORT int cudaGetDeviceProperties_v2(char *properties, int device) {
+// The offsets of what differs between versions in cudaDeviceProp.
+struct Layout {
+    size_t size, processors, mapping, concurrent, bus, engines, addressing, cache, threads, shared, registers, optin, pools;
+};
+
+static int properties_of(char *properties, int device, const Layout &at) {
     if (device < 0 || device >= DEVICES) return told(INVALID_DEVICE);
-    memset(properties, 0, 1032);
+    memset(properties, 0, at.size);
     auto set = [&](size_t offset, auto value) { memcpy(properties + offset, &value, sizeof value); };
     snprintf(properties, 256, "Emulated GPU %d", device);
     properties[256] = static_cast<char>(device + 1);  // uuid
@@ -176,19 +180,26 @@ EXPORT int cudaGetDeviceProperties_v2(char *properties, int device) {
     }
     set(360, attribute(75));
     set(364, attribute(76));
-    set(388, attribute(16));
-    set(400, 1);
-    set(576, 1);
-    set(584, device + 1);
-    set(600, 2);
-    set(604, 1);
-    set(616, attribute(38));
-    set(624, attribute(39));
-    set(640, size_t(attribute(81)));
-    set(648, attribute(82));
-    set(696, size_t(attribute(97)));
-    set(744, 1);
+    set(at.processors, attribute(16));
+    set(at.mapping, 1);
+    set(at.concurrent, 1);
+    set(at.bus, device + 1);
+    set(at.engines, 2);
+    set(at.addressing, 1);
+    set(at.cache, attribute(38));
+    set(at.threads, attribute(39));
+    set(at.shared, size_t(attribute(81)));
+    set(at.registers, attribute(82));
+    set(at.optin, size_t(attribute(97)));
+    set(at.pools, 1);
     return OK;
+}
+
+EXPORT int cudaGetDeviceProperties_v2(char *properties, int device) {  // CUDA 12
+    return properties_of(properties, device, {1032, 388, 400, 576, 584, 600, 604, 616, 624, 640, 648, 696, 744});
+}
+EXPORT int cudaGetDeviceProperties(char *properties, int device) {  // CUDA 13
+    return properties_of(properties, device, {1008, 384, 392, 560, 568, 584, 588, 596, 604, 624, 632, 672, 720});
 }
 
 EXPORT int cudaDeviceSynchronize() {

@@ -169,13 +169,14 @@ def test_a_step_that_waits_for_the_gpu_is_refused_with_what_to_do(emulation: Any
 
 def test_a_replayed_step_is_few_operations(emulation: Any) -> None:
     model = network().to("cuda")
+    on_device = [tuple(map(model.device.asarray, batch)) for batch in batches()]
     counts = []
 
     class Count(Callback):
         def on_step(self, metrics: Any) -> None:
             counts.append(emulation.counts())
 
-    Trainer(model, sgd(model), callbacks=[Count()], cuda_graph=True).fit(batches() + batches()[:3], 1)
+    Trainer(model, sgd(model), callbacks=[Count()], cuda_graph=True).fit(on_device + on_device[:3], 1)
     before, after = counts[-2:]
     found = {name: after[name] - before[name] for name in after}
     assert found["graphs"] == 1

@@ -24,13 +24,12 @@ class Cublas:
     """
 
     def __init__(self, xp: Namespace) -> None:
-        self._xp = xp
+        self._xp, self._handle = xp, ctypes.c_void_p()
         major = xp.cuda.runtime.runtimeGetVersion() // 1000
         # CuPy has loaded it, from wherever it is, so the loader finds it by its name.
         xp.cuda.device.get_cublas_handle()
         name = f"cublas64_{major}.dll" if sys.platform == "win32" else f"libcublas.so.{major}"
         self._library = ctypes.CDLL(name)
-        self._handle = ctypes.c_void_p()
         self._call("cublasCreate_v2", ctypes.byref(self._handle))
         self._workspace = xp.empty(_WORKSPACE, np.uint8)
 
