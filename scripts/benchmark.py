@@ -12,8 +12,8 @@ A step is forward, loss, backward and SGD with momentum. Each network is built o
 module, weights included, so both sides compute the same thing. All contenders take turns in one process, on the same
 number of threads, and the median over the rounds counts: machines drift, ratios hold. The ratio is to the faster of
 PyTorch's two memory formats. Memory is the growth of the peak resident set over 3 steps, in a process of its own; on a
-GPU it is what the library has taken from it after that.
-On a GPU, `graph` is xpcnn's step recorded as a CUDA graph. Inference has a further column for onnxruntime where onnx and onnxruntime are installed. They cannot be held to AVX2.
+GPU it is what the library has taken from it after that. On a GPU, `graph` is xpcnn's step recorded as a CUDA graph.
+Inference has a further column for onnxruntime where onnx and onnxruntime are installed. They cannot be held to AVX2.
 """
 
 from __future__ import annotations
@@ -175,7 +175,8 @@ def measure_memory(network: str, batch: int, side: str, threads: int, device: De
 
     def make(batch: tuple[Any, Any]) -> Step:
         model = build(in_shape, 10, seed=0)
-        return our_step(model, *batch, device, True) if side == "xpcnn" else torch_step(model, *batch, device, True, side)
+        how = *batch, device, True
+        return our_step(model, *how) if side == "xpcnn" else torch_step(model, *how, side)
 
     make(tiny)()  # libraries loaded and threads started, which is not the step's doing
     step = make((images, labels))

@@ -7,8 +7,9 @@ It runs 20 steps of LeNet-5 and of ResNet-20 recorded on the CPU and checked on 
 precision, LeNet-5 in TF32, too), NCCL's sums (between two processes where there are two GPUs and mpi4py), LeNet-5 to
 its accuracy on the embedded data set on both devices, the speed of dropout's masks, `scripts/benchmark.py --device
 cuda` in each precision (the steps as a CUDA graph, too), that beside `torch.compile`, with memory, and with other tile
-sizes and ways to convolve, the same on the CPU with 1 to 16 threads, and the whole test suite with the GPU required. Into the folder go `report.json`, `report.md`, and the output of every part. Exit codes: 0 all is well, 1
-something is not, 2 there is no GPU.
+sizes and ways to convolve, the same on the CPU with 1 to 16 threads, and the whole test suite with the GPU required.
+Into the folder go `report.json`, `report.md`, and the output of every part. Exit codes: 0 all is well, 1 something is
+not, 2 there is no GPU.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ def compiled(gpu: Device, folder: Path, rehearse: bool) -> Result:
     """Time training steps of two networks beside `torch.compile`, too."""
     lines, found = [], {}
     for name in ("3-filter",) if rehearse else ("LeNet-5", "ResNet-20"):
-        options = ["--quick", "--only", name, *(["--seconds", "0.1"] if rehearse else ["--device", "cuda", "--compile"])]
+        options = ["--quick", "--only", name, *([] if rehearse else ["--device", "cuda", "--compile"])]
         figures, last = benchmark(folder, f"compiled-{name}", options)
         if figures is None:
             return False, f"{name}: {last}", found

@@ -80,7 +80,8 @@ def headers() -> Path:
 
 def _cached(name: str, sources: Iterable[Path], build: Callable[[Path], None]) -> Path:
     """Return the folder that `build` filled from these sources, now or earlier."""
-    content = b"".join(path.read_bytes() for path in sorted(sources)) + f"{_version()}{_FLAGS}{KERNEL_FLAGS}{cuda_version()}".encode()
+    how = f"{_version()}{_FLAGS}{KERNEL_FLAGS}{cuda_version()}"
+    content = b"".join(path.read_bytes() for path in sorted(sources)) + how.encode()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xpcnn" / "cuda_emulation"
     folder = cache / f"{name}-{hashlib.sha256(content).hexdigest()[:16]}"
     if not folder.exists():
@@ -102,7 +103,8 @@ def _build_libraries(folder: Path) -> None:
         version.write_text(f"{name} {{ global: *; }};")
         paths = [str(place / file) for file in files for place in (HERE, folder) if (place / file).exists()]
         linking = [f"-Wl,-soname,{name}", f"-Wl,--version-script={version}", "-ldl", "-lpthread"]
-        _run([*_FLAGS, f"-DCUDA_MAJOR={cuda_version()}", "-o", str(folder / name), "-x", "c++", *(paths or [os.devnull]), *linking])
+        options = [*_FLAGS, f"-DCUDA_MAJOR={cuda_version()}"]
+        _run([*options, "-o", str(folder / name), "-x", "c++", *(paths or [os.devnull]), *linking])
 
 
 def _build_headers(folder: Path) -> None:

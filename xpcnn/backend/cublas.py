@@ -109,7 +109,7 @@ def for_cublas(x: Array) -> tuple[Array, int, int]:
 def _by_rows(x: Array) -> bool:
     """Return whether each row of `x (..., rows, columns)` is contiguous, and rows do not overlap."""
     columns = x.shape[-1]
-    return (columns == 1 or x.strides[-1] == x.itemsize) and _step(x) >= columns
+    return bool(columns == 1 or x.strides[-1] == x.itemsize) and _step(x) >= columns
 
 
 def _step(x: Array) -> int:

@@ -22,7 +22,6 @@ from .device import (
     Function,
     Namespace,
     Pair,
-    Result,
     Shape,
     array_namespace,
     device_or_none,
@@ -30,7 +29,7 @@ from .device import (
 )
 from .layout import batch_first, batch_last
 from .nccl import Nccl
-from .recording import Recording
+from .recording import Recording, Result
 
 _TF32 = 7  # CuPy's COMPUTE_TYPE_TF32
 

@@ -243,8 +243,8 @@ class Trainer:
         device = self.model.device
         self.ema.restore()
         with autocast(self.precision, device):
-            for batch in self.group.steps([(device.asarray(inputs), targets)]):
-                self._train_step(*batch, self._compute)
+            for images, labels in self.group.steps([(device.asarray(inputs), targets)]):
+                self._train_step(images, labels, self._compute)
 
     def _train_step(self, inputs: Array, targets: Array, compute: Compute) -> None:
         with naming_the_layer(self.model, len(inputs)):
