@@ -44,7 +44,7 @@ def tests(gpu: Device, folder: Path, rehearse: bool) -> Result:
     """Run the test suite, which has every layer and option in it, with the GPU required."""
     chosen = ["tests/testing/test_assertions.py"] if rehearse else ["tests"]
     environment = {} if rehearse else {"XPCNN_REQUIRE_GPU": "1"}
-    code, output = call([sys.executable, "-m", "pytest", "-q", *chosen], folder / "tests.txt", environment)
+    code, output = call([sys.executable, "-m", "pytest", "-q", "-n", "4", *chosen], folder / "tests.txt", environment)
     return code == 0, last_line(output).strip("= "), {"exit_code": code}
 
 
