@@ -20,6 +20,7 @@ from .cuda_kernels import NUMBERS, Kernels
 from .device import Array, DeviceFailedError, Namespace, rounded
 from .recording import Recording, Result
 
+_CAPTURE = range(900, 908)  # CUDA's errors of what cannot be captured
 Numbers = Callable[[], Iterable[float | None]]
 
 
@@ -101,9 +102,11 @@ class GraphRecording(Recording[Result]):
             try:
                 self._result = self._recorded()
                 self._graph = stream.end_capture()
-            except MemoryError:
+            except (MemoryError, DeviceFailedError):
                 raise
-            except Exception as error:  # the rehearsal went well, so it is the capture's
+            except Exception as error:
+                if getattr(error, "status", _CAPTURE[0]) not in _CAPTURE:
+                    raise  # the GPU itself has failed
                 raise DeviceFailedError(
                     "the operations cannot be a CUDA graph: something in them waits for the GPU, copies from or to the "
                     f"host, or multiplies matrices by other means than `Device.matmul` ({error})"
