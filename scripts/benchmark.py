@@ -11,7 +11,8 @@
 A step is forward, loss, backward and SGD with momentum. Each network is built once with xpcnn and translated module by
 module, weights included, so both sides compute the same thing. All contenders take turns in one process, on the same
 number of threads, and the median over the rounds counts: machines drift, ratios hold. The ratio is to the faster of
-PyTorch's two memory formats. Memory is the growth of the peak resident set over 3 steps, in a process of its own.
+PyTorch's two memory formats. Memory is the growth of the peak resident set over 3 steps, in a process of its own; on a
+GPU it is what the library has taken from it after that. On a GPU, `graph` is xpcnn's step recorded as a CUDA graph.
 Inference has a further column for onnxruntime where onnx and onnxruntime are installed. They cannot be held to AVX2.
 """
 
@@ -159,13 +160,13 @@ def torch_step(
     return mixed_step
 
 
-def peak_memory(network: str, batch: int, side: str) -> float:
+def peak_memory(network: str, batch: int, side: str, device: str) -> float:
     """Return by how many MiB three training steps raise a fresh process's peak memory."""
-    command = [sys.executable, __file__, "--memory-of", network, str(batch), side]
+    command = [sys.executable, __file__, "--device", device, "--memory-of", network, str(batch), side]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def measure_memory(network: str, batch: int, side: str, threads: int) -> None:
+def measure_memory(network: str, batch: int, side: str, threads: int, device: Device) -> None:
     """Print what `peak_memory` asks for; runs in the fresh process."""
     set_threads(threads, torch_too=side != "xpcnn")
     build, in_shape, *_ = NETWORKS[network]
@@ -174,14 +175,24 @@ def measure_memory(network: str, batch: int, side: str, threads: int) -> None:
 
     def make(batch: tuple[Any, Any]) -> Step:
         model = build(in_shape, 10, seed=0)
-        return our_step(model, *batch, CPU, True) if side == "xpcnn" else torch_step(model, *batch, CPU, True, side)
+        how = *batch, device, True
+        return our_step(model, *how) if side == "xpcnn" else torch_step(model, *how, side)
 
     make(tiny)()  # libraries loaded and threads started, which is not the step's doing
     step = make((images, labels))
     before = peak_resident()
     for _ in range(3):
         step()
-    print(peak_resident() - before)
+    print(peak_resident() - before if device.on_host else taken(device, side))
+
+
+def taken(gpu: Device, side: str) -> float:
+    """Return how many MiB a library has taken from a GPU."""
+    if side == "xpcnn":
+        return float(gpu.xp.get_default_memory_pool().total_bytes()) / 2**20
+    import torch
+
+    return float(torch.cuda.max_memory_reserved()) / 2**20
 
 
 def compare(name: str, batch: int, args: argparse.Namespace, train: bool) -> dict[str, Any]:
@@ -193,6 +204,8 @@ def compare(name: str, batch: int, args: argparse.Namespace, train: bool) -> dic
     how = device, train
     mixed = args.precision == "mixed"
     steps = {"xpcnn": our_step(build(in_shape, 10, seed=0), images, labels, *how, mixed)}
+    if train and not device.on_host:
+        steps["graph"] = device.recorded(our_step(build(in_shape, 10, seed=0), images, labels, *how, mixed)).run
     for kind in kinds:
         steps[kind] = torch_step(build(in_shape, 10, seed=0), images, labels, *how, kind, mixed)
     if not train and args.device == "cpu" and not args.laptop and available():
@@ -200,7 +213,7 @@ def compare(name: str, batch: int, args: argparse.Namespace, train: bool) -> dic
     row: dict[str, Any] = {"network": name, "batch": batch, "ms": take_turns(steps, device, args.seconds)}
     row["ratio"] = ratio(row["ms"])
     if train and args.memory:
-        row["MiB"] = {side: peak_memory(name, batch, side) for side in ("xpcnn", "nchw", "channels_last")}
+        row["MiB"] = {side: peak_memory(name, batch, side, args.device) for side in ("xpcnn", "nchw", "channels_last")}
     return row
 
 
@@ -238,7 +251,7 @@ def main() -> None:
         hold_to_avx2()
     if args.memory_of:
         network, batch, side = args.memory_of
-        measure_memory(network, int(batch), side, args.threads)
+        measure_memory(network, int(batch), side, args.threads, xpcnn.device(args.device))
         return
     if args.processes > 1:
         start_processes(args.processes)

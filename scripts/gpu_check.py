@@ -6,9 +6,10 @@
 It runs 20 steps of LeNet-5 and of ResNet-20 recorded on the CPU and checked on the GPU (in float32, float64 and mixed
 precision, LeNet-5 in TF32, too), NCCL's sums (between two processes where there are two GPUs and mpi4py), LeNet-5 to
 its accuracy on the embedded data set on both devices, the speed of dropout's masks, `scripts/benchmark.py --device
-cuda` in each precision, that again with other tile sizes and ways to convolve, and the whole test suite with the GPU
-required. Into the folder go `report.json`, `report.md`, and the output of every part. Exit codes: 0 all is well, 1
-something is not, 2 there is no GPU.
+cuda` in each precision (the steps as a CUDA graph, too), that beside `torch.compile`, with memory, and with other tile
+sizes and ways to convolve, the same on the CPU with 1 to 16 threads, and the whole test suite with the GPU required.
+Into the folder go `report.json`, `report.md`, and the output of every part. Exit codes: 0 all is well, 1 something is
+not, 2 there is no GPU.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,7 +44,7 @@ def tests(gpu: Device, folder: Path, rehearse: bool) -> Result:
     """Run the test suite, which has every layer and option in it, with the GPU required."""
     chosen = ["tests/testing/test_assertions.py"] if rehearse else ["tests"]
     environment = {} if rehearse else {"XPCNN_REQUIRE_GPU": "1"}
-    code, output = call([sys.executable, "-m", "pytest", "-q", *chosen], folder / "tests.txt", environment)
+    code, output = call([sys.executable, "-m", "pytest", "-q", "-n", "4", *chosen], folder / "tests.txt", environment)
     return code == 0, last_line(output).strip("= "), {"exit_code": code}
 
 
@@ -113,10 +115,42 @@ def dropout(gpu: Device, folder: Path, rehearse: bool) -> Result:
 def speed(gpu: Device, folder: Path, rehearse: bool, precision: str = "float32") -> Result:
     """Time training steps beside PyTorch on the same GPU."""
     name = f"benchmark-{precision}"
-    options = ["--quick", "--only", "3-filter", "--seconds", "0.1"] if rehearse else ["--device", "cuda"]
-    options += [] if rehearse and precision == "tf32" else ["--precision", precision]
+    options = ["--quick", "--only", "3-filter", "--seconds", "0.1"]
+    if not rehearse:
+        options = ["--device", "cuda", "--seconds", "2"]
+    options += ["--precision", precision] if precision != "tf32" or not rehearse else []
+    options += ["--memory"] if precision == "float32" else []
     figures, last = benchmark(folder, name, options)
     return figures is not None, f"see {name}.txt; last line: {last}", figures
+
+
+def compiled(gpu: Device, folder: Path, rehearse: bool) -> Result:
+    """Time training steps of two networks beside `torch.compile`, too."""
+    lines, found = [], {}
+    for name in ("3-filter",) if rehearse else ("LeNet-5", "ResNet-20"):
+        options = ["--quick", "--only", name, *([] if rehearse else ["--device", "cuda", "--compile"])]
+        figures, last = benchmark(folder, f"compiled-{name}", options)
+        if figures is None:
+            return False, f"{name}: {last}", found
+        (row,) = figures["training"]
+        found[name] = row["ms"]
+        lines.append(f"{name}: " + ", ".join(f"{side} {ms:.2f} ms" for side, ms in row["ms"].items()))
+    return True, "; ".join(lines), found
+
+
+def cores(gpu: Device, folder: Path, rehearse: bool) -> Result:
+    """Time training steps on the CPU beside PyTorch, both with 1 to 16 threads."""
+    found: dict[str, Any] = {}
+    lines = []
+    for threads in (1,) if rehearse else (1, 2, 4, 8, 16):
+        options = ["--quick", "--threads", str(threads), *(["--only", "3-filter"] if rehearse else [])]
+        figures, last = benchmark(folder, f"threads-{threads}", options)
+        if figures is None:
+            return False, f"{threads} threads: {last}", found
+        found[str(threads)] = {row["network"]: (row["ms"]["xpcnn"], row["ratio"]) for row in figures["training"]}
+        ratios = [row["ratio"] for row in figures["training"]]
+        lines.append(f"{threads} threads: {geometric_mean(ratios):.2f} of PyTorch's time, worst {max(ratios):.2f}")
+    return True, "; ".join(lines), found
 
 
 def levers(gpu: Device, folder: Path, rehearse: bool) -> Result:
@@ -177,6 +211,8 @@ PARTS: dict[str, Callable[[Device, Path, bool], Result]] = {
     "speed": speed,
     "speed, TF32": lambda *a: speed(*a, "tf32"),
     "speed, mixed": lambda *a: speed(*a, "mixed"),
+    "compiled": compiled,
+    "cores": cores,
     "levers": levers,
     "tests": tests,
 }

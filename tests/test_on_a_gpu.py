@@ -203,7 +203,7 @@ def test_the_check_script_can_be_rehearsed(tmp_path):
         "LeNet-5, mixed",
         "accuracy",
         "dropout",
-        *["levers"] * bool(find_spec("torch")),
+        *["levers", "compiled", "cores"] * bool(find_spec("torch")),
         "tests",
     ):
         result = call(["scripts/gpu_check.py", "--rehearse", "--output", str(out / part), "--only", part])

@@ -50,7 +50,7 @@ def default_generator() -> np.random.Generator:
     return _default
 
 
-def counter_bits(xp: Namespace, count: int, key: tuple[int, int], part: tuple[int, int, int] | None = None) -> Array:
+def counter_bits(xp: Namespace, count: int, key: tuple[int, Any], part: tuple[int, int, int] | None = None) -> Array:
     """Return `count` random 32-bit integers, each a function of its index and the key alone.
 
     A counter-based generator (Salmon et al. 2011) has no state, so every device computes the same numbers in parallel.
@@ -61,7 +61,7 @@ def counter_bits(xp: Namespace, count: int, key: tuple[int, int], part: tuple[in
     Args:
         xp: the array module to compute with.
         count: how many integers to return.
-        key: two 32-bit integers.
+        key: two 32-bit integers; the second may be an array `(1,)` of uint32.
         part: `(first, length, total)` for the columns from `first` on, `length` of them, of a matrix with `total`
             columns whose elements are numbered row by row; None for all.
 
@@ -75,12 +75,12 @@ def counter_bits(xp: Namespace, count: int, key: tuple[int, int], part: tuple[in
     return _mixed(bits, key)
 
 
-def index_bits(indices: Array, key: tuple[int, int]) -> Array:
+def index_bits(indices: Array, key: tuple[int, Any]) -> Array:
     """Return the random 32-bit integers that `counter_bits` has at some indices.
 
     Args:
         indices: integers from 0 to below 2³², contiguous.
-        key: two 32-bit integers.
+        key: as in `counter_bits`.
 
     Returns:
         uint32, of the same shape.
@@ -88,10 +88,10 @@ def index_bits(indices: Array, key: tuple[int, int]) -> Array:
     return _mixed(indices.astype(array_namespace(indices).uint32), key)
 
 
-def _mixed(bits: Array, key: tuple[int, int]) -> Array:
+def _mixed(bits: Array, key: tuple[int, Any]) -> Array:
     """Hash each of `bits` in place with the key, and return them."""
     xp = array_namespace(bits)
-    words = [xp.uint32(key[0]), xp.uint32(key[1] ^ _lowbias32(key[0] ^ 0xFFFFFFFF))]
+    words = [xp.uint32(key[0]), key[1] ^ xp.uint32(_lowbias32(key[0] ^ 0xFFFFFFFF))]
     device_of(bits).map_elements(_mix, bits, *words, in_pieces=True)
     return bits
 

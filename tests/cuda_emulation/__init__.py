@@ -36,6 +36,7 @@ class Counts(ctypes.Structure):
             "fills",
             "allocations",
             "synchronisations",
+            "graphs",
             "calls",  # those that can say that the device is gone
         )
     ]
@@ -96,7 +97,7 @@ def unavailable() -> str:
     if not build.is_gcc():
         return f"the C++ compiler {build.compiler()!r} is not GCC"
     if find_spec("cupy") is None:
-        return "CuPy is not installed: pip install cupy-cuda12x"
+        return "CuPy is not installed: pip install cupy-cuda12x, or cupy-cuda13x"
     return ""
 
 
@@ -120,7 +121,7 @@ def install(seed: int = 0) -> Emulation:
     os.environ["CUPY_CACHE_DIR"] = str(headers / "cache")
     os.environ["CUPY_ACCELERATORS"] = ""  # CUB's kernels are compiled into CuPy for GPUs only
     os.environ["CUPY_CACHE_IN_MEMORY"] = "0"
-    library, *_ = (ctypes.CDLL(str(libraries / name), ctypes.RTLD_GLOBAL) for name in build.LIBRARIES)
+    library, *_ = (ctypes.CDLL(str(libraries / name), ctypes.RTLD_GLOBAL) for name in build.sources())
     redirect_runtime(library)
     import cupy
     from cupy.cuda.memory import OutOfMemoryError, malloc_async

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable
@@ -14,13 +15,6 @@ from pathlib import Path
 from .redirect import undefined
 
 HERE = Path(__file__).parent
-# Which files make which library, under the names that CuPy loads.
-LIBRARIES = {
-    "libcuda.so.1": ["engine.cpp", "memory.cpp", "launch.cpp", "fibers.cpp", "runtime.cpp", "driver.cpp"],
-    "libcublasLt.so.12": [],  # is looked for, never called
-    "libcublas.so.12": ["cublas.cpp", "stubs.cpp"],
-    "libnvrtc.so.12": ["nvrtc.cpp"],
-}
 # Undefined symbols of cuBLAS and NVRTC are those of the engine, which is loaded before.
 _FLAGS = ["-std=c++17", "-O3", "-march=native", "-fPIC", "-shared"]
 # Kernels call `__asan_load4_noabort` and the like before each access, which are in engine.cpp.
@@ -39,6 +33,30 @@ def compiler() -> str:
 def is_gcc() -> bool:
     """Return whether the compiler is GCC, which takes the flags of kernels."""
     return "Free Software Foundation" in _version()
+
+
+@functools.cache
+def cuda_version() -> int:
+    """Return the major version of CUDA that the CuPy that is installed was built for."""
+    found = re.search(rb"libcublas\.so\.(\d+)", _cublas_module().read_bytes())
+    assert found is not None
+    return int(found[1])
+
+
+def _cublas_module() -> Path:
+    (path,) = Path(str(find_spec("cupy_backends").submodule_search_locations[0])).glob("cuda/libs/cublas*.so")
+    return path
+
+
+def sources() -> dict[str, list[str]]:
+    """Return which files make which library, under the names that CuPy loads."""
+    engine = ["engine", "memory", "launch", "fibers", "runtime", "graphs", "driver"]
+    return {
+        "libcuda.so.1": [f"{name}.cpp" for name in engine],
+        f"libcublasLt.so.{cuda_version()}": [],  # is looked for, never called
+        f"libcublas.so.{cuda_version()}": ["cublas.cpp", "stubs.cpp"],
+        f"libnvrtc.so.{cuda_version()}": ["nvrtc.cpp"],
+    }
 
 
 def libraries() -> Path:
@@ -62,7 +80,8 @@ def headers() -> Path:
 
 def _cached(name: str, sources: Iterable[Path], build: Callable[[Path], None]) -> Path:
     """Return the folder that `build` filled from these sources, now or earlier."""
-    content = b"".join(path.read_bytes() for path in sorted(sources)) + f"{_version()}{_FLAGS}{KERNEL_FLAGS}".encode()
+    how = f"{_version()}{_FLAGS}{KERNEL_FLAGS}{cuda_version()}"
+    content = b"".join(path.read_bytes() for path in sorted(sources)) + how.encode()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xpcnn" / "cuda_emulation"
     folder = cache / f"{name}-{hashlib.sha256(content).hexdigest()[:16]}"
     if not folder.exists():
@@ -74,18 +93,18 @@ def _cached(name: str, sources: Iterable[Path], build: Callable[[Path], None]) -
 
 
 def _build_libraries(folder: Path) -> None:
-    (cublas,) = Path(str(find_spec("cupy_backends").submodule_search_locations[0])).glob("cuda/libs/cublas*.so")
     # What is not in cublas.cpp reports that it is not supported.
     stub = 'extern "C" __attribute__((weak)) int {}() {{ return 15; }}\n'
-    names = [name for name in undefined(cublas) if name.startswith("cublas")]
+    names = [name for name in undefined(_cublas_module()) if name.startswith("cublas")]
     (folder / "stubs.cpp").write_text("".join(map(stub.format, names)))
-    for name, files in LIBRARIES.items():
+    for name, files in sources().items():
         # CuPy's modules ask for symbols of a version that has the library's name.
         version = folder / "version.map"
         version.write_text(f"{name} {{ global: *; }};")
         paths = [str(place / file) for file in files for place in (HERE, folder) if (place / file).exists()]
         linking = [f"-Wl,-soname,{name}", f"-Wl,--version-script={version}", "-ldl", "-lpthread"]
-        _run([*_FLAGS, "-o", str(folder / name), "-x", "c++", *(paths or [os.devnull]), *linking])
+        options = [*_FLAGS, f"-DCUDA_MAJOR={cuda_version()}"]
+        _run([*options, "-o", str(folder / name), "-x", "c++", *(paths or [os.devnull]), *linking])
 
 
 def _build_headers(folder: Path) -> None:

@@ -17,6 +17,7 @@ constexpr int COMPUTE_32F_FAST_TF32 = 77;
 struct Handle {
     void *stream = nullptr;
     int pointer_mode = 0, math_mode = 0;  // pointers to the host
+    bool workspace = false;               // whether it was given memory
 };
 
 // The 10 bits of a mantissa that a tensor core takes.
@@ -102,6 +103,7 @@ int gemm(Handle *handle, Matrices size, const Sum *alpha, Batch<const In> a, Bat
     bool on_host = handle->pointer_mode == 0;
     Sum alpha_now = on_host ? *alpha : Sum(0), beta_now = on_host ? *beta : Sum(0);
     Stream *stream = stream_of(handle->stream);
+    if (stream->capture && (!handle->workspace || !on_host)) return NOT_INITIALIZED;  // stricter than cuBLAS
     for (const void *pointer : {a.memory(), b.memory(), c.memory()})
         if (Block *block = block_of(pointer); !block || block->device != stream->device)
             if (size.k || pointer == c.memory())
@@ -161,15 +163,22 @@ EXPORT int cublasDestroy_v2(Handle *handle) {
     return OK;
 }
 EXPORT int cublasGetVersion_v2(Handle *, int *version) {
-    *version = 120900;
+    *version = CUDA_MAJOR * 10000;
     return OK;
 }
 EXPORT int cublasSetStream_v2(Handle *handle, void *stream) {
     handle->stream = stream;
+    handle->workspace = false;  // forgotten, as cuBLAS says
     return OK;
 }
 EXPORT int cublasGetStream_v2(Handle *handle, void **stream) {
     *stream = handle->stream;
+    return OK;
+}
+EXPORT int cublasSetWorkspace_v2(Handle *handle, void *memory, size_t size) {
+    Held held(lock);
+    if (size && !inside(memory, size)) return INVALID;
+    handle->workspace = size;
     return OK;
 }
 EXPORT int cublasSetPointerMode_v2(Handle *handle, int mode) {

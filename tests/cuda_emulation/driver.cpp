@@ -25,7 +25,7 @@ struct Module {
 
 EXPORT int cuInit(unsigned) { return OK; }
 EXPORT int cuDriverGetVersion(int *version) {
-    *version = 12090;
+    *version = CUDA_MAJOR * 1000;
     return OK;
 }
 EXPORT int cuGetErrorName(int status, const char **name) {

@@ -49,6 +49,14 @@ const Words &words_for(int status) {
         {LAUNCH_OUT_OF_RESOURCES, "cudaErrorLaunchOutOfResources", "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES",
          "too many resources requested for launch"},
         {MISALIGNED_ADDRESS, "cudaErrorMisalignedAddress", "CUDA_ERROR_MISALIGNED_ADDRESS", "misaligned address"},
+        {CAPTURE_UNSUPPORTED, "cudaErrorStreamCaptureUnsupported", "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
+         "operation not permitted when stream is capturing"},
+        {CAPTURE_INVALIDATED, "cudaErrorStreamCaptureInvalidated", "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED",
+         "operation failed due to a previous error during capture"},
+        {CAPTURE_ISOLATION, "cudaErrorStreamCaptureIsolation", "CUDA_ERROR_STREAM_CAPTURE_ISOLATION",
+         "dependency created on uncaptured work in another stream"},
+        {CAPTURED_EVENT, "cudaErrorCapturedEvent", "CUDA_ERROR_CAPTURED_EVENT",
+         "operation not permitted on an event last recorded in a capturing stream"},
         {NOT_SUPPORTED, "cudaErrorNotSupported", "CUDA_ERROR_NOT_SUPPORTED", "operation not supported"},
     };
     for (const Words &entry : words)
@@ -112,6 +120,10 @@ void delete_stream(Stream *stream) {
 
 void give(Stream *stream, std::function<void()> run, std::vector<Position> after) {
     if (error() != OK) return;
+    if (stream->capture) {
+        stream->capture->operations.push_back(std::move(run));
+        return;
+    }
     Stream *standard = &default_streams[stream->device];
     if (stream == standard) {
         for (Stream *other : streams)
@@ -149,6 +161,19 @@ void synchronise_device() {
     std::shuffle(all.begin(), all.end(), random);
     for (Stream *stream : all)
         if (stream->device == device_of_thread) run_until({stream, stream->given});
+}
+
+Status spoil(Stream *stream) {
+    if (!stream->capture) return OK;
+    stream->capture->spoilt = true;
+    return CAPTURE_UNSUPPORTED;
+}
+
+Status spoil_all() {
+    Status found = OK;
+    for (Stream *stream : streams)
+        if (stream->device == device_of_thread && spoil(stream) != OK) found = CAPTURE_UNSUPPORTED;
+    return found;
 }
 
 bool is_done(Position position) {

@@ -6,6 +6,7 @@
 #include <deque>
 #include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <random>
 #include <string>
@@ -29,6 +30,10 @@ enum Status {
     ILLEGAL_ADDRESS = 700,
     LAUNCH_OUT_OF_RESOURCES = 701,
     NOT_SUPPORTED = 801,
+    CAPTURE_UNSUPPORTED = 900,
+    CAPTURE_INVALIDATED = 901,
+    CAPTURE_ISOLATION = 905,
+    CAPTURED_EVENT = 907,
     DEVICE_UNAVAILABLE = 46,
 };
 
@@ -49,6 +54,12 @@ struct Operation {
     std::vector<Position> after;  // must have run before
 };
 
+// What a stream is given while it is captured: the operations of a graph, which run when that is launched.
+struct Capture {
+    std::vector<std::function<void()>> operations;
+    bool spoilt = false;  // by a call that cannot be part of a graph
+};
+
 struct Stream {
     int device = 0;
     bool blocking = true;  // whether it waits for the default stream and the default stream for it
@@ -57,10 +68,12 @@ struct Stream {
     double eagerness = 0;  // chance that work runs as soon as it is given
     uint64_t given = 0, done = 0;
     std::deque<Operation> queue;
+    std::shared_ptr<Capture> capture;  // null when it is not captured
 };
 
 struct Event {
     Position recorded{nullptr, 0};
+    bool captured = false;  // recorded in a stream that was captured: part of a graph
     double seconds = 0;  // when it ran
 };
 
@@ -72,7 +85,7 @@ struct Block {
 
 struct Counts {
     int64_t launches, products, host_to_device, device_to_host, device_to_device, fills, allocations, synchronisations,
-        calls;
+        graphs, calls;
 };
 
 extern std::recursive_mutex lock;
@@ -94,6 +107,8 @@ void give(Stream *stream, std::function<void()> run, std::vector<Position> after
 void run_until(Position position);
 void synchronise(Stream *stream);
 void synchronise_device();
+Status spoil(Stream *stream);      // refuses what waits for a stream that is captured, as it has not run
+Status spoil_all();                // refuses what waits for a device one of whose streams is captured
 bool is_done(Position position);  // and, by chance, makes some work run that was put off
 
 // One arena of addresses after the other: those of the devices, and that of the host's pinned memory.

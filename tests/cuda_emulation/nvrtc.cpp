@@ -73,7 +73,7 @@ void keep(const fs::path &folder, const Program &program, int count, const char 
 }  // namespace
 
 EXPORT int nvrtcVersion(int *major, int *minor) {
-    *major = 12;
+    *major = CUDA_MAJOR;
     *minor = 9;
     return OK;
 }

@@ -37,6 +37,9 @@ Status copy(char *target, size_t target_pitch, const char *source, size_t source
             Stream *stream, bool wait) {
     if (Status status = error()) return status;
     if (!width || !height) return OK;
+    // A graph would read pageable memory whenever it is launched, and nothing can wait for what only runs then.
+    if (stream->capture && (wait || (!on_device(source) && !pinned(source)) || (!on_device(target) && !pinned(target))))
+        return spoil(stream);
     size_t target_bytes = target_pitch * (height - 1) + width, source_bytes = source_pitch * (height - 1) + width;
     bool to_device = on_device(target), from_device = on_device(source);
     if (to_device && !inside(target, target_bytes)) return INVALID_VALUE;
@@ -110,11 +113,11 @@ EXPORT int cudaPeekAtLastError() { return last; }
 EXPORT const char *cudaGetErrorName(int status) { return words_for(status).runtime; }
 EXPORT const char *cudaGetErrorString(int status) { return words_for(status).text; }
 EXPORT int cudaDriverGetVersion(int *version) {
-    *version = 12090;
+    *version = CUDA_MAJOR * 1000;
     return OK;
 }
 EXPORT int cudaRuntimeGetVersion(int *version) {
-    *version = 12090;
+    *version = CUDA_MAJOR * 1000;
     return OK;
 }
 
@@ -155,10 +158,14 @@ EXPORT int cudaDeviceSetLimit(int, size_t) { return OK; }
 EXPORT int cudaProfilerStart() { return OK; }
 EXPORT int cudaProfilerStop() { return OK; }
 
-// Offsets of CUDA 12's cudaDeviceProp, which is 1032 bytes long.
-EXPORT int cudaGetDeviceProperties_v2(char *properties, int device) {
+// The offsets of what differs between versions in cudaDeviceProp.
+struct Layout {
+    size_t size, processors, mapping, concurrent, bus, engines, addressing, cache, threads, shared, registers, optin, pools;
+};
+
+static int properties_of(char *properties, int device, const Layout &at) {
     if (device < 0 || device >= DEVICES) return told(INVALID_DEVICE);
-    memset(properties, 0, 1032);
+    memset(properties, 0, at.size);
     auto set = [&](size_t offset, auto value) { memcpy(properties + offset, &value, sizeof value); };
     snprintf(properties, 256, "Emulated GPU %d", device);
     properties[256] = static_cast<char>(device + 1);  // uuid
@@ -173,23 +180,31 @@ EXPORT int cudaGetDeviceProperties_v2(char *properties, int device) {
     }
     set(360, attribute(75));
     set(364, attribute(76));
-    set(388, attribute(16));
-    set(400, 1);
-    set(576, 1);
-    set(584, device + 1);
-    set(600, 2);
-    set(604, 1);
-    set(616, attribute(38));
-    set(624, attribute(39));
-    set(640, size_t(attribute(81)));
-    set(648, attribute(82));
-    set(696, size_t(attribute(97)));
-    set(744, 1);
+    set(at.processors, attribute(16));
+    set(at.mapping, 1);
+    set(at.concurrent, 1);
+    set(at.bus, device + 1);
+    set(at.engines, 2);
+    set(at.addressing, 1);
+    set(at.cache, attribute(38));
+    set(at.threads, attribute(39));
+    set(at.shared, size_t(attribute(81)));
+    set(at.registers, attribute(82));
+    set(at.optin, size_t(attribute(97)));
+    set(at.pools, 1);
     return OK;
+}
+
+EXPORT int cudaGetDeviceProperties_v2(char *properties, int device) {  // CUDA 12
+    return properties_of(properties, device, {1032, 388, 400, 576, 584, 600, 604, 616, 624, 640, 648, 696, 744});
+}
+EXPORT int cudaGetDeviceProperties(char *properties, int device) {  // CUDA 13
+    return properties_of(properties, device, {1008, 384, 392, 560, 568, 584, 588, 596, 604, 624, 632, 672, 720});
 }
 
 EXPORT int cudaDeviceSynchronize() {
     Held held(lock);
+    if (Status status = spoil_all()) return told(status);
     synchronise_device();
     return told(error());
 }
@@ -209,6 +224,7 @@ EXPORT int cudaFree(char *data) {
 
 EXPORT int cudaMallocAsync(char **data, size_t size, void *stream) {
     Held held(lock);
+    if (stream_of(stream)->capture) return told(NOT_SUPPORTED);  // CUDA has nodes for it
     return told(allocate_in_order(size, stream_of(stream), data));
 }
 
@@ -340,17 +356,15 @@ EXPORT int cudaStreamGetPriority(void *stream, int *priority) {
 }
 EXPORT int cudaStreamSynchronize(void *stream) {
     Held held(lock);
+    if (Status status = spoil(stream_of(stream))) return told(status);
     synchronise(stream_of(stream));
     return told(error());
 }
 EXPORT int cudaStreamQuery(void *handle) {
     Held held(lock);
     Stream *stream = stream_of(handle);
+    if (Status status = spoil(stream)) return told(status);
     return is_done({stream, stream->given}) ? told(error()) : NOT_READY;
-}
-EXPORT int cudaStreamIsCapturing(void *, int *status) {
-    *status = 0;
-    return OK;
 }
 EXPORT int cudaLaunchHostFunc(void *stream, void (*function)(void *), void *data) {
     Held held(lock);
@@ -378,18 +392,22 @@ EXPORT int cudaEventRecord(Event *event, void *handle) {
     Held held(lock);
     if (!events.count(event)) return told(INVALID_HANDLE);
     Stream *stream = stream_of(handle);
+    event->captured = bool(stream->capture);
+    if (event->captured) return OK;  // one stream is captured at a time, so nothing else can wait for it
     event->recorded = {stream, stream->given + 1};
     give(stream, [event] { event->seconds = now(); });
     return told(error());
 }
 EXPORT int cudaEventSynchronize(Event *event) {
     Held held(lock);
+    if (event->captured) return told(CAPTURED_EVENT);
     counts.synchronisations++;
     run_until(event->recorded);
     return told(error());
 }
 EXPORT int cudaEventQuery(Event *event) {
     Held held(lock);
+    if (event->captured) return told(CAPTURED_EVENT);
     return is_done(event->recorded) ? told(error()) : NOT_READY;
 }
 EXPORT int cudaEventElapsedTime(float *milliseconds, Event *start, Event *end) {
@@ -402,6 +420,12 @@ EXPORT int cudaEventElapsedTime(float *milliseconds, Event *start, Event *end) {
 EXPORT int cudaStreamWaitEvent(void *stream, Event *event, unsigned) {
     Held held(lock);
     if (!events.count(event)) return told(INVALID_HANDLE);
+    if (stream_of(stream)->capture) {
+        if (event->captured) return OK;
+        spoil(stream_of(stream));
+        return told(CAPTURE_ISOLATION);
+    }
+    if (event->captured) return told(NOT_SUPPORTED);  // CUDA would make the stream a part of the graph
     give(stream_of(stream), [] {}, {event->recorded});
     return told(error());
 }

@@ -43,6 +43,7 @@ def test_everything_is_counted(emulation: Emulation, cp: Any) -> None:
         "fills": 1,
         "allocations": 3,
         "synchronisations": 2,  # by both copies
+        "graphs": 0,
     }
 
 

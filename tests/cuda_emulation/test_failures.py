@@ -132,3 +132,23 @@ def test_every_command_says_in_one_line_that_the_gpu_failed(
         assert main(options) == 3
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("xpcnn: error: the GPU failed: "), line
+
+
+def test_replayed_steps_are_the_usual_ones_and_their_failure_loses_nothing(
+    emulation: Emulation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = "--batch-size", "32", "--cuda-graph"
+    assert train(tmp_path / "usual", *options[:2]) == 0
+    before = emulation.counts()
+    assert train(tmp_path / "replayed", *options) == 0
+    after = emulation.counts()
+    assert after["graphs"] - before["graphs"] == 2 * EPOCHS  # of four steps, the last two
+    for name, expected in weights(tmp_path / "usual").items():
+        np.testing.assert_allclose(weights(tmp_path / "replayed")[name], expected, rtol=2e-5, atol=1e-6)
+    capsys.readouterr()
+    with emulation.faults(call=int(0.8 * (after["calls"] - before["calls"]))):
+        assert train(tmp_path / "failed", *options) == 3
+    assert "the GPU failed" in capsys.readouterr().err
+    assert main(["train", "--resume", str(tmp_path / "failed"), "--device", "cuda", "--cuda-graph"]) == 0
+    for name, expected in weights(tmp_path / "replayed").items():
+        np.testing.assert_array_equal(weights(tmp_path / "failed")[name], expected)

@@ -64,10 +64,9 @@ def network(rng, activation, wrap):
 @pytest.mark.parametrize("activation", [ReLU, ReLU6])
 def test_the_bits_of_the_modules_one_by_one(device, rng, activation):
     x, dy = rng.standard_normal((5, 4, 6, 6), np.float32), rng.standard_normal((5, 4, 3, 3), np.float32)
-    seed = int(rng.integers(1 << 31))
     results = []
     for wrap in (Plain, lambda module: module):
-        model = network(np.random.default_rng(seed), activation, wrap).to(device)
+        model = network(np.random.default_rng(0), activation, wrap).to(device)
         y, dx = model(device.asarray(x)), model.backward(device.asarray(dy))
         gradients = [to_host(parameter.grad) for parameter in model.parameters()]
         averages = [to_host(array) for name, array in model.state_dict().items() if "running" in name]

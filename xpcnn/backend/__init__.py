@@ -23,6 +23,7 @@ from .device import (
 )
 from .layout import batch_first, batch_last
 from .lookup import available_devices, device, imported
+from .recording import Recording
 
 __all__ = [
     "CPU",
@@ -34,6 +35,7 @@ __all__ = [
     "DeviceUnavailableError",
     "HostArray",
     "Namespace",
+    "Recording",
     "Shape",
     "array_namespace",
     "available_devices",

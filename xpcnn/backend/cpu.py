@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from .device import ELEMENT_WORK, Array, Device, Result, Shape, Task, blocks, register
+from .device import ELEMENT_WORK, Array, Device, Shape, Task, blocks, register
 from .memory import MemoryPool
+from .recording import Result
 from .threads import Workers, usable_cores
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from .cublas import for_cublas
+from .cuda_graph import GraphRecording, current_recording
 from .cuda_kernels import Kernels
 from .device import (
     Array,
@@ -27,6 +29,7 @@ from .device import (
 )
 from .layout import batch_first, batch_last
 from .nccl import Nccl
+from .recording import Recording, Result
 
 _TF32 = 7  # CuPy's COMPUTE_TYPE_TF32
 
@@ -47,19 +50,6 @@ def _split_rows(x: Array) -> Array:
 def _join_rows(sums: Array, rows: int) -> Array:
     """Return the sums of whole rows, `(rows, 1)`, from the sums of their parts, `(rows·parts,)`."""
     return sums[:, None] if len(sums) == rows else sums.reshape(rows, -1).sum(axis=1, keepdims=True)
-
-
-def _for_cublas(x: Array) -> tuple[Array, int, int]:
-    """Return `x (rows, columns)`, copied if it has to be, whether cuBLAS has to transpose it, and its leading step.
-
-    cuBLAS does not have to transpose what lies in memory row by row, as it takes rows for columns.
-    """
-    for turn, matrix in enumerate((x, x.T)):
-        rows, columns = matrix.shape
-        step = matrix.strides[0] // x.itemsize if rows > 1 else columns
-        if (columns == 1 or matrix.strides[1] == x.itemsize) and step >= columns:
-            return x, turn, step
-    return x.copy(), 0, x.shape[1]
 
 
 class CudaDevice(Device):
@@ -180,6 +170,21 @@ class CudaDevice(Device):
         self._kernels.add_windows(columns, first, stride, dilation, x, to_zero)
         return True
 
+    def recorded(self, function: Callable[[], Result]) -> Recording[Result]:
+        with self.xp.cuda.Device(self._index):
+            return GraphRecording(self.xp, self._kernels, function)
+
+    def host_numbers(self, numbers: Callable[[], Iterable[Any]], dtype: Any = np.float32) -> list[Any]:
+        recording = current_recording()
+        return super().host_numbers(numbers) if recording is None else recording.host_numbers(numbers, dtype)
+
+    def matmul(self, a: Array, b: Array, out: Array) -> None:
+        recording = current_recording()
+        if recording is None:
+            super().matmul(a, b, out)
+        else:
+            recording.matmul(a, b, out, tf32=self.tf32)
+
     def half_product(self, a: Array, b: Array, out: Array) -> None:
         # CuPy's own product of float16 is rounded to float16; cuBLAS can return the sums as they are.
         (M, K), N = a.shape[-2:], b.shape[-1]
@@ -188,7 +193,7 @@ class CudaDevice(Device):
             super().half_product(a, b, out)
             return
         # It counts along columns first, so what it sees of each array is its transpose: outᵀ = bᵀ @ aᵀ.
-        (a, turn_a, step_a), (b, turn_b, step_b) = _for_cublas(a.reshape(M, K)), _for_cublas(b.reshape(K, N))
+        (a, turn_a, step_a), (b, turn_b, step_b) = for_cublas(a.reshape(M, K)), for_cublas(b.reshape(K, N))
         one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
         cuda = self.xp.cuda
         half, single, cublas = cuda.runtime.CUDA_R_16F, cuda.runtime.CUDA_R_32F, cuda.cublas

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from .device import Array, Namespace, Pair
+from .device import Array, HostArray, Namespace, Pair
 
 _PIECES = 128  # that one launch joins: a kernel's arguments have to fit 4 KB
+NUMBERS = 448  # that one launch writes, for the same reason
 _LARGEST = 2**31 - 1  # elements that an int can count
 _WINDOWS = ", ".join(
     f"int32 {name}" for name in ("KH", "KW", "rows", "cols", "images", "sh", "sw", "dh", "dw", "h0", "w0")
@@ -132,6 +133,24 @@ class Kernels:
             )
             for size, word in {4: "unsigned int", 8: "unsigned long long"}.items()
         }
+
+    @cached_property
+    def _write(self) -> Any:
+        return self._xp.RawKernel(
+            f"""
+            struct Numbers {{ unsigned long long words[{NUMBERS}]; }};
+            extern "C" __global__ void xpcnn_write(const Numbers numbers, unsigned long long* to) {{
+                to[threadIdx.x] = numbers.words[threadIdx.x];
+            }}
+            """,
+            "xpcnn_write",
+        )
+
+    def write_numbers(self, numbers: HostArray, to: Array) -> None:
+        """Write `NUMBERS` words of 8 bytes to the GPU; they are arguments of the kernel, so that nothing is copied."""
+        words = np.zeros((), [("words", np.uint64, NUMBERS)])
+        words["words"] = numbers
+        self._write((1,), (NUMBERS,), (words, to))
 
     def concatenate(self, arrays: Sequence[Array], out: Array) -> None:
         """See `Device.concatenate`; the addresses are arguments of the kernel, where CuPy copies them to the GPU."""

@@ -16,13 +16,14 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
+from .recording import Recording, Result
+
 Array: TypeAlias = Any  # numpy.ndarray or cupy.ndarray; CuPy has no type annotations
 HostArray: TypeAlias = np.ndarray[Any, Any]
 Namespace: TypeAlias = Any
 Shape: TypeAlias = tuple[int, ...]
 Pair: TypeAlias = tuple[int, int]  # along rows and columns
 Task = TypeVar("Task")
-Result = TypeVar("Result")
 ELEMENT_WORK = 16  # how many multiply-adds take as long as reading or writing one number
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -269,6 +270,29 @@ class Device:
             in_pieces: use small parts, so that the function's intermediate results stay in cache.
         """
         function(*operands)
+
+    def recorded(self, function: Callable[[], Result]) -> Recording[Result]:
+        """Return the operations of a function, to run again and again; a GPU records them as a CUDA graph.
+
+        Args:
+            function: without arguments: it reads its inputs from the same arrays each time, which the caller fills, and
+                keeps what it changes in the same arrays. On a GPU it is called twice: by then it may allocate nothing
+                for later calls, and must not wait for the GPU or copy from or to the host. What it does on the host is
+                not repeated, except in `host_numbers`.
+        """
+        return Recording(function)
+
+    def host_numbers(self, numbers: Callable[[], Iterable[Any]], dtype: Any = np.float32) -> list[Any]:
+        """Return the numbers that a function returns, such as a learning rate that differs from step to step.
+
+        In operations that are `recorded` the function is called in each run, and its numbers, other than None, are
+        arrays of the device, `(1,)`. So it is the place for all that a step does on the host, such as counting.
+
+        Args:
+            numbers: returns as many each time, None in the same places.
+            dtype: of the arrays, at most 8 bytes.
+        """
+        return list(numbers())
 
     def overlapping(self) -> AbstractContextManager[None]:
         """Run `background` tasks concurrently with the block, with one BLAS thread; at its end all of them are done."""

@@ -85,6 +85,8 @@ def add_commands(commands: Any) -> None:
     text = "if a checkpoint cannot be written: stop with exit code 3 (default), or warn and try again later"
     parser.add_argument("--on-save-error", choices=["stop", "continue"], default="stop", help=text)
     parser.add_argument("--progress", action="store_true", help="show the progress bar even if stderr is no terminal")
+    text = "on a GPU: record the training step once and replay it, which spares the host's time"
+    parser.add_argument("--cuda-graph", action="store_true", help=text)
     add_data_dir(parser)
     add_device(parser)
     add_threads(parser)
@@ -108,6 +110,7 @@ def _train(args: argparse.Namespace) -> int:
                 checkpoint_minutes=args.checkpoint_minutes,
                 on_save_error=args.on_save_error,
                 group=args.group,
+                cuda_graph=args.cuda_graph,
             )
             with run, failures_named():
                 if first:

@@ -10,7 +10,7 @@ from ..random import counter_bits
 from .checks import check_gradient, check_input
 
 
-def dropout_forward(x: Array, p: float, key: tuple[int, int], *, group: Group = ALONE) -> tuple[Array, Any]:
+def dropout_forward(x: Array, p: float, key: tuple[int, Any], *, group: Group = ALONE) -> tuple[Array, Any]:
     """Zero each element with probability `p` and scale the others by `1 / (1 - p)`, which keeps the mean.
 
     Srivastava et al. 2014, in the "inverted" form, in which evaluation is the identity.
@@ -18,7 +18,8 @@ def dropout_forward(x: Array, p: float, key: tuple[int, int], *, group: Group = 
     Args:
         x: `(N, ...)`.
         p: probability of zeroing, `0 <= p < 1`, rounded to a multiple of 2⁻³².
-        key: two 32-bit integers; the same key and shape give the same mask on every device.
+        key: two 32-bit integers, of which the second may be an array `(1,)` of uint32; the same key and shape give the
+            same mask on every device.
         group: the processes that share the batch, of which `x` is this process's part, with its part of the mask.
 
     Returns:

@@ -86,7 +86,7 @@ def correlate(
         limits: what the output is clipped to, or None.
         kept: where the transformed filters are kept between calls with the same weight, or None.
     """
-    matmul = device.xp.matmul
+    matmul = device.matmul
     C, H, W, N = x.shape
     O = weight.shape[0]
     OH, OW = window.output_size(H, W)
@@ -137,7 +137,7 @@ def input_gradient(dy: Array, weight: Array, window: Window, device: Device) -> 
 
 def weight_gradient(x: Array, dy: Array, window: Window, device: Device) -> Array:
     """Return the gradient w.r.t. the weight of `correlate`, `(O, C, 3, 3)`."""
-    matmul = device.xp.matmul
+    matmul = device.matmul
     C, N = x.shape[0], x.shape[3]
     O, OH, OW, _ = dy.shape
     M, P = _sizes(OH, OW)
@@ -198,7 +198,7 @@ def _transform_weight(weight: Array, M: int, device: Device) -> Array:
     columns = weight.reshape(O * C, 9).T
 
     def transform(part: slice) -> None:
-        device.xp.matmul(weight_transform, columns[:, part], out=transformed[:, part])  # (P, 9) @ (9, O·C)
+        device.matmul(weight_transform, columns[:, part], out=transformed[:, part])  # (P, 9) @ (9, O·C)
 
     with device.one_blas_thread():
         device.map(transform, blocks(O * C, device.parts(45 * O * C * ELEMENT_WORK)))
@@ -214,7 +214,7 @@ def _untransformed(total: Array, M: int, device: Device) -> Array:
     def transform(filters: slice) -> None:
         points = total[:, filters].reshape(P, -1)
         product = device.scratch((9, points.shape[1]), total.dtype, "product")
-        device.xp.matmul(weight_transform.T, points, out=product)  # (9, P) @ (P, O·C)
+        device.matmul(weight_transform.T, points, out=product)  # (9, P) @ (P, O·C)
         dweight[filters] = product.reshape(3, 3, -1, C).transpose(2, 3, 0, 1)
 
     with device.one_blas_thread():
@@ -235,7 +235,7 @@ def _transformed(
 
     def compute(channels: slice) -> None:
         columns = im2col(x[channels], patches, tile, device).reshape(-1, pixels, T)
-        device.xp.matmul(transform, columns, out=transformed[channels])  # C times (P, P or M²) @ (P or M², T)
+        device.matmul(transform, columns, out=transformed[channels])  # C times (P, P or M²) @ (P or M², T)
 
     if shared:
         device.map(compute, blocks(len(x), device.parts(P * len(x) * T * (P + ELEMENT_WORK))))

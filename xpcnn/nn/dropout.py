@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import functional as F
-from ..backend import Array
+from ..backend import Array, device_of
 from ..distributed import ALONE, Group
 from ..random import default_generator
 from .module import Module
@@ -46,10 +46,14 @@ class Dropout(Module):
     def forward(self, x: Array) -> Array:
         if not self.training:
             return x
-        y, cache = F.dropout_forward(x, self.p, (self._key, self.calls % 2**32), group=self.group)
-        self.calls += 1
+        (call,) = device_of(x).host_numbers(self._next_call, np.uint32)
+        y, cache = F.dropout_forward(x, self.p, (self._key, call), group=self.group)
         self.save_for_backward(cache)
         return y
+
+    def _next_call(self) -> tuple[int]:
+        self.calls += 1
+        return ((self.calls - 1) % 2**32,)
 
     def backward(self, dy: Array, *, input_gradient: bool = True) -> Array | None:
         return F.dropout_backward(dy, self.saved())

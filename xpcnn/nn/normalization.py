@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import functional as F
-from ..backend import Array, Shape, chain
+from ..backend import Array, Shape, chain, device_of
 from ..distributed import ALONE, Group
 from ..functional.checks import check_arrays
 from ..functional.windows import Limits
@@ -121,10 +121,18 @@ class BatchNorm(Normalization):
             raise ValueError(f"expected input {places} with C={self.num_features}, got {x.shape}")
 
     def _track(self, mean: Array, variance: Array, values: int) -> None:
-        self.num_batches_tracked.count()
-        momentum = 1 / self.num_batches_tracked.data if self.momentum is None else self.momentum
+        if self.momentum is None:
+            self.num_batches_tracked.count()
+            momentum = 1 / self.num_batches_tracked.data  # counted on the device
+        else:
+            device_of(mean).host_numbers(self._count)
+            momentum = self.momentum
         averages = self.running_mean.data, self.running_var.data
         _update_running_averages(*averages, mean, variance, 1 - momentum, momentum, momentum * (values / (values - 1)))
+
+    def _count(self) -> tuple[()]:
+        self.num_batches_tracked.count()
+        return ()
 
 
 @chain

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..backend import Array
+from ..backend import Array, device_of
 from .optimizer import Optimizer
 
 
@@ -46,7 +46,7 @@ class Combined(Optimizer):
     def step(self) -> None:
         for optimizer in self.optimizers:
             optimizer.step()
-        self.steps += 1
+        device_of(next(iter(self.parameters.values())).data).host_numbers(self._count)
 
     def gather(self) -> list[Array]:
         return [gradients for optimizer in self.optimizers for gradients in optimizer.gather()]

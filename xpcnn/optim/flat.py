@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -86,26 +87,29 @@ class Flat:
             for i in run:
                 self._parameters[i].grad = self._grad_views[i]
 
-    def spans(self) -> Iterator[tuple[slice, int]]:
-        """Count a step for each parameter that had a gradient to gather; yield their slices of the arrays.
+    def spans(self) -> Iterator[tuple[slice, Callable[[], int]]]:
+        """Yield the slices, of the arrays, of parameters that had a gradient to gather.
 
-        Each slice comes with the number of steps that its parameters have taken, which is lower for parameters that had
-        no gradient in some steps.
+        Each comes with a function that counts a step for its parameters, and returns how many they have taken. Those
+        that had no gradient in some steps have taken fewer.
         """
-        for i in self._learning:
-            self._states[i]["step"] += 1
         for run in _runs(self._learning):
-            for steps, alike in groupby(run, key=lambda i: self._states[i]["step"]):
+            for _, alike in groupby(run, key=lambda i: self._states[i]["step"]):
                 part = list(alike)
-                yield slice(self._slices[part[0]].start, self._slices[part[-1]].stop), steps
+                yield slice(self._slices[part[0]].start, self._slices[part[-1]].stop), partial(self._count, part)
 
-    def steps(self) -> Iterator[tuple[Array, Array, dict[str, Array]]]:
-        """Count a step for each parameter that had a gradient to gather; yield its data, gradient and state by name.
+    def count(self) -> int:
+        """Count a step for each parameter that had a gradient to gather."""
+        return self._count(self._learning)
 
-        The arrays are views in the parameter's shape.
-        """
-        for i in self._learning:
+    def _count(self, part: list[int]) -> int:
+        for i in part:
             self._states[i]["step"] += 1
+        return int(self._states[part[0]]["step"]) if part else 0
+
+    def learning(self) -> Iterator[tuple[Array, Array, dict[str, Array]]]:
+        """Yield data, gradient and state by name of each parameter that had a gradient to gather, in its shape."""
+        for i in self._learning:
             state = {name: self._states[i][name] for name in self.state}
             yield self._data_views[i], self._grad_views[i], state
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import sqrt
 from typing import Any
 
@@ -65,19 +66,24 @@ class Muon(Optimizer):
     def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
         return ("momentum",)
 
-    def update_flat(self, group: dict[str, Any], flat: Flat, lr: float) -> None:
+    def update_flat(self, group: dict[str, Any], flat: Flat) -> None:
         momentum, nesterov = group["momentum"], group["nesterov"] or None
-        kept = 1 - lr * group["weight_decay"]
-        for data, grad, state in flat.steps():
+        lr, kept = device_of(flat.data).host_numbers(partial(self._rates, group, flat), flat.data.dtype)
+        for data, grad, state in flat.learning():
             velocity = state["momentum"]
             direction = device_of(data).empty(grad.shape, grad.dtype)
             _push(velocity, grad, momentum, nesterov, direction)
             change = orthogonalized(direction.reshape(len(direction), -1), group["ns_steps"], group["eps"])
             if group["normalize"]:
                 data *= sqrt(len(data)) / _norm(data)
-            if kept != 1:
+            if kept is not None:
                 data *= kept
             data -= change.reshape(data.shape) * lr
+
+    def _rates(self, group: dict[str, Any], flat: Flat) -> tuple[float, float | None]:
+        flat.count()
+        lr, decay = self.rate(group), group["weight_decay"]
+        return lr, 1 - lr * decay if decay else None
 
 
 def orthogonalized(matrix: Array, steps: int, eps: float = 1e-7) -> Array:
@@ -96,11 +102,19 @@ def orthogonalized(matrix: Array, steps: int, eps: float = 1e-7) -> Array:
     wide = x.shape[0] <= x.shape[1]
     if not wide:
         x = x.T
-    with device_of(x).one_blas_thread():
+    device = device_of(x)
+    with device.one_blas_thread():
         for _ in range(steps):
-            gram = x @ x.T
-            x = a * x + (b * gram + c * (gram @ gram)) @ x
+            gram = _product(x, x.T)
+            x = a * x + _product(b * gram + c * _product(gram, gram), x)
     return x if wide else x.T
+
+
+def _product(a: Array, b: Array) -> Array:
+    device = device_of(a)
+    product = device.empty((len(a), b.shape[1]), a.dtype)
+    device.matmul(a, b, out=product)
+    return product
 
 
 def _norm(x: Array) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -94,19 +95,24 @@ class Optimizer:
         """
         raise NotImplementedError
 
-    def update_flat(self, group: dict[str, Any], flat: Flat, lr: float) -> None:
+    def update_flat(self, group: dict[str, Any], flat: Flat) -> None:
         """Update the parameters of a group that lie side by side: by `update`, unless a subclass needs their shapes.
+
+        It counts a step for them, and takes numbers that change from step to step from `Device.host_numbers`, so that a
+        GPU can replay it.
 
         Args:
             group: the options.
             flat: the parameters, their gradients and their state.
-            lr: the learning rate of this step.
         """
         device = device_of(flat.data)
-        for span, steps in flat.spans():
+        for span, count in flat.spans():
             state = [flat.state[name][span] for name in flat.state]
-            operands = flat.data[span], flat.grad[span], *state, *self.numbers(group, lr, steps)
-            device.map_elements(self.update, *operands, in_pieces=True)
+            numbers = device.host_numbers(partial(self._numbers, group, count), flat.data.dtype)
+            device.map_elements(self.update, flat.data[span], flat.grad[span], *state, *numbers, in_pieces=True)
+
+    def _numbers(self, group: dict[str, Any], count: Callable[[], int]) -> tuple[float | None, ...]:
+        return self.numbers(group, self.rate(group), count())
 
     @staticmethod
     def update(data: Array, grad: Array, *operands: Any) -> None:
@@ -116,7 +122,7 @@ class Optimizer:
 
         Args:
             data, grad: of some parameters, flattened to one axis.
-            operands: the arrays of `state_names`, then what `numbers` returned.
+            operands: the arrays of `state_names`, then what `numbers` returned, each as a number or an array `(1,)`.
         """
         raise NotImplementedError
 
@@ -130,12 +136,20 @@ class Optimizer:
     def step(self) -> None:
         """Update every parameter that has a gradient."""
         self.gather()
-        self.steps += 1
+        device = device_of(next(iter(self.parameters.values())).data)
+        device.host_numbers(self._count)
         for group, flats in zip(self.param_groups, self._flats, strict=True):
-            lr = _rate(group["lr"], self.steps - 1)
             for flat in flats:
-                self.update_flat(group, flat, lr)
+                self.update_flat(group, flat)
+        device.host_numbers(self._note)
+
+    def _count(self) -> tuple[()]:
+        self.steps += 1
+        return ()
+
+    def _note(self) -> tuple[()]:
         changes.note()
+        return ()
 
     def gather(self) -> list[Array]:
         """Pack the gradients of each group, and return them as one array per device and dtype.
@@ -157,6 +171,10 @@ class Optimizer:
         """Return the arrays that `step` changes, after `gather`: the packed parameters and state of each group."""
         flats = [flat for flats in self._flats for flat in flats]
         return [array for flat in flats for array in (flat.data, *flat.state.values())]
+
+    def rate(self, group: dict[str, Any]) -> float:
+        """Return a group's learning rate in the step that is being taken."""
+        return _rate(group["lr"], self.steps - 1)
 
     @property
     def lr(self) -> float:

@@ -226,16 +226,18 @@ class TrainingConfig:
         group: Group = ALONE,
         local_batch_norm: bool = False,
         ema: float | None = None,
+        cuda_graph: bool = False,
     ) -> Trainer:
         """Return the trainer that trains a model for `steps` steps.
 
         Args:
             loss: what `make_loss` returned; None for cross-entropy.
-            group, local_batch_norm, ema: see `Trainer`.
+            group, local_batch_norm, ema, cuda_graph: see `Trainer`.
         """
         optimizer, callbacks = self.make_optimizer(model, steps), [*callbacks, *self.make_callbacks(model)]
-        several: dict[str, Any] = {"group": group, "local_batch_norm": local_batch_norm}
-        return Trainer(model, optimizer, loss, callbacks, precision=self.precision, ema=ema, **several)
+        options: dict[str, Any] = {"precision": self.precision, "ema": ema, "cuda_graph": cuda_graph}
+        options |= {"group": group, "local_batch_norm": local_batch_norm}
+        return Trainer(model, optimizer, loss, callbacks, **options)
 
 
 def _hints(config: type[TrainingConfig]) -> dict[str, Any]:

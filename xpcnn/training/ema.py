@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import accumulate, pairwise
 from typing import Any
@@ -56,10 +56,17 @@ class EMA:
         """Add the weights after a step to the average."""
         if self.decay is None:
             return
-        self.steps += 1
-        weight = (1 - self.decay) / (1 - self.decay**self.steps)  # 1 at the first step
+        self._model.device.host_numbers(self._count)
         for part in self._parts:
-            part.update(weight)
+            part.update(self._weight)
+
+    def _count(self) -> tuple[()]:
+        self.steps += 1
+        return ()
+
+    def _weight(self) -> tuple[float]:
+        assert self.decay is not None
+        return ((1 - self.decay) / (1 - self.decay**self.steps),)  # 1 at the first step
 
     def state_dict(self) -> dict[str, Array]:
         """Return the averages by name; nothing before the first step."""
@@ -113,15 +120,17 @@ class _Part:
         self._slices = [slice(start, stop) for start, stop in pairwise(ends)]
         self._average: Array | None = None
 
-    def update(self, weight: float) -> None:
+    def update(self, weight: Callable[[], tuple[float]]) -> None:
         values = [value.data.reshape(-1) for value in self._named.values()]
         device = device_of(values[0])
-        if weight == 1 or self._average is None:  # the first step
-            self._average = device.xp.concatenate(values)
+        if self._average is None or weight() == (1,):  # the first step
+            self._average = device.empty((self._slices[-1].stop,), values[0].dtype)
+            device.concatenate(values, self._average)
             return
+        (number,) = device.host_numbers(weight, self._average.dtype)
         packed = device.scratch(self._average.shape, self._average.dtype, "ema")
-        device.xp.concatenate(values, out=packed)
-        device.map_elements(_move, self._on(device), packed, weight, in_pieces=True)
+        device.concatenate(values, packed)
+        device.map_elements(_move, self._on(device), packed, number, in_pieces=True)
 
     def named(self) -> Iterator[tuple[str, Array]]:
         average = self._on(device_of(next(iter(self._named.values())).data))

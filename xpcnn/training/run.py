@@ -54,6 +54,7 @@ class Run:
         progress: show a progress bar on stderr while a folder of pictures is read for the first time.
         on_save_error: what to do if a checkpoint cannot be written; see `Checkpointer`.
         group: the processes that train together; all of them create and `fit` the run with the same arguments.
+        cuda_graph: see `Trainer`.
 
     Attributes:
         path: the folder, with `config.json`, `history.jsonl`, `checkpoint.safetensors`, with validation
@@ -91,6 +92,7 @@ class Run:
         checkpoint_minutes: float = 5.0,
         on_save_error: OnSaveError = "stop",
         group: Group = ALONE,
+        cuda_graph: bool = False,
     ) -> None:
         self.group = group
         self.config, self.saving, self.last_checkpoint = config, False, "there is no checkpoint yet"
@@ -127,6 +129,7 @@ class Run:
             steps = config.epochs * len(self.loader)
             loss = config.make_loss(train)
             options = {"group": group, "local_batch_norm": config.local_batch_norm, "ema": config.ema}
+            options["cuda_graph"] = cuda_graph
             self.trainer = config.make_trainer(model, steps, callbacks, loss, **options)
             if isinstance(path, Path):
                 self.path = path

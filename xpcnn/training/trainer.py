@@ -25,6 +25,7 @@ from .metrics import Metrics, NonFiniteLossError
 from .out_of_memory import naming_the_layer
 from .predict import predict
 from .progress import Progress
+from .replays import Compute, Outcome, Replays
 
 
 class TrainingDivergedError(ArithmeticError):
@@ -50,6 +51,8 @@ class Trainer:
             `"mixed"`, which scales the loss by a `GradScaler`.
         ema: the decay of the `EMA` of the weights; None for none. With it, evaluation, predictions and checkpoints are
             of the averaged weights, which the model has between calls of `fit`; training goes on with its own.
+        cuda_graph: record the step of each epoch's batches once, as a CUDA graph, and replay it: see `fit`. Without
+            effect on the CPU.
 
     Attributes:
         epoch: how many epochs are complete.
@@ -63,7 +66,8 @@ class Trainer:
         complete: whether the last `fit` left no epoch to train: all are done, or patience ran out.
 
     Raises:
-        ValueError: if the optimizer has a parameter that is not one of the model's.
+        ValueError: if the optimizer has a parameter that is not one of the model's, or `cuda_graph` is asked for with
+            several processes.
 
     Example: gradients summed over four batches, then clipped.
 
@@ -87,7 +91,10 @@ class Trainer:
         local_batch_norm: bool = False,
         precision: str = "float32",
         ema: float | None = None,
+        cuda_graph: bool = False,
     ) -> None:
+        if cuda_graph and group.size > 1:
+            raise ValueError("a CUDA graph is for one process: the sums over several are not recorded")
         own = {id(parameter) for parameter in model.parameters()}
         other = next((name for name, parameter in optimizer.parameters.items() if id(parameter) not in own), None)
         if other is not None:
@@ -111,6 +118,7 @@ class Trainer:
         self._seconds = 0.0  # spent on the current epoch before `_started`
         self._started: float | None = None
         self._keep_gradients = False
+        self._cuda_graph = cuda_graph
         self.interrupted = self.complete = self._stop_requested = False
 
     @property
@@ -129,6 +137,12 @@ class Trainer:
     ) -> list[Record]:
         """Train until `epochs` epochs are complete, and return the record of each epoch trained by this call.
 
+        With `cuda_graph`, the second step of an epoch prepares the graph, the third one records it, and all others
+        replay it; batches of another shape have their own. What the host does in a step is then not repeated: layers
+        and losses of one's own must not count, read values of the GPU, or multiply matrices by other means than
+        `Device.matmul`, and what a callback changes during an epoch, beyond the optimizer's options, counts from the
+        next one. With `before_step` the optimizer's step is not part of the graph.
+
         With `validation` the weights of the best epoch are kept, in `best_weights`. The model has those of the last
         epoch until `restore_best` is called.
 
@@ -144,6 +158,7 @@ class Trainer:
         Raises:
             TrainingDivergedError: if the loss or a weight became infinite or not a number.
             MemoryError: if there is not enough memory; the message names the layer and the batch size.
+            DeviceFailedError: if the step cannot be a CUDA graph.
             ValueError: if there are no batches, one does not fit the model, patience is below 1 or lacks validation, or
                 the loader of the test or validation images has other classes, or another mean or std, than that of
                 the training images.
@@ -206,8 +221,10 @@ class Trainer:
     def _train_epoch(self, batches: Iterator[Batch], length: int | None) -> bool:
         """Train on the batches of an epoch; return False if it was stopped before its end."""
         on_device = self.model.device.prefetch(checked(batches))
+        # New in each epoch, as callbacks may have changed anything in between.
+        compute = Replays(self._compute, self.loss.place).step if self._cuda_graph else self._compute
         for inputs, targets in self.group.steps(on_device, lambda: self._stop_requested):
-            self._train_step(inputs, targets)
+            self._train_step(inputs, targets, self._compute if self._keep_gradients else compute)
             self.batch += 1
             self._tell("on_step", self.metrics)
         if self._stops():
@@ -226,22 +243,33 @@ class Trainer:
         device = self.model.device
         self.ema.restore()
         with autocast(self.precision, device):
-            for batch in self.group.steps([(device.asarray(inputs), targets)]):
-                self._train_step(*batch)
+            for images, labels in self.group.steps([(device.asarray(inputs), targets)]):
+                self._train_step(images, labels, self._compute)
 
-    def _train_step(self, inputs: Array, targets: Array) -> None:
+    def _train_step(self, inputs: Array, targets: Array, compute: Compute) -> None:
         with naming_the_layer(self.model, len(inputs)):
-            outputs = self.model(inputs)
-            targets = self.loss.place(outputs, targets)
-            loss = self.loss(outputs, targets)
-            if not self._keep_gradients:
-                self.optimizer.zero_grad()
-            dy = self.loss.backward()
-            self.model.backward(dy if self.scaler is None else self.scaler.scale(dy), input_gradient=False)
-            self._sum_over_group()
-            self._steps.append(self.optimizer.steps + 1)
-            self.update()
+            step = self.optimizer.steps + 1
+            loss, outputs, targets = compute(inputs, targets)
+            if self.before_step is not None:
+                self.update()
+            self._steps.append(step)
             self.metrics.update(loss, outputs, targets)
+
+    def _compute(self, inputs: Array, targets: Array) -> Outcome:
+        """Compute what of a step is recorded: the gradients, and without `before_step` the update."""
+        outputs = self.model(inputs)
+        targets = self.loss.place(outputs, targets)
+        loss = self.loss(outputs, targets)
+        if not self._keep_gradients:
+            self.optimizer.zero_grad()
+        dy = self.loss.backward()
+        self.model.backward(dy if self.scaler is None else self.scaler.scale(dy), input_gradient=False)
+        self._sum_over_group()
+        if self.before_step is None:
+            self.update()
+        else:
+            self.optimizer.gather()  # to the arrays that the update reads
+        return loss, outputs, targets
 
     def _sum_over_group(self) -> None:
         """Replace the gradients by their sums over all processes, and local running averages by their means."""

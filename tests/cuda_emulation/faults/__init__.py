@@ -30,4 +30,4 @@ def equal(array: Any, expected: Any) -> None:
     np.testing.assert_array_equal(array.get() if hasattr(array, "get") else array, expected)
 
 
-from . import devices, kernels, memory, streams  # noqa: E402, F401  they register theirs
+from . import devices, graphs, kernels, memory, streams  # noqa: E402, F401  they register theirs
