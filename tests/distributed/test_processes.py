@@ -146,6 +146,14 @@ def test_an_uncaught_exception_in_a_script_ends_all():
     assert "AssertionError: not the first" in done.stderr
 
 
+@pytest.mark.parametrize("end", ["sys.exit(3)", "pass"])
+def test_a_script_that_ends_on_one_process_ends_all(end):
+    code = "import sys; from xpcnn.distributed import join; group = join()"
+    done = start(2, "-c", f"{code}\nif group.rank: {end}\nelse: group.any(True)")
+    assert done.returncode != 0
+    assert "process 1 of 2 has ended, and process 0 waits for it" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("fault", "code", "verdict"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import socket
 import sys
@@ -17,6 +18,7 @@ from .. import backend
 from ..backend import CPU, Array, Collectives, Device, HostArray, device_of
 from ..backend.lookup import device_of_process
 from ..extras import needed_for
+from .ending import Ending
 from .group import ALONE, STAND_INS, Group
 from .launch import processes_started
 
@@ -42,6 +44,7 @@ class MPIGroup(Group):
         comm.Allreduce(mpi.IN_PLACE, crowded)  # on any machine: all processes have to wait in the same way
         self._host = _HostCollectives(mpi, comm, sleeps=bool(crowded[0]))
         self._of_device: dict[Device, Collectives] = {}
+        self._ending: Ending | None = None
 
     @classmethod
     def world(cls) -> MPIGroup:
@@ -61,6 +64,8 @@ class MPIGroup(Group):
         group = cls(mpi, comm)
         CPU.threads = max(1, min(CPU.threads, int(group._cores)))
         sys.excepthook = group._end_after(sys.excepthook)
+        group._ending = Ending(mpi, comm)
+        atexit.register(group._leave)  # before mpi4py ends MPI, which waits for all processes
         return group
 
     # -- Arrays --------------------------------------------------------------------------------------------------------
@@ -87,7 +92,12 @@ class MPIGroup(Group):
         for array in arrays:
             self._collectives(array).broadcast(array)
 
+    def _begin(self) -> None:
+        if self._ending is not None:
+            self._ending.begin()
+
     def _collectives(self, array: Array) -> Collectives:
+        self._begin()
         device = device_of(array)
         if device not in self._of_device:
             self._of_device[device] = device.collectives(self._host)
@@ -116,6 +126,7 @@ class MPIGroup(Group):
 
     def _numbers(self, number: int) -> list[int]:
         gathered = np.empty(self.size, np.int64)
+        self._begin()
         self._host.gather(np.array([number], np.int64), gathered)
         return gathered.tolist()
 
@@ -135,9 +146,11 @@ class MPIGroup(Group):
     @contextmanager
     def one_at_a_time(self) -> Iterator[None]:
         if self._machine.rank:
+            self._begin()
             self._machine.Barrier()
         yield
         if not self._machine.rank:
+            self._begin()
             self._machine.Barrier()
 
     def subgroup(self, size: int) -> Group | None:
@@ -179,6 +192,13 @@ class MPIGroup(Group):
                 return False
             time.sleep(0.01)
         return True
+
+    def _leave(self) -> None:
+        """End all processes if this one ends while another one waits for it."""
+        if self._ending is not None and (waiting := self._ending.wait()) is not None:
+            text = f"process {self.rank} of {self.size} has ended, and process {waiting} waits for it"
+            print(f"xpcnn: error: {text}: all processes have to end together", file=sys.stderr)
+            self.abort()
 
     def abort(self, code: int = 1) -> NoReturn:
         for stream in (sys.stdout, sys.stderr):
