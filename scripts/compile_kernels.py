@@ -76,6 +76,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sources", type=Path, help="folder of the sources (that of the emulation)")
     parser.add_argument("--architectures", default="sm_80,sm_90", help="kinds of GPU (sm_80,sm_90)")
+    parser.add_argument("--since", type=Path, metavar="FILE", help="sources used after this file was changed (all)")
     parser.add_argument("--only", default="", metavar="TEXT", help="sources that contain this text, such as xpcnn_")
     args = parser.parse_args()
     try:
@@ -87,7 +88,9 @@ def main() -> int:
         from cuda_emulation import build
 
         args.sources = build.headers() / "sources"
-    paths = [path for path in sorted(args.sources.glob("*.cu")) if args.only in path.read_text()]
+    since = args.since.stat().st_mtime if args.since is not None else 0
+    used = [path for path in sorted(args.sources.glob("*.cu")) if path.stat().st_mtime >= since]
+    paths = [path for path in used if args.only in path.read_text()]
     if not paths:
         print(f"compile_kernels: no sources in {args.sources}: run XPCNN_CUDA=emulated pytest before", file=sys.stderr)
         return 2

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <dlfcn.h>
 #include <unistd.h>
+#include <utime.h>
 
 #include "engine.h"
 
@@ -59,17 +60,19 @@ EXPORT int cuStreamGetCtx(void *stream, void **context) {
     return OK;
 }
 
-// A module is a host library behind its size; nvrtc.cpp made it.
+// A module is a host library behind its size and its source's number; nvrtc.cpp made it.
 EXPORT int cuModuleLoadData(Module **module, const char *image) {
     Held held(lock);
     if (Status status = error()) return status;
     if (memcmp(image, "EMULATED", 8)) return INVALID_VALUE;
-    uint64_t size;
-    memcpy(&size, image + 8, sizeof size);
+    uint64_t about[2], &size = about[0];
+    memcpy(about, image + 8, sizeof about);
+    // The source's time of change says when it was last used: CuPy keeps what was compiled.
+    utime((std::string(getenv("XPCNN_CUDA_KERNELS")) + "/sources/" + std::to_string(about[1]) + ".cu").c_str(), nullptr);
     // A name of its own for each: the loader takes a second library of the same name for the first.
     char path[] = "/tmp/xpcnn-module-XXXXXX";
     int file = mkstemp(path);
-    if (file < 0 || write(file, image + 16, size) != static_cast<ssize_t>(size)) return OUT_OF_MEMORY;
+    if (file < 0 || write(file, image + 8 + sizeof about, size) != static_cast<ssize_t>(size)) return OUT_OF_MEMORY;
     close(file);
     void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     unlink(path);

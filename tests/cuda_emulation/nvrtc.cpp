@@ -60,14 +60,17 @@ std::set<std::string> kernels(const std::string &source) {
     return found;
 }
 
-// Keeps a source with its options, for scripts/compile_kernels.py to show to NVIDIA's compiler.
-void keep(const fs::path &folder, const Program &program, int count, const char *const *options) {
+// Keeps a source with its options, for scripts/compile_kernels.py to show to NVIDIA's compiler. Returns its number, by
+// which driver.cpp marks it as used.
+uint64_t keep(const fs::path &folder, const Program &program, int count, const char *const *options) {
     std::string text;
     for (int i = 0; i < count; i++) text += "// option " + std::string(options[i]) + "\n";
     for (const std::string &expression : program.expressions) text += "// expression " + expression + "\n";
     text += program.source;
     fs::create_directories(folder);
-    std::ofstream(folder / (std::to_string(std::hash<std::string>()(text)) + ".cu")) << text;
+    uint64_t number = std::hash<std::string>()(text);
+    std::ofstream(folder / (std::to_string(number) + ".cu")) << text;
+    return number;
 }
 
 }  // namespace
@@ -120,7 +123,7 @@ EXPORT int nvrtcCompileProgram(Program *program, int count, const char *const *o
         return OK;
     }
     const fs::path home = getenv("XPCNN_CUDA_KERNELS");
-    keep(home / "sources", *program, count, options);
+    uint64_t number = keep(home / "sources", *program, count, options);
     char name[] = "/tmp/xpcnn-kernel-XXXXXX";
     if (!mkdtemp(name)) return INVALID_PROGRAM;
     const fs::path folder = name;
@@ -151,8 +154,8 @@ EXPORT int nvrtcCompileProgram(Program *program, int count, const char *const *o
     std::string library = status ? "" : read(folder / "kernel.so");
     fs::remove_all(folder);
     if (status) return COMPILATION;
-    uint64_t size = library.size();
-    program->image = "EMULATED" + std::string(reinterpret_cast<char *>(&size), sizeof size) + library;
+    uint64_t about[] = {library.size(), number};
+    program->image = "EMULATED" + std::string(reinterpret_cast<char *>(about), sizeof about) + library;
     return OK;
 }
 
