@@ -203,6 +203,7 @@ class MPIGroup(Group):
     def abort(self, code: int = 1) -> NoReturn:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
+        self._ending = None  # MPI may end this process in the usual way, with what is registered for its end
         time.sleep(0.2)  # else mpiexec may end before it has passed on what was printed
         self._comm.Abort(code)
         raise SystemExit(code)  # not reached
