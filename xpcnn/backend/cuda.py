@@ -174,7 +174,7 @@ class CudaDevice(Device):
         with self.xp.cuda.Device(self._index):
             return GraphRecording(self.xp, self._kernels, function)
 
-    def host_numbers(self, numbers: Callable[[], Iterable[Any]], dtype: Any = np.float32) -> list[Any]:
+    def host_numbers(self, numbers: Callable[[], Iterable[Any] | None], dtype: Any = np.float32) -> list[Any]:
         recording = current_recording()
         return super().host_numbers(numbers) if recording is None else recording.host_numbers(numbers, dtype)
 

@@ -21,7 +21,7 @@ from .device import Array, DeviceFailedError, Namespace, rounded
 from .recording import Recording, Result
 
 _CAPTURE = range(900, 908)  # CUDA's errors of what cannot be captured
-Numbers = Callable[[], Iterable[float | None]]
+Numbers = Callable[[], Iterable[float | None] | None]
 
 
 class Asked(NamedTuple):
@@ -134,7 +134,7 @@ class GraphRecording(Recording[Result]):
         """See `Device.host_numbers`."""
         views: list[Array | None] = []
         places: list[Any] = []
-        for number in numbers():
+        for number in numbers() or ():
             if number is None:
                 views.append(None)
                 places.append(None)
@@ -144,16 +144,17 @@ class GraphRecording(Recording[Result]):
             block = next(block for block in self._blocks if block.used < NUMBERS)
             place = slice(block.used, block.used + 1)
             block.used += 1
-            places.append(block.host[place].view(dtype)[:1])
+            host = block.host[place].view(dtype)[:1]
+            host[0] = number
+            places.append(host)
             views.append(block.device[place].view(dtype)[:1])
-            places[-1][0] = number
             if not self._capturing:
                 self._kernels.write_numbers(block.host, block.device)
         self._asked.append(Asked(numbers, places))
         return views
 
     def _renew(self, asked: Asked) -> None:
-        for number, place in zip(asked.numbers(), asked.places, strict=True):
+        for number, place in zip(asked.numbers() or (), asked.places, strict=True):
             if (number is None) != (place is None):
                 raise RuntimeError("an option was set, or unset, of operations that are recorded with or without it")
             if place is not None:

@@ -282,17 +282,17 @@ class Device:
         """
         return Recording(function)
 
-    def host_numbers(self, numbers: Callable[[], Iterable[Any]], dtype: Any = np.float32) -> list[Any]:
+    def host_numbers(self, numbers: Callable[[], Iterable[Any] | None], dtype: Any = np.float32) -> list[Any]:
         """Return the numbers that a function returns, such as a learning rate that differs from step to step.
 
         In operations that are `recorded` the function is called in each run, and its numbers, other than None, are
         arrays of the device, `(1,)`. So it is the place for all that a step does on the host, such as counting.
 
         Args:
-            numbers: returns as many each time, None in the same places.
+            numbers: returns as many each time, None in the same places; or nothing, if it only counts.
             dtype: of the arrays, at most 8 bytes.
         """
-        return list(numbers())
+        return list(numbers() or ())
 
     def overlapping(self) -> AbstractContextManager[None]:
         """Run `background` tasks concurrently with the block, with one BLAS thread; at its end all of them are done."""

@@ -125,14 +125,10 @@ class BatchNorm(Normalization):
             self.num_batches_tracked.count()
             momentum = 1 / self.num_batches_tracked.data  # counted on the device
         else:
-            device_of(mean).host_numbers(self._count)
+            device_of(mean).host_numbers(self.num_batches_tracked.count)
             momentum = self.momentum
         averages = self.running_mean.data, self.running_var.data
         _update_running_averages(*averages, mean, variance, 1 - momentum, momentum, momentum * (values / (values - 1)))
-
-    def _count(self) -> tuple[()]:
-        self.num_batches_tracked.count()
-        return ()
 
 
 @chain

@@ -141,15 +141,10 @@ class Optimizer:
         for group, flats in zip(self.param_groups, self._flats, strict=True):
             for flat in flats:
                 self.update_flat(group, flat)
-        device.host_numbers(self._note)
+        device.host_numbers(changes.note)
 
-    def _count(self) -> tuple[()]:
+    def _count(self) -> None:
         self.steps += 1
-        return ()
-
-    def _note(self) -> tuple[()]:
-        changes.note()
-        return ()
 
     def gather(self) -> list[Array]:
         """Pack the gradients of each group, and return them as one array per device and dtype.

@@ -60,9 +60,8 @@ class EMA:
         for part in self._parts:
             part.update(self._weight)
 
-    def _count(self) -> tuple[()]:
+    def _count(self) -> None:
         self.steps += 1
-        return ()
 
     def _weight(self) -> tuple[float]:
         assert self.decay is not None
