@@ -42,8 +42,8 @@ def settle(model, in_shape, rng):
 
 AFTER_POOLING = {
     "compact_cnn": 2,
-    "compact_cnn_wide": 3,
     "whitened_cnn": 3,
+    "whitened_cnn_small": 3,
 }  # batch norms that are not folded into a convolution
 
 

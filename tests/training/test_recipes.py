@@ -45,18 +45,19 @@ def test_an_unknown_recipe_is_refused():
         with_recipe({"data": "/birds"}, "fast")
 
 
-def test_a_whitened_network_is_trained_by_muon_and_no_other_is(rng, tmp_path):
-    """As the recipe for CIFAR-10 has it: whitened by the run, and resumed to the same bits with its layer frozen."""
-    images, labels = rng.integers(0, 256, (60, 3, 12, 12), np.uint8), np.arange(60) % 3
+@pytest.mark.parametrize(("data", "channels"), [("cifar10", 3), ("fashion-mnist", 1)])
+def test_a_whitened_network_is_trained_by_muon_and_no_other_is(rng, tmp_path, data, channels):
+    """As the recipes have it: whitened by the run, and resumed to the same bits with its layer frozen."""
+    images, labels = rng.integers(0, 256, (60, channels, 12, 12), np.uint8), np.arange(60) % 3
     np.savez(tmp_path / "data.npz", X_train=images, y_train=labels, X_test=images[:9], y_test=labels[:9])
-    recipe = RECIPES["cifar10"]["fast"] | {"data": str(tmp_path / "data.npz"), "epochs": 5, "batch_size": 20}
+    recipe = RECIPES[data]["fast"] | {"data": str(tmp_path / "data.npz"), "epochs": 5, "batch_size": 20}
     config = RunConfig(**recipe)
     with Run(tmp_path / "run", config, device="cpu") as run:
         first = run.trainer.model["whiten"]
         fixed, outputs = first.weight.data.copy(), first(next(iter(run.loader))[0])
-        # Of the principal components those with the largest variance; random pixels have no small ones.
-        spread = outputs.transpose(1, 0, 2, 3).reshape(len(fixed), -1)[:12]
-        np.testing.assert_allclose(spread @ spread.T / spread.shape[1], np.eye(12), atol=0.25)
+        # One filter for each principal component; random pixels have none of small variance.
+        spread = outputs.transpose(1, 0, 2, 3).reshape(len(fixed), -1)[: 4 * channels]
+        np.testing.assert_allclose(spread @ spread.T / spread.shape[1], np.eye(4 * channels), atol=0.25)
         run.trainer.fit(run.loader, 4)
         run.save()
         shutil.copytree(tmp_path / "run", tmp_path / "copy")

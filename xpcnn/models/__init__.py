@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..nn import Sequential
-from .compact_cnn import compact_cnn, compact_cnn_wide
+from .compact_cnn import compact_cnn
 from .convnext import convnext, convnext_femto, convnext_tiny
 from .deep_sigmoid import deep_sigmoid_net
 from .efficientnet_lite import efficientnet_lite0
@@ -20,11 +20,10 @@ from .resnet18 import resnet18, resnet34
 from .small_cnn import small_cnn
 from .three_layer import three_layer_net
 from .vgg import vgg
-from .whitened_cnn import whiten, whitened_cnn
+from .whitened_cnn import whiten, whitened_cnn, whitened_cnn_small
 
 MODELS: dict[str, Callable[..., Sequential]] = {
     "compact_cnn": compact_cnn,
-    "compact_cnn_wide": compact_cnn_wide,
     "convnext_femto": convnext_femto,
     "deep_sigmoid_net": deep_sigmoid_net,
     "efficientnet_lite0": efficientnet_lite0,
@@ -39,6 +38,7 @@ MODELS: dict[str, Callable[..., Sequential]] = {
     "three_layer_net": three_layer_net,
     "vgg": vgg,
     "whitened_cnn": whitened_cnn,
+    "whitened_cnn_small": whitened_cnn_small,
 }
 
 
@@ -70,7 +70,6 @@ __all__ = [
     "OwnNetwork",
     "build_model",
     "compact_cnn",
-    "compact_cnn_wide",
     "convnext",
     "convnext_femto",
     "convnext_tiny",
@@ -89,4 +88,5 @@ __all__ = [
     "vgg",
     "whiten",
     "whitened_cnn",
+    "whitened_cnn_small",
 ]

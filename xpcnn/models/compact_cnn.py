@@ -1,4 +1,4 @@
-"""Small networks that reach good accuracy on small images soon: their layers with large images have few channels."""
+"""A small network that reaches good accuracy on small images soon: its layers with large images have few channels."""
 
 from __future__ import annotations
 
@@ -64,11 +64,3 @@ def compact_cnn(
         relu=ReLU(),
         fc2=Linear(hidden_dim, classes, rng=rng, dtype=dtype),
     )
-
-
-def compact_cnn_wide(
-    in_shape: tuple[int, int, int] = (1, 28, 28), classes: int = 10, *, seed: int = 0, dtype: Any = np.float32
-) -> Sequential:
-    """Return `compact_cnn` with three stages of 32, 64, and twice 128 channels and 256 hidden units."""
-    stages = (32,), (64,), (128, 128)
-    return compact_cnn(in_shape, classes, stages=stages, hidden_dim=256, seed=seed, dtype=dtype)

@@ -370,7 +370,7 @@ class RunConfig(TrainingConfig):
         return train, test
 
     def optimizers(self) -> list[str]:
-        return [*OPTIMIZERS, *([MUON] if self.model == WHITENED else [])]
+        return [*OPTIMIZERS, *([MUON] if self.model in WHITENED else [])]
 
     def make_optimizer(self, model: Module, steps: int) -> Optimizer:
         if self.optimizer != MUON:
@@ -386,7 +386,7 @@ class RunConfig(TrainingConfig):
 
         Args:
             model: the untrained network.
-            train: the training images, some of which a `whitened_cnn` whitens.
+            train: the training images, some of which `whiten` is given.
             group: the processes that train together; only process 0 needs to have the folder `init`.
 
         Raises:
@@ -398,7 +398,7 @@ class RunConfig(TrainingConfig):
             load_from_run(model, Path(self.init), train.classes, group)
         elif self.pretrained:
             load_pretrained(model, self.model)
-        elif self.model == WHITENED:
+        elif self.model in WHITENED:
             some = Loader(train, min(WHITENING_IMAGES, len(train)), shuffle=True, seed=self.seed)
             whiten(model, next(iter(some))[0])
 

@@ -9,6 +9,13 @@ NO_RECIPE = "none"
 
 _SGD: dict[str, Any] = {"optimizer": "sgd", "lr": 0.1, "weight_decay": 5e-4, "label_smoothing": 0.1}
 _LARGE_BATCHES = {"batch_size": 128, "ema": 0.995}
+_MUON: dict[str, Any] = {
+    "optimizer": "muon",
+    "lr": 0.24,
+    "weight_decay": 0.004,
+    "augment": "alternating-flip,reflected-crop",
+    "label_smoothing": 0.2,
+}
 
 # By data set and name: fields of `RunConfig`. The first one of a data set is what `xpcnn train` uses. The comments have
 # the accuracy on 10,000 held-out images of the training set, for one seed.
@@ -17,20 +24,9 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "mnist-mini": {"fast": {"model": "compact_cnn", **_SGD, "epochs": 9, "ema": 0.99}},
     # 99.52 %; 99.49 % after 12 epochs.
     "mnist": {"fast": {"model": "compact_cnn", **_SGD, **_LARGE_BATCHES, "lr": 0.2, "epochs": 24}},
-    # 93.52 % after 7 epochs; with images shifted as well, 93.76 % after 14.
-    "fashion-mnist": {"fast": {"model": "compact_cnn_wide", **_SGD, **_LARGE_BATCHES, "epochs": 14}},
-    "cifar10": {
-        "fast": {
-            "model": "whitened_cnn",
-            "optimizer": "muon",
-            "lr": 0.24,
-            "weight_decay": 0.004,
-            "epochs": 9,
-            "batch_size": 2000,
-            "augment": "alternating-flip,reflected-crop",
-            "label_smoothing": 0.2,
-        }
-    },
+    # 94.60 %; 94.77 % after 9 epochs.
+    "fashion-mnist": {"fast": {"model": "whitened_cnn_small", **_MUON, "batch_size": 1000, "epochs": 7}},
+    "cifar10": {"fast": {"model": "whitened_cnn", **_MUON, "batch_size": 2000, "epochs": 9}},
 }
 
 

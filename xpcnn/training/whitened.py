@@ -6,7 +6,7 @@ from ..nn import Module
 from ..optim import SGD, Combined, LinearSchedule, Muon
 from .callbacks import Callback
 
-WHITENED, MUON = "whitened_cnn", "muon"  # the names of the network and of its optimizer
+WHITENED, MUON = ("whitened_cnn", "whitened_cnn_small"), "muon"  # the names of the networks and of their optimizer
 MUON_LR, DECAY = 0.24, 0.004
 WHITENING_IMAGES = 5000
 BIAS_EPOCHS = 3
