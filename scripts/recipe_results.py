@@ -18,26 +18,38 @@ import subprocess
 import sys
 import tempfile
 import time
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from benchmark_machine import peak_resident, processor
 
+import xpcnn
 from xpcnn.backend import CPU
-from xpcnn.cli import main as xpcnn
+from xpcnn.cli import main as run_command
 from xpcnn.training import Checkpoint
 
 HERE = Path(__file__).resolve()
 
 
 def commit() -> str:
-    """Return the commit of the code, with a plus sign if files were changed since; "unknown" outside a clone."""
+    """Return the commit of the code, with a plus sign if files were changed since; "unknown" outside a clone.
+
+    The package may be installed elsewhere: there is a plus sign, too, if its files are not those of the clone.
+    """
     try:
         options: dict[str, Any] = {"cwd": HERE.parent, "check": True, "capture_output": True, "text": True}
         changed = subprocess.run(["git", "status", "--porcelain", "-uno"], **options).stdout
-        return subprocess.run(["git", "rev-parse", "HEAD"], **options).stdout.strip() + "+" * bool(changed)
+        head = subprocess.run(["git", "rev-parse", "HEAD"], **options).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+    return head + "+" * bool(changed or _files(HERE.parents[1] / "xpcnn") != _files(Path(xpcnn.__file__).parent))
+
+
+def _files(package: Path) -> dict[str, str]:
+    """Return a hash of each file of Python code by its path in the package."""
+    paths = package.rglob("*.py")
+    return {str(path.relative_to(package)): sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
 def measured(seed: int, options: list[str]) -> dict[str, Any]:
@@ -98,7 +110,7 @@ def described(lines: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     if sys.argv[1:2] == ["--child"]:
-        code = xpcnn(sys.argv[2:])
+        code = run_command(sys.argv[2:])
         print(peak_resident())
         raise SystemExit(code)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

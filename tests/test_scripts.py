@@ -2,9 +2,12 @@
 
 import json
 import platform
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -153,3 +156,19 @@ def test_results_of_seeds_are_kept_and_not_measured_again(tmp_path, monkeypatch)
     assert results.described(lines).startswith(f"seed 4, 5: {(line['accuracy'] + 0.5) / 2:.2%}, ")
     with pytest.raises(ValueError, match=r"has runs of 'xpcnn train --data .* --device cpu', not of 'xpcnn train'"):
         results.run_seeds(file, [4], [])
+
+
+def test_results_of_other_code_than_the_clones_are_marked(tmp_path, monkeypatch):
+    results = load_script("recipe_results")
+    here = results.commit()
+    if here == "unknown":
+        pytest.skip("these tests are not in a clone")
+    assert len(here.rstrip("+")) == 40
+    monkeypatch.setattr(results.subprocess, "run", lambda *args, **options: SimpleNamespace(stdout=""))
+    assert results.commit() == ""
+    package = shutil.copytree(Path(results.xpcnn.__file__).parent, tmp_path / "xpcnn")
+    monkeypatch.setattr(results.xpcnn, "__file__", str(package / "__init__.py"))
+    assert results.commit() == ""
+    with (package / "random.py").open("a") as file:
+        file.write("# changed")
+    assert results.commit() == "+"
