@@ -6,15 +6,31 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pytest
+
 from xpcnn import backend
+from xpcnn.data import load_dataset
 from xpcnn.testing import assert_close
 
-__all__ = ["assert_close", "load_script", "to_device"]
+__all__ = ["assert_close", "load_script", "read_few", "to_device"]
 
 
 def to_device(device: backend.Device, *arrays: Any, dtype: Any = None) -> list[Any]:
     """Return the arrays on a device; a None, such as an absent bias, stays None."""
     return [None if array is None else device.asarray(array, dtype) for array in arrays]
+
+
+def read_few(patch: pytest.MonkeyPatch, train: int, test: int | None = None) -> None:
+    """Let the data sets known by name have their first images only, `train` in each part, or `test` in the test part.
+
+    An epoch of them is a blink.
+    """
+
+    def load(name: str, split: str = "train", data_dir: Any = None) -> Any:
+        count = train if split == "train" or test is None else test
+        return load_dataset(name, split, data_dir).subset(slice(count))
+
+    patch.setattr("xpcnn.data.sources.load_dataset", load)
 
 
 def load_script(name: str) -> ModuleType:

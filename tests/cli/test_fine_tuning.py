@@ -4,9 +4,9 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from helpers import read_few
 
 from xpcnn.cli import main
-from xpcnn.data import load_dataset
 from xpcnn.models import build_model
 from xpcnn.training import Checkpoint, RunConfig, pretrained, pretrained_state
 
@@ -14,11 +14,7 @@ from xpcnn.training import Checkpoint, RunConfig, pretrained, pretrained_state
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-    def few(name, split="train", data_dir=None):
-        return load_dataset(name, split, data_dir).subset(slice(200))
-
-    monkeypatch.setattr("xpcnn.data.sources.load_dataset", few)
+    read_few(monkeypatch, 200)
     return tmp_path
 
 

@@ -11,23 +11,18 @@ import time
 
 import numpy as np
 import pytest
+from helpers import read_few
 
 from xpcnn.cli import main
-from xpcnn.data import load_dataset, sources
+from xpcnn.data import sources
 from xpcnn.training import Checkpoint, RunConfig, SaveError, TrainingDivergedError, read_history
 from xpcnn.training.recipes import with_recipe
 from xpcnn.training.run import read_config
 
 
-def few(name, split="train", data_dir=None):
-    return load_dataset(name, split, data_dir).subset(slice(640 if split == "train" else 256))
-
-
 @pytest.fixture
 def few_images(monkeypatch):
-    """Lets the command line see the first images of each split only, so that an epoch is a blink."""
-
-    monkeypatch.setattr(sources, "load_dataset", few)
+    read_few(monkeypatch, 640, 256)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +30,7 @@ def usual_weight(tmp_path_factory):
     """The first filters after training of the usual network."""
     folder = tmp_path_factory.mktemp("usual") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "load_dataset", few)
+        read_few(patch, 640, 256)
         train(folder)
     return saved(folder)["conv1.weight"]
 

@@ -3,9 +3,9 @@
 import json
 
 import pytest
+from helpers import read_few
 
 from xpcnn.cli import main
-from xpcnn.data import load_dataset
 
 NET = """
 from pathlib import Path
@@ -29,11 +29,7 @@ other = net
 def folder(tmp_path, monkeypatch):
     (tmp_path / "net.py").write_text(NET)
     monkeypatch.chdir(tmp_path)
-
-    def few(name, split="train", data_dir=None):
-        return load_dataset(name, split, data_dir).subset(slice(200))
-
-    monkeypatch.setattr("xpcnn.data.sources.load_dataset", few)
+    read_few(monkeypatch, 200)
     return tmp_path
 
 

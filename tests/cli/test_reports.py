@@ -4,21 +4,16 @@ import errno
 import sys
 
 import pytest
+from helpers import read_few
 from html_pages import Page
 
 from xpcnn.cli import main
-from xpcnn.data import load_dataset, sources
 from xpcnn.training import Checkpoint, read_history
 
 
 @pytest.fixture(autouse=True)
 def few_images(monkeypatch):
-    """Lets the command line see the first images of each part only."""
-
-    def few(name, part, data_dir=None):
-        return load_dataset(name, part, data_dir).subset(slice(128 if part == "train" else 100))
-
-    monkeypatch.setattr(sources, "load_dataset", few)
+    read_few(monkeypatch, 128, 100)
 
 
 def train(folder, *options):

@@ -4,11 +4,11 @@ import io
 
 import numpy as np
 import pytest
+from helpers import read_few
 from html_pages import Page
 from inputs import refused
 
 from xpcnn import Dataset, models, nn
-from xpcnn.data import load_dataset, sources
 from xpcnn.report import run_report, write_run_report
 from xpcnn.report.classes import Predictions
 from xpcnn.training import Run, RunConfig
@@ -136,10 +136,7 @@ def test_predictions_of_parts_are_those_of_the_whole(rng):
 
 
 def test_a_run_on_any_device_writes_its_report(tmp_path, device, monkeypatch):
-    def few(name, part, data_dir=None):
-        return load_dataset(name, part).subset(slice(96))
-
-    monkeypatch.setattr(sources, "load_dataset", few)
+    read_few(monkeypatch, 96)
     monkeypatch.setattr("xpcnn.report.run._AT_ONCE", 40)  # three parts, the last one shorter
     with Run(tmp_path / "run", RunConfig(model="numpy_cnn", epochs=1), device=device) as run:
         run.fit()

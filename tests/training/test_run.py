@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers import read_few
 from safetensors.numpy import save_file
 
 from xpcnn.data import Dataset, class_weights, load_dataset, sources
@@ -31,7 +32,7 @@ VALIDATED = RunConfig(epochs=8, validation=0.2, patience=1, batch_size=32, lr=0.
 @pytest.fixture(autouse=True)
 def few_images(monkeypatch):
     """An epoch has 5 batches."""
-    monkeypatch.setattr(sources, "load_dataset", lambda *args: load_dataset(*args).subset(slice(320)))
+    read_few(monkeypatch, 320)
 
 
 class StopAt(Callback):
@@ -62,7 +63,7 @@ def history(path):
 def whole(tmp_path_factory):
     """The history of an uninterrupted run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "load_dataset", lambda *args: load_dataset(*args).subset(slice(320)))
+        read_few(patch, 320)
         path = tmp_path_factory.mktemp("whole") / "run"
         train(path)
     return history(path)
@@ -306,7 +307,7 @@ def test_a_run_with_averaged_weights_is_measured_kept_and_resumed_with_them(tmp_
 def validated(tmp_path_factory):
     """What an uninterrupted run with validation ends with."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "load_dataset", lambda *args: load_dataset(*args).subset(slice(320)))
+        read_few(patch, 320)
         path = tmp_path_factory.mktemp("validated") / "run"
         train(path, config=VALIDATED)
     return outcome(path)
