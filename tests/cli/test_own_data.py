@@ -61,6 +61,17 @@ def test_ones_own_pictures(folder, capsys, data):
     assert capsys.readouterr().out.split(": ")[1] == accuracy.split(": ")[1]
 
 
+@pytest.mark.parametrize("data", ["halves", "halves.npz"])
+def test_new_pictures_are_measured_whole_if_asked(folder, capsys, data):
+    assert main(["train", "--data", "halves", *OPTIONS, "--output", "run"]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "run", "--data", data, "--whole", "--device", "cpu"]) == 0
+    assert "accuracy 100.00% (120 of 120 images), loss" in capsys.readouterr().out
+    assert main(["evaluate", "run", "--data", data, "--device", "cpu"]) == 0
+    part = int(capsys.readouterr().out.split(" of ")[1].split(" test images")[0])
+    assert 0 < part < 60
+
+
 def test_parity_of_ones_own_pictures(folder, capsys):
     few = ["--steps", "2", "--batch-size", "8"]
     assert main(["parity", "record", "--data", "halves", "--size", "14", *few, "--output", "trace"]) == 0

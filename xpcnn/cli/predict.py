@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import closing
+from itertools import chain
 from typing import Any
 
 from ..data.errors import DataError
-from ..data.sources import load_test
+from ..data.sources import load_for_evaluation
 from ..nn import AverageViews
 from ..training import evaluate, load_trained
 from .options import add_command, add_data_dir, add_device, add_network, add_threads, network_from
@@ -20,9 +21,11 @@ _MANY = 100  # pictures, for which a progress bar is shown
 
 def add_commands(commands: Any) -> None:
     """Add `evaluate` and `predict` to the sub-parsers of a command line."""
-    measuring = add_command(commands, "evaluate", _evaluate, "measure a trained network on the test images")
+    measuring = add_command(commands, "evaluate", _evaluate, "measure a trained network, usually on the test images")
     measuring.add_argument("run", metavar="RUN", help="folder of a run, or a checkpoint file")
     measuring.add_argument("--data", metavar="NAME|PATH", help="other images of the same classes")
+    text = "all images, not only the test part: for images that the network was not trained on"
+    measuring.add_argument("--whole", action="store_true", help=text)
     text = "average over N views of each image: 2 with its mirror image, 6 with both shifted by a pixel, too (1)"
     measuring.add_argument("--views", type=int, choices=[1, 2, 6], default=1, help=text)
     classifying = add_command(commands, "predict", _predict, "classify pictures")
@@ -44,12 +47,13 @@ def _evaluate(args: argparse.Namespace) -> int:
     trained = load_trained(args.run, args.device, network_from(args))
     config, spec, device = trained.config, trained.spec, trained.model.device
     options: dict[str, Any] = {"skip_bad": config.skip_bad, "progress": sys.stderr.isatty()}
-    test = load_test(args.data or config.data, args.data_dir, like=spec, **options)
+    parts = load_for_evaluation(args.data or config.data, args.data_dir, like=spec, whole=args.whole, **options)
     # Normalised as in training, whatever the data set's own mean and std are.
-    model = AverageViews(trained.model, args.views)
-    result = evaluate(model, config.make_loader(test, train=False, device=device, spec=spec))
+    loaders = [config.make_loader(part, train=False, device=device, spec=spec) for part in parts]
+    result = evaluate(AverageViews(trained.model, args.views), chain.from_iterable(loaders))
+    kind = "images" if args.whole else "test images"
     print(
-        f"{test.name}: accuracy {result.accuracy:.2%} ({result.correct:,} of {result.samples:,} test images), "
+        f"{parts[0].name}: accuracy {result.accuracy:.2%} ({result.correct:,} of {result.samples:,} {kind}), "
         f"loss {result.loss:.4f}, device {device.name} ({device.description})"
     )
     return 0

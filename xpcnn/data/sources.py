@@ -49,31 +49,37 @@ def load_parts(
     return read_npz(name, like=like)
 
 
-def load_test(
+def load_for_evaluation(
     name_or_path: str | os.PathLike[str],
     data_dir: str | os.PathLike[str] | None = None,
     *,
     like: DataSpec,
+    whole: bool = False,
     skip_bad: bool = False,
     progress: bool = False,
-) -> Dataset:
-    """Read the test part of a data set for a trained network; of one known by name, the training part is not needed.
+) -> tuple[Dataset, ...]:
+    """Read the parts of a data set that a trained network is measured on.
 
     Args:
         name_or_path, data_dir, skip_bad, progress: see `load_parts`.
         like: the spec of the network's training images.
+        whole: both parts, rather than the test part alone, which is all that is read of a data set known by name.
 
     Raises:
         DataError: if there is nothing of that name, it cannot be read, or it has another shape or other classes.
     """
     name = resolve_data(os.fspath(name_or_path))
-    if name not in DATASETS:
-        return load_parts(name, data_dir, like=like, skip_bad=skip_bad, progress=progress)[1]
-    test = load_dataset(name, "test", data_dir)
-    if (test.shape, test.num_classes) != (like.shape, len(like.classes)):
-        found = f"images (C, H, W) = {test.shape} of {test.num_classes} classes"
-        raise DataError(f"{test} has {found}, this network takes {like.shape} of {len(like.classes)}")
-    return test
+    parts: tuple[Dataset, ...]
+    if name in DATASETS and not whole:
+        parts = (load_dataset(name, "test", data_dir),)
+    else:
+        train, test = load_parts(name, data_dir, like=like, skip_bad=skip_bad, progress=progress)
+        parts = (train, test) if whole else (test,)
+    for part in parts:
+        if (part.shape, part.num_classes) != (like.shape, len(like.classes)):
+            found = f"images (C, H, W) = {part.shape} of {part.num_classes} classes"
+            raise DataError(f"{part} has {found}, this network takes {like.shape} of {len(like.classes)}")
+    return parts
 
 
 def resolve_data(name: str) -> str:
