@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +45,9 @@ def commit() -> str:
     return head + "+" * bool(changed or _files(HERE.parents[1] / "xpcnn") != _files(Path(xpcnn.__file__).parent))
 
 
-def _files(package: Path) -> dict[str, str]:
-    """Return a hash of each file of Python code by its path in the package."""
-    paths = package.rglob("*.py")
-    return {str(path.relative_to(package)): sha256(path.read_bytes()).hexdigest() for path in paths}
+def _files(package: Path) -> dict[Path, bytes]:
+    """Return each file of Python code by its path in the package."""
+    return {path.relative_to(package): path.read_bytes() for path in package.rglob("*.py")}
 
 
 def measured(seed: int, options: list[str]) -> dict[str, Any]:

@@ -125,10 +125,8 @@ class MPIGroup(Group):
         return any(self._numbers(flag))
 
     def _numbers(self, number: int) -> list[int]:
-        gathered = np.empty(self.size, np.int64)
-        self._begin()
-        self._host.gather(np.array([number], np.int64), gathered)
-        return gathered.tolist()
+        numbers: list[int] = self.gather(np.array(number, np.int64)).tolist()
+        return numbers
 
     def share(self, data: bytes) -> bytes:
         shared = np.zeros(self._numbers(len(data))[0], np.uint8)
