@@ -54,6 +54,17 @@ def test_equals_the_direct_sums(device, rng, monkeypatch, tile_bytes):
     assert met == {"weight", "input"}
 
 
+def test_products_take_multiples_of_sixteen_images():
+    """256 images in five blocks of 48 and one of 16 or the like, as those of 42 or 43 take a tenth longer."""
+    for N, most in ((256, 54), (150, 40), (16, 16), (17, 16)):
+        _, images = mec._row_and_image_blocks(14, N, most, 1000, 4, CPU)
+        assert [part.start for part in images] == [0, *(part.stop for part in images[:-1])]
+        assert images[-1].stop == N
+        sizes = [part.stop - part.start for part in images]
+        assert max(sizes) <= most
+        assert not any(size % 16 for size in sizes[:-1])
+
+
 @pytest.mark.parametrize(
     ("options", "calls"),
     [

@@ -23,6 +23,7 @@ _LEAST_COLUMNS = 32  # of a product that BLAS computes with its small-matrix ker
 _FEW_IMAGES = 16  # fewer than these
 _ROW_PRODUCT = 10**6  # multiply-adds of a row of positions, above which im2col's products of several rows are faster
 _LEAST_CHANNELS = 8  # of the input, for its gradient without groups: products of fewer rows are slow
+_FEWEST_CHANNELS = 4  # the same for few images
 _LEAST_ROWS = 16  # of the column matrix, without groups: with fewer im2col is as fast
 _MOST_CHANNELS = 32  # of a group's input and output; with more of them Winograd and im2col are faster
 
@@ -46,7 +47,8 @@ def applies_to_input_gradient(weight: Array, groups: int, images: int, device: D
     if groups > 1:
         return _few_channels(weight, groups)
     O, C = weight.shape[:2]
-    return images > 1 and C >= _LEAST_CHANNELS and bool(min(2 * device.row_channels, 4 * C) >= O)
+    least = _FEWEST_CHANNELS if images < _FEW_IMAGES else _LEAST_CHANNELS
+    return images > 1 and least <= C and bool(min(2 * device.row_channels, 4 * C) >= O)
 
 
 def applies_to_few_images(weight: Array, size: tuple[int, int, int], device: Device) -> bool:

@@ -84,7 +84,7 @@ def correlate(
     def multiply_tile(tile: _Tile) -> None:
         R, n = tile.shape
         rows = device.scratch((R, width, KH, C, n), x.dtype, "columns")
-        _stack_rows(x, window, tile, rows.transpose(3, 0, 2, 1, 4))
+        _stack_rows(x, window, tile, rows.transpose(3, 0, 2, 1, 4), device)
         windows = device.strided(
             rows,
             (R, OW, KW * KH * C, n),
@@ -122,7 +122,7 @@ def weight_gradient(x: Array, dy: Array, window: Window, device: Device) -> Arra
         for i, tile in enumerate(all_tiles[part]):
             R, n = tile.shape
             rows = device.scratch((R, K, width * n), x.dtype, "columns")
-            _stack_rows(x, window, tile, rows.reshape(R, KH, C, width, n).transpose(2, 0, 1, 3, 4))
+            _stack_rows(x, window, tile, rows.reshape(R, KH, C, width, n).transpose(2, 0, 1, 3, 4), device)
             row, k, number = rows.strides
             columns = xp.lib.stride_tricks.as_strided(
                 rows, (KW, R, OW // joined, K, joined * n), (number * n, row, number * n * joined, k, number)
@@ -144,11 +144,12 @@ def weight_gradient(x: Array, dy: Array, window: Window, device: Device) -> Arra
     return xp.ascontiguousarray(total.reshape(KW, KH, C, O).transpose(3, 2, 1, 0))
 
 
-def _stack_rows(x: Array, window: Window, tile: _Tile, rows: Array) -> None:
+def _stack_rows(x: Array, window: Window, tile: _Tile, rows: Array, device: Device) -> None:
     """Copy the rows under the windows of a tile, padded, to `rows (C, R, KH, width, n)`."""
     _, H, W, _ = x.shape
     top, _, left, _ = window.padding
     inside = rows[:, :, :, left : left + W]
+    pixels, image = device.as_runs(inside), device.as_runs(x[..., tile.images])
     if inside.shape != rows.shape:
         rows[:, :, :, :left] = 0
         rows[:, :, :, left + W :] = 0
@@ -157,7 +158,7 @@ def _stack_rows(x: Array, window: Window, tile: _Tile, rows: Array) -> None:
         if met.stop - met.start < rows.shape[1]:
             inside[:, : met.start, kh] = 0
             inside[:, met.stop :, kh] = 0
-        inside[:, met, kh] = x[:, image_rows, :, tile.images]
+        pixels[:, met, kh] = image[:, image_rows]
 
 
 def _transposed(dy: Array, device: Device) -> Array:
@@ -183,6 +184,7 @@ def _row_and_image_blocks(
     """
     budget = 2 * device.tile_bytes  # fewer calls save more here than staying in the second-level cache
     most = min(most_images, max(_LEAST_IMAGES, budget // row_bytes))
-    images = blocks(N, ceil(N / (most // _LEAST_IMAGES * _LEAST_IMAGES)))
+    units = blocks(ceil(N / _LEAST_IMAGES), ceil(N / (most // _LEAST_IMAGES * _LEAST_IMAGES)))  # multiples are faster
+    images = [slice(unit.start * _LEAST_IMAGES, min(N, unit.stop * _LEAST_IMAGES)) for unit in units]
     rows = max(1, budget // (row_bytes * ceil(N / len(images))))
     return blocks(OH, max(parts, ceil(OH / rows))), images
