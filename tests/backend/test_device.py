@@ -222,6 +222,20 @@ def test_the_order_of_memory(device, rng):
     assert_close(batch_first(batch_last(matrix)), host[:, 0, 0], 0, 0, device=device)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_images_whole_kilobytes_apart_are_turned_too(dtype, threads, rng, monkeypatch):
+    """They are moved apart on the way, in blocks of pixels."""
+    asked, scratch = [], CPU.scratch
+    monkeypatch.setattr(CPU, "scratch", lambda *arguments: asked.append(arguments[2]) or scratch(*arguments))
+    for shape, apart in (((16, 3, 32, 32), True), ((130, 5, 1024), True), ((15, 3, 32, 32), False), ((20, 3), False)):
+        asked.clear()
+        images = rng.integers(0, 255, shape).astype(dtype)
+        turned = batch_last(images)
+        assert np.array_equal(turned, np.moveaxis(images, 0, -1))
+        assert turned.flags.c_contiguous
+        assert ("apart" in asked) == apart
+
+
 def test_blocks_are_even_and_whole():
     for length in range(1, 20):
         for count in range(1, 8):
@@ -251,7 +265,8 @@ def test_work_is_cut_by_its_size_alone():
 
 
 def test_more_than_four_threads_can_help_a_layer(rng):
-    x, weight = rng.normal(size=(64, 8, 32, 32)).astype("f"), rng.normal(size=(96, 8, 5, 5)).astype("f")
+    x = batch_first(rng.normal(size=(8, 32, 32, 64)).astype("f"))
+    weight = rng.normal(size=(96, 8, 5, 5)).astype("f")
     workers, before = set(), CPU.threads
     CPU.threads = 8
     meeting = threading.Barrier(8)
@@ -381,6 +396,24 @@ def test_map_elements_meets_every_element(threads):
         x, y = np.arange(float(size)), np.zeros(size)
         CPU.map_elements(lambda x, y: np.add(x, 1, out=y), x, y)
         assert np.array_equal(y, x + 1)
+
+
+def test_sums_of_elements_are_those_of_all_pieces(threads, monkeypatch):
+    x = np.arange(1 << 16, dtype=float)
+    monkeypatch.setattr(CPU, "tile_bytes", 1000)
+    pieces = []
+
+    def product(x, y, factor):
+        pieces.append(x.size)
+        return factor * x * y
+
+    assert CPU.summed(product, x, x[::-1].copy(), 2) == 2 * (x @ x[::-1])  # whole numbers, so it is exact
+    assert len(pieces) > 1000
+    assert sum(pieces) == x.size
+    # Operands that cannot be cut alike are taken as they are.
+    assert CPU.summed(product, x.reshape(256, 256), x[:256], 1) == (x.reshape(256, 256) * x[:256]).sum()
+    square = x.reshape(256, 256)
+    assert CPU.summed(product, square, square.T, 1) == (square * square.T).sum()
 
 
 def test_the_number_of_threads_is_at_least_one():

@@ -65,9 +65,11 @@ def test_equals_the_loops_and_numeric_gradients(name, device, rng):
         check(make(), loops, 3 * rng.normal(size=(len(labels), 5)), np.array(labels), device)
 
 
+@pytest.mark.parametrize("tile_bytes", [100, 1 << 20])  # in pieces, and in one
 @pytest.mark.parametrize("shape", [(6, 1), (3, 5), (2, 3, 4, 2)])
 @pytest.mark.parametrize("name", VALUED)
-def test_of_values_equals_the_loops_and_numeric_gradients(name, shape, device, rng):
+def test_of_values_equals_the_loops_and_numeric_gradients(name, shape, tile_bytes, device, rng, monkeypatch):
+    monkeypatch.setattr(device, "tile_bytes", tile_bytes)
     make, loops = VALUED[name]
     check(make(), loops, 3 * rng.normal(size=shape), rng.random(shape), device)
 

@@ -22,9 +22,10 @@ def test_equals_the_loops_and_numeric_gradients(device, rng):
     assert_close(gradient, numeric, 1e-7, 1e-10, device=device)
 
 
-def test_equals_pytorch(device, rng):
+def test_equals_pytorch(device, rng, monkeypatch):
     torch = single_threaded_torch()
     for i, draw_rng in enumerate(rng.spawn(20)):
+        monkeypatch.setattr(device, "tile_bytes", choose(draw_rng, 100, 5000, 1 << 20))  # the classes in blocks, or one
         N, classes = choose(draw_rng, 1, 2, 33), choose(draw_rng, 1, 2, 10, 300)
         scale, memory = choose(draw_rng, 0.1, 3, 100), choose(draw_rng, *MEMORY)
         with noted(draw=i, N=N, classes=classes, scale=scale, memory=memory):
@@ -78,8 +79,9 @@ def test_errors_say_what_was_expected_and_what_came(logits, labels, words, devic
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("ignored", ["some", "none", "all"])
-def test_ignored_samples_as_in_pytorch(ignore_index, label_smoothing, weighted, ignored, device, rng):
+def test_ignored_samples_as_in_pytorch(ignore_index, label_smoothing, weighted, ignored, device, rng, monkeypatch):
     torch = single_threaded_torch()
+    monkeypatch.setattr(device, "tile_bytes", 100)  # two blocks of classes
     logits = (3 * rng.normal(size=(9, 5))).astype(np.float32)
     labels = rng.integers(0, 5, 9)
     if ignored == "some":

@@ -27,6 +27,10 @@ def _usual_threads() -> int:
 
 _FEW = 8  # rows that are added one by one
 _ROWS = 256  # how many numbers of a column are summed at a time
+_ROWS_APART, _COLUMNS_APART = (
+    16,
+    4096,
+)  # of a transposed array: from how many rows on, and in blocks of how many columns
 
 
 class CpuDevice(Device):
@@ -142,15 +146,54 @@ class CpuDevice(Device):
         pieces = max(parts, ceil(arrays * size * itemsize / self.tile_bytes)) if in_pieces else parts
         if pieces == 1:
             return function(*operands)
-        flat = [operand.reshape(-1) if isinstance(operand, np.ndarray) else operand for operand in operands]
-        slices = blocks(size, pieces)
-
-        def compute(part: slice) -> None:
-            for piece in slices[part]:
-                function(*(operand[piece] if isinstance(operand, np.ndarray) else operand for operand in flat))
-
-        self.map(compute, blocks(pieces, parts))
+        self._map_pieces(function, operands, pieces, parts)
         return None
+
+    def _map_pieces(
+        self, function: Callable[..., Result], operands: Sequence[Any], pieces: int, parts: int
+    ) -> list[Result]:
+        """Return what an elementwise function returns for each piece of its operands, contiguous arrays of one size."""
+        flat = [operand.reshape(-1) if isinstance(operand, np.ndarray) else operand for operand in operands]
+        slices = blocks(flat[0].size, pieces)
+
+        def compute(part: slice) -> list[Result]:
+            return [
+                function(*(operand[piece] if isinstance(operand, np.ndarray) else operand for operand in flat))
+                for piece in slices[part]
+            ]
+
+        return [result for results in self.map(compute, blocks(pieces, parts)) for result in results]
+
+    def summed(self, function: Callable[..., Array], *operands: Any, axis: int | None = None) -> Array:
+        first = operands[0]
+        arrays = [operand for operand in operands if isinstance(operand, np.ndarray)]
+        alike = all(array.shape == first.shape and array.flags.c_contiguous for array in arrays)
+        # What the function returns is as large as an operand, and so may be its intermediate results.
+        pieces = ceil(3 * first.nbytes / self.tile_bytes)
+        if axis is not None or not alike or pieces < 2:
+            return super().summed(function, *operands, axis=axis)
+        sums = self._map_pieces(
+            lambda *part: function(*part).sum(), operands, pieces, self.parts(2 * first.size * ELEMENT_WORK)
+        )
+        return np.asarray(sums, sums[0].dtype).sum()
+
+    def transposed(self, x: Array) -> Array:
+        N, M = x.shape
+        y = self.empty((M, N), x.dtype)
+        # Rows that lie whole KB apart share a few sets of the cache, if they are more than eight: 256 images of 3×32×32
+        # take 2.2 ms as they are, and 0.5 ms when their rows are moved apart before.
+        if N < _ROWS_APART or x.strides[0] % 1024:
+            y[...] = x.T
+            return y
+
+        def copy(columns: slice) -> None:
+            width = columns.stop - columns.start
+            apart = self.scratch((N, width + _ROWS_APART), x.dtype, "apart")[:, :width]
+            apart[...] = x[:, columns]
+            y[columns] = apart.T
+
+        self.map(copy, blocks(M, max(ceil(M / _COLUMNS_APART), self.parts(4 * x.size * ELEMENT_WORK))))
+        return y
 
     def add_at(self, starts: Array, steps: Array, x: Array, index: Array, values: Array) -> None:
         places = self.scratch(index.shape, np.intp, "places")

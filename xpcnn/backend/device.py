@@ -230,6 +230,10 @@ class Device:
         """
         return False
 
+    def transposed(self, x: Array) -> Array:
+        """Return contiguous `x (N, M)` as a contiguous array `(M, N)`."""
+        return self.xp.ascontiguousarray(x.T)
+
     def as_runs(self, x: Array) -> Array:
         """Return a view of an array, contiguous along its last axis, that this device copies fast to another such."""
         return x

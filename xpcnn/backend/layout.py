@@ -6,7 +6,7 @@ columns comes out in the layout of the output. Callers see the shape (N, C, H, W
 
 from __future__ import annotations
 
-from .device import Array, array_namespace
+from .device import Array, array_namespace, device_of
 
 # The order of the axes, by their number (NumPy allows 64): made here once, as a small step transposes thirty times.
 _BATCH_LAST = [(*range(1, axes), 0) for axes in range(65)]
@@ -19,7 +19,11 @@ def batch_last(x: Array) -> Array:
     A view for everything the layers return; an array in another layout, such as contiguous NCHW, is copied.
     """
     last = x.transpose(_BATCH_LAST[x.ndim])
-    return last if last.flags.c_contiguous else array_namespace(x).ascontiguousarray(last)
+    if last.flags.c_contiguous:
+        return last
+    if x.flags.c_contiguous:
+        return device_of(x).transposed(x.reshape(len(x), -1)).reshape(last.shape)
+    return array_namespace(x).ascontiguousarray(last)
 
 
 def batch_first(x: Array) -> Array:

@@ -108,7 +108,7 @@ def batch_norm_forward(
     def finish(rows: slice) -> None:
         _scale_and_shift(centred[rows], factor[rows], shift[rows], low, high, y[rows])
 
-    row_blocks = _row_blocks(values, device)
+    row_blocks = blocks_in_cache(values, device)
     device.map(measure, row_blocks)
     if group.size > 1:
         mean, variance, residual = statistics_of_group(per_channel[:3], counts, group)
@@ -173,7 +173,7 @@ def batch_norm_backward(
         if input_gradient:
             _write_dx(block, values[rows], slope[rows], shift[rows], factor[rows], dx[rows])
 
-    row_blocks = _row_blocks(values, device)
+    row_blocks = blocks_in_cache(values, device)
     device.map(sum_up, row_blocks)
     if group.size > 1:
         totals = per_channel[:2].copy()  # what is returned is of this part, as all gradients of parameters are
@@ -259,7 +259,7 @@ def batch_norm_fixed(
         columns = (_column(vector, rows) for vector in (mean, variance, weight, bias))
         _normalize(values[rows], *columns, eps, y[rows])
 
-    device.map(normalize, _row_blocks(values, device))
+    device.map(normalize, blocks_in_cache(values, device))
     return batch_first(y.reshape(x.shape))
 
 
@@ -281,7 +281,7 @@ def batch_norm_fixed_backward(
     def differentiate(rows: slice) -> None:
         _scale_fixed(gradients[rows], _column(variance, rows), _column(weight, rows), eps, dx[rows])
 
-    device.map(differentiate, _row_blocks(gradients, device))
+    device.map(differentiate, blocks_in_cache(gradients, device))
     return batch_first(dx.reshape(dy.shape))
 
 
@@ -307,7 +307,7 @@ def _normalize(x: Array, mean: Array, variance: Array, *operands: Any) -> None:
         y += bias
 
 
-def _row_blocks(values: Array, device: Device) -> list[slice]:
+def blocks_in_cache(values: Array, device: Device) -> list[slice]:
     """Return blocks of rows small enough to stay in cache for all passes over them."""
     in_cache = ceil(values.size * values.itemsize / device.tile_bytes)
     return blocks(len(values), max(in_cache, device.parts(values.size * ELEMENT_WORK)))

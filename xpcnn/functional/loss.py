@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import reduce
+from operator import add
 from typing import Any, NamedTuple
 
-from ..backend import Array, array_namespace, batch_first, batch_last, chain, device_of
-from .activation import sigmoid
+from ..backend import Array, Device, array_namespace, batch_first, batch_last, chain, device_of
+from .activation import write_sigmoid
+from .batch_norm import blocks_in_cache
 from .checks import check_arrays, check_input
 
 
@@ -62,9 +66,15 @@ def cross_entropy_forward(
     device = device_of(by_class)
     shifted, exponentials = (device.empty(by_class.shape, by_class.dtype) for _ in range(2))
     targets = device.empty(by_class.shape, bool)
-    indices = device.xp.arange(classes)[:, None]
-    _shift(by_class, by_class.max(axis=0), indices, labels, shifted, exponentials, targets)
-    total = exponentials.sum(axis=0)
+    indices, maximum = device.xp.arange(classes)[:, None], by_class.max(axis=0)
+
+    def exponentiate(rows: slice) -> Array:
+        arrays = (array[rows] for array in (shifted, exponentials, targets))
+        _shift(by_class[rows], maximum, indices[rows], labels, *arrays)
+        return exponentials[rows].sum(axis=0)
+
+    row_blocks = blocks_in_cache(by_class, device)
+    total = reduce(add, _map(exponentiate, row_blocks, device))
     target_sum: Any = 1
     divisor: Any = labels.shape[0]
     none_ignored = all_in_range and not 0 <= ignore_index < classes
@@ -85,13 +95,22 @@ def cross_entropy_forward(
         targets = targets * on_label + spread
         if weight is not None:
             target_sum = targets.sum(axis=0)
-    expected = device.summed(_expected, shifted, targets, axis=0)
+
+    def expect(rows: slice) -> Array:
+        return device.summed(_expected, shifted[rows], targets[rows], axis=0)
+
+    expected = reduce(add, _map(expect, row_blocks, device))
     checked = device_of(labels).on_host
     loss = device.summed(
         _losses, total, expected, labels, ignore_index, target_sum, divisor, None if checked else classes
     )
     needed = labels if target_sum is None else None
     return loss, _CrossEntropyCache(exponentials, total, targets, target_sum, divisor, needed, ignore_index)
+
+
+def _map(function: Callable[[slice], Any], row_blocks: list[slice], device: Device) -> list[Any]:
+    """Return what a function returns for each block of rows; of a small array, which is one, with little ado."""
+    return [function(row_blocks[0])] if len(row_blocks) == 1 else device.map(function, row_blocks)
 
 
 @chain
@@ -110,7 +129,8 @@ def _kept(labels: Array, ignore_index: int, one: Any) -> Array:
 @chain
 def _expected(shifted: Array, targets: Array) -> Array:
     # A logit whose target is 0 does not contribute, even if it is infinite.
-    return array_namespace(shifted).where(targets != 0, shifted, 0) * targets
+    xp = array_namespace(shifted)
+    return xp.where(targets, shifted, 0) if targets.dtype == bool else xp.where(targets != 0, shifted, 0) * targets
 
 
 @chain
@@ -131,16 +151,28 @@ def cross_entropy_backward(cache: Any) -> Array:
     Args:
         cache: what the forward call returned.
     """
-    return _cross_entropy_gradient(*cache).T
+    exponentials, total, targets, *numbers = cache
+    device = device_of(exponentials)
+    gradient = device.empty(exponentials.shape, exponentials.dtype)
+
+    def differentiate(rows: slice) -> None:
+        _cross_entropy_gradient(exponentials[rows], total, targets[rows], *numbers, gradient[rows])
+
+    _map(differentiate, blocks_in_cache(exponentials, device), device)
+    return gradient.T
 
 
 @chain
-def _cross_entropy_gradient(exponentials: Array, total: Array, targets: Array, *operands: Any) -> Array:
-    target_sum, divisor, labels, ignore_index = operands
+def _cross_entropy_gradient(exponentials: Array, total: Array, targets: Array, *operands: Any) -> None:
+    target_sum, divisor, labels, ignore_index, gradient = operands
     if target_sum is None:
         target_sum = labels != ignore_index
+    array_namespace(exponentials).divide(exponentials, total, out=gradient)
+    if not isinstance(target_sum, int):  # else it is 1
+        gradient *= target_sum
+    gradient -= targets
     # A divisor of 0 means that all samples were ignored: their gradients are 0, as in PyTorch, though the loss is NaN.
-    return (exponentials / total * target_sum - targets) / (divisor + (divisor == 0))
+    gradient /= divisor + (divisor == 0)
 
 
 def hinge_forward(scores: Array, labels: Array, *, margin: float = 1.0) -> tuple[Array, Any]:
@@ -196,9 +228,21 @@ def mean_squared_error_forward(x: Array, target: Array) -> tuple[Array, Any]:
         TypeError: if an argument is not an array.
         ValueError: if the shapes differ, there are no elements, or `x` has no floats.
     """
-    target = _matching("mean_squared_error_forward", x, target)
-    difference = batch_last(x) - target
-    return (difference * difference).mean(), difference
+    target, x = _matching("mean_squared_error_forward", x, target), batch_last(x)
+    device = device_of(x)
+    difference = device.empty(x.shape, x.dtype)
+    device.map_elements(_difference, x, target, difference)
+    return device.summed(_square, difference) / x.size, difference
+
+
+@chain
+def _difference(x: Array, target: Array, difference: Array) -> None:
+    array_namespace(x).subtract(x, target, out=difference)
+
+
+@chain
+def _square(x: Array) -> Array:
+    return x * x
 
 
 def mean_squared_error_backward(cache: Any) -> Array:
@@ -207,7 +251,15 @@ def mean_squared_error_backward(cache: Any) -> Array:
     Args:
         cache: what the forward call returned.
     """
-    return batch_first(cache * (2 / cache.size))
+    device = device_of(cache)
+    dx = device.empty(cache.shape, cache.dtype)
+    device.map_elements(_scaled, cache, 2 / cache.size, dx)
+    return batch_first(dx)
+
+
+@chain
+def _scaled(x: Array, factor: float, y: Array) -> None:
+    array_namespace(x).multiply(x, factor, out=y)
 
 
 def binary_cross_entropy_forward(logits: Array, target: Array) -> tuple[Array, Any]:
@@ -225,10 +277,14 @@ def binary_cross_entropy_forward(logits: Array, target: Array) -> tuple[Array, A
         TypeError: if an argument is not an array.
         ValueError: if the shapes differ, there are no elements, or `logits` has no floats.
     """
-    target = _matching("binary_cross_entropy_forward", logits, target)
-    xp, x = array_namespace(logits), batch_last(logits)
-    losses = xp.maximum(x, 0) - x * target + xp.log1p(xp.exp(-abs(x)))
-    return losses.mean(), (x, target)
+    target, x = _matching("binary_cross_entropy_forward", logits, target), batch_last(logits)
+    return device_of(x).summed(_binary_losses, x, target) / x.size, (x, target)
+
+
+@chain
+def _binary_losses(x: Array, target: Array) -> Array:
+    xp = array_namespace(x)
+    return xp.maximum(x, 0) - x * target + xp.log1p(xp.exp(-xp.absolute(x)))
 
 
 def binary_cross_entropy_backward(cache: Any) -> Array:
@@ -238,7 +294,17 @@ def binary_cross_entropy_backward(cache: Any) -> Array:
         cache: what the forward call returned.
     """
     x, target = cache
-    return batch_first((sigmoid(x) - target) / x.size)
+    device = device_of(x)
+    dx = device.empty(x.shape, x.dtype)
+    device.map_elements(_binary_gradient, x, target, x.size, dx, in_pieces=True)
+    return batch_first(dx)
+
+
+@chain
+def _binary_gradient(x: Array, target: Array, size: int, dx: Array) -> None:
+    write_sigmoid(x, dx)
+    dx -= target
+    dx /= size
 
 
 def check_labels(scores: Array, labels: Array, ignore_index: int | None = None) -> bool:
