@@ -27,10 +27,9 @@ def _usual_threads() -> int:
 
 _FEW = 8  # rows that are added one by one
 _ROWS = 256  # how many numbers of a column are summed at a time
-_ROWS_APART, _COLUMNS_APART = (
-    16,
-    4096,
-)  # of a transposed array: from how many rows on, and in blocks of how many columns
+_SEVERAL_PASSES = 6  # a function in pieces reads or writes at least so many numbers for each of an operand's
+_ROWS_APART = 16  # from so many rows on, those of an array to be transposed are moved apart
+_COLUMNS_APART = 4096  # so many columns at a time
 
 
 class CpuDevice(Device):
@@ -137,17 +136,17 @@ class CpuDevice(Device):
         return self._workers.map(function, tasks)
 
     def map_elements(self, function: Callable[..., None], *operands: Any, in_pieces: bool = False) -> None:
-        size, itemsize = operands[0].size, operands[0].itemsize
-        parts = self.parts(2 * size * ELEMENT_WORK)
-        if parts == 1 and not in_pieces:
-            return function(*operands)
-        arrays = sum(isinstance(operand, np.ndarray) for operand in operands)
-        # The operands' pieces take a tile's bytes together. With a third of that, activations took 10 % longer.
-        pieces = max(parts, ceil(arrays * size * itemsize / self.tile_bytes)) if in_pieces else parts
+        first = operands[0]
+        if not in_pieces:
+            parts = pieces = self.parts(2 * first.size * ELEMENT_WORK)
+        else:  # of half a tile in each operand: smaller ones lose more to the calls than they gain by the cache
+            count = ceil(first.nbytes / (self.tile_bytes // 2 or 1))
+            parts = self.parts(_SEVERAL_PASSES * first.size * ELEMENT_WORK, at_most=count)
+            pieces = max(1, ceil(count / parts)) * parts
         if pieces == 1:
-            return function(*operands)
-        self._map_pieces(function, operands, pieces, parts)
-        return None
+            function(*operands)
+        else:
+            self._map_pieces(function, operands, pieces, parts)
 
     def _map_pieces(
         self, function: Callable[..., Result], operands: Sequence[Any], pieces: int, parts: int
