@@ -138,7 +138,10 @@ def test_the_derivative_may_be_left_out(forward, device, rng):
 
 
 @pytest.mark.parametrize("dim", [0, 1, 2, -1, -3])
-def test_softmax_equals_the_loops(dim, device, rng):
+@pytest.mark.parametrize("tile_bytes", [200, 1 << 20])  # in pieces along the axes before or after, and in one
+def test_softmax_equals_the_loops(dim, tile_bytes, device, rng, monkeypatch):
+    monkeypatch.setattr(device, "tile_bytes", tile_bytes)
+    monkeypatch.setattr(device, "long_row", 2)
     x, dy = rng.normal(size=(3, 4, 2)), rng.normal(size=(3, 4, 2))
     layer = Softmax(dim)
     assert_close(layer(device.asarray(x)), reference_layers.softmax(x, dim), 1e-10, 1e-14, device=device)

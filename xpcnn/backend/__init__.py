@@ -3,6 +3,7 @@
 from .cpu import CPU
 from .cuda import failures_named
 from .device import (
+    CHAIN_WORK,
     ELEMENT_WORK,
     Array,
     Collectives,
@@ -26,6 +27,7 @@ from .lookup import available_devices, device, imported
 from .recording import Recording
 
 __all__ = [
+    "CHAIN_WORK",
     "CPU",
     "ELEMENT_WORK",
     "Array",

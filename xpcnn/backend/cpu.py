@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .device import ELEMENT_WORK, Array, Device, Shape, Task, blocks, register
+from .device import CHAIN_WORK, ELEMENT_WORK, Array, Device, Shape, Task, blocks, register
 from .memory import MemoryPool
 from .recording import Result
 from .threads import Workers, usable_cores
@@ -27,7 +27,6 @@ def _usual_threads() -> int:
 
 _FEW = 8  # rows that are added one by one
 _ROWS = 256  # how many numbers of a column are summed at a time
-_SEVERAL_PASSES = 6  # a function in pieces reads or writes at least so many numbers for each of an operand's
 _ROWS_APART = 16  # from so many rows on, those of an array to be transposed are moved apart
 _COLUMNS_APART = 4096  # so many columns at a time
 
@@ -141,7 +140,7 @@ class CpuDevice(Device):
             parts = pieces = self.parts(2 * first.size * ELEMENT_WORK)
         else:  # of half a tile in each operand: smaller ones lose more to the calls than they gain by the cache
             count = ceil(first.nbytes / (self.tile_bytes // 2 or 1))
-            parts = self.parts(_SEVERAL_PASSES * first.size * ELEMENT_WORK, at_most=count)
+            parts = self.parts(CHAIN_WORK * first.size, at_most=count)
             pieces = max(1, ceil(count / parts)) * parts
         if pieces == 1:
             function(*operands)

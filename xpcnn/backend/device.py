@@ -25,6 +25,7 @@ Shape: TypeAlias = tuple[int, ...]
 Pair: TypeAlias = tuple[int, int]  # along rows and columns
 Task = TypeVar("Task")
 ELEMENT_WORK = 16  # how many multiply-adds take as long as reading or writing one number
+CHAIN_WORK = 6 * ELEMENT_WORK  # … as an elementwise function of several steps takes for one number, at least
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
