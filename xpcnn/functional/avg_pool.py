@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from ..backend import ELEMENT_WORK, Array, Device, Shape, batch_first, batch_last, blocks, device_of
 from .checks import check_gradient, check_images, check_input
-from .planes import make_axes, piece_slices, uses_planes, window_adder, window_reducer
+from .planes import make_axes, piece_slices, pooling_work, uses_planes, window_adder, window_reducer
 from .windows import IntOrPair, Padding, Pair, Window, ceil_mode_window, offsets, pair, pooling_window
 
 
@@ -81,7 +81,8 @@ def avg_pool2d_forward(
                 total[:, rows, cols] += x[channels, image_rows, image_cols]
         total /= counts
 
-    device.map(pool, blocks(C, device.parts(_work(window, y))))
+    work = pooling_work(window, x.size, y.size, on_planes=axes is not None)
+    device.map(pool, blocks(C, device.parts(work)))
     return batch_first(y), _Cache(window, counts, (H, W), y.shape, y.dtype)
 
 
@@ -118,7 +119,8 @@ def avg_pool2d_backward(dy: Array, cache: Any) -> Array:
         for _, (rows, cols), (image_rows, image_cols) in offsets(window, OH, OW, H, W):
             dx[channels, image_rows, image_cols] += per_pixel[:, rows, cols]
 
-    device.map(scatter, blocks(C, device.parts(_work(window, dy))))
+    work = pooling_work(window, dx.size, dy.size, on_planes=axes is not None)
+    device.map(scatter, blocks(C, device.parts(work)))
     return batch_first(dx)
 
 
@@ -238,12 +240,6 @@ def _side_by_side(window: Window, positions: Pair, size: Pair) -> bool:
     """Return whether each pixel is in one window."""
     covered = positions[0] * window.kernel[0], positions[1] * window.kernel[1]
     return window.kernel == window.stride and not any(window.padding) and covered == size
-
-
-def _work(window: Window, y: Array) -> int:
-    """Return the work of adding up the values under each position of a window; see `Device.parts`."""
-    size: int = y.size
-    return 2 * size * window.kernel[0] * window.kernel[1] * ELEMENT_WORK
 
 
 def _spans(size: int, count: int) -> list[slice]:

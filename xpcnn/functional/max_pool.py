@@ -11,7 +11,6 @@ from math import ceil, inf
 from typing import Any, NamedTuple
 
 from ..backend import (
-    ELEMENT_WORK,
     Array,
     Device,
     Shape,
@@ -25,7 +24,7 @@ from ..backend import (
 from .activation import clip_gradient
 from .checks import check_gradient, check_images, check_input
 from .max_pool_planes import argmax_finder
-from .planes import Axis, make_axes, overlapping, piece_slices, uses_planes, window_reducer
+from .planes import Axis, make_axes, overlapping, piece_slices, pooling_work, uses_planes, window_reducer
 from .windows import IntOrPair, Limits, Padding, Pair, Window, ceil_mode_window, finish, offsets, pooling_window
 
 
@@ -110,7 +109,7 @@ def max_pool2d_forward(
         functions = _update_maximum_or_nan, _maximum_and_argmax_or_nan
         _pool_by_offsets(window, x[channels], y[channels], argmax[channels], *functions, limits)
 
-    device.map(pool, blocks(C, device.parts(2 * y.size * KH * KW * ELEMENT_WORK)))
+    device.map(pool, blocks(C, device.parts(pooling_work(window, x.size, y.size, on_planes=on_planes))))
     clipped = None if limits is None else (y, limits)
     return batch_first(y), None if argmax is None else _Cache(argmax, window, (H, W), x.dtype, clipped)
 
@@ -156,9 +155,9 @@ def max_pool2d_backward(dy: Array, cache: Any) -> Array:
                 rows = (array.reshape(piece.stop - piece.start, -1) for array in arrays)
                 device.add_at(starts, steps, *rows)
 
-    # Adding a gradient to its pixel takes as long as writing eight numbers.
-    count = 8 if by_index else 2 * window.kernel[0] * window.kernel[1]
-    device.map(scatter_channels, blocks(C, device.parts(count * dy.size * ELEMENT_WORK)))
+    # `add_at` keeps Python's other threads waiting, so that few gradients are not shared.
+    work = pooling_work(window, dy.size, dy.size, on_planes=by_index)
+    device.map(scatter_channels, blocks(C, device.parts(work)))
     return batch_first(dx)
 
 

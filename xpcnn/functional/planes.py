@@ -20,7 +20,7 @@ from functools import lru_cache
 from math import ceil
 from typing import Any, NamedTuple
 
-from ..backend import Array, Device, Shape
+from ..backend import ELEMENT_WORK, Array, Device, Shape
 from .windows import Pair, Window, reach
 
 
@@ -117,6 +117,15 @@ def overlapping(window: Window) -> bool:
 def uses_planes(window: Window, x: Array, device: Device) -> bool:
     """Return whether the device pools `x (C, H, W, N)` on planes."""
     return device.pools_on_planes(x.shape[-1], x.size, overlapping=overlapping(window))
+
+
+def pooling_work(window: Window, pixels: int, positions: int, *, on_planes: bool) -> int:
+    """Return the work of pooling, see `Device.parts`; that on planes does not grow with the window.
+
+    Args:
+        pixels, positions: how many there are in all images and channels.
+    """
+    return 2 * ELEMENT_WORK * (pixels if on_planes else positions * window.kernel[0] * window.kernel[1])
 
 
 @lru_cache(maxsize=1024)
