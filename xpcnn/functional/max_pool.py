@@ -27,6 +27,8 @@ from .max_pool_planes import argmax_finder
 from .planes import Axis, make_axes, overlapping, piece_slices, pooling_work, uses_planes, window_reducer
 from .windows import IntOrPair, Limits, Padding, Pair, Window, ceil_mode_window, finish, offsets, pooling_window
 
+_LEAST_POSITIONS = 1 << 17  # in a part: in shorter operations, threads mostly wait for each other
+
 
 class _Cache(NamedTuple):
     argmax: Array  # (C, OH, OW, N): index in the window of its first maximum or last NaN, kh·KW + kw
@@ -109,7 +111,8 @@ def max_pool2d_forward(
         functions = _update_maximum_or_nan, _maximum_and_argmax_or_nan
         _pool_by_offsets(window, x[channels], y[channels], argmax[channels], *functions, limits)
 
-    device.map(pool, blocks(C, device.parts(pooling_work(window, x.size, y.size, on_planes=on_planes))))
+    work = pooling_work(window, x.size, y.size, on_planes=on_planes)
+    device.map(pool, blocks(C, device.parts(work, at_most=y.size // _LEAST_POSITIONS)))
     clipped = None if limits is None else (y, limits)
     return batch_first(y), None if argmax is None else _Cache(argmax, window, (H, W), x.dtype, clipped)
 
@@ -157,7 +160,7 @@ def max_pool2d_backward(dy: Array, cache: Any) -> Array:
 
     # `add_at` keeps Python's other threads waiting, so that few gradients are not shared.
     work = pooling_work(window, dy.size, dy.size, on_planes=by_index)
-    device.map(scatter_channels, blocks(C, device.parts(work)))
+    device.map(scatter_channels, blocks(C, device.parts(work, at_most=dy.size // _LEAST_POSITIONS)))
     return batch_first(dx)
 
 
