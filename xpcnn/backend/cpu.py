@@ -138,7 +138,8 @@ class CpuDevice(Device):
         first = operands[0]
         if not in_pieces:
             parts = pieces = self.parts(2 * first.size * ELEMENT_WORK)
-        else:  # of half a tile in each operand: smaller ones lose more to the calls than they gain by the cache
+        else:
+            # Half a tile of each operand: smaller pieces lose more to the calls than they gain by the cache.
             count = ceil(first.nbytes / (self.tile_bytes // 2 or 1))
             parts = self.parts(CHAIN_WORK * first.size, at_most=count)
             pieces = max(1, ceil(count / parts)) * parts

@@ -158,7 +158,7 @@ def max_pool2d_backward(dy: Array, cache: Any) -> Array:
                 rows = (array.reshape(piece.stop - piece.start, -1) for array in arrays)
                 device.add_at(starts, steps, *rows)
 
-    # `add_at` keeps Python's other threads waiting, so that few gradients are not shared.
+    # Other threads wait while `add_at` runs: to share the rest pays for many gradients only.
     work = pooling_work(window, dy.size, dy.size, on_planes=by_index)
     device.map(scatter_channels, blocks(C, device.parts(work, at_most=dy.size // _LEAST_POSITIONS)))
     return batch_first(dx)
