@@ -158,8 +158,8 @@ LEAKS = {
     "numpy operand": Leak(
         "softmax",
         softmax,
-        "y /= y.sum(axis=axis, keepdims=True)",
-        "y = y / np.array(1.0, y.dtype) / y.sum(axis=axis, keepdims=True)",
+        "y /= y.sum(axis=1, keepdims=True)",
+        "y[...] = y / np.array(1.0, y.dtype) / y.sum(axis=1, keepdims=True)",
     ),
     "numpy constant in a comparison": Leak(
         "loss",
@@ -171,8 +171,8 @@ LEAKS = {
     "conversion to a Python number": Leak(
         "loss",
         squared_error,
-        "(difference * difference).mean()",
-        "difference.dtype.type(float((difference * difference).mean()))",
+        "device.summed(_square, difference) / x.size",
+        "difference.dtype.type(float(device.summed(_square, difference) / x.size))",
     ),
     "a look at a value": Leak(
         "activation",
@@ -187,7 +187,7 @@ LEAKS = {
         "x, y = batch_last(x), batch_last(y)\n    assert x.max() < 1e30",
     ),
     "item()": Leak(
-        "loss", squared_error, "cache * (2 / cache.size)", "cache * (2 / cache.size + 0 * cache.sum().item())"
+        "loss", squared_error, "cache, 2 / cache.size, dx", "cache, 2 / cache.size + 0 * cache.sum().item(), dx"
     ),
     "boolean mask": Leak(
         "softmax", softmax, "return batch_first(y), (y, axis)", "y[y < 0] = 0\n    return batch_first(y), (y, axis)"
@@ -207,18 +207,18 @@ LEAKS = {
     "ufunc method": Leak(
         "softmax",
         softmax,
-        "x.max(axis=axis, keepdims=True)",
-        "xp.maximum.reduce(x, axis=axis, keepdims=True)",
+        "x.max(axis=1, keepdims=True)",
+        "device.xp.maximum.reduce(x, axis=1, keepdims=True)",
     ),
     "keyword where": Leak("linear", linear, "dy.sum(axis=1)", "device_of(dy).xp.sum(dy, axis=1, where=True)"),
     "keyword initial": Leak(
-        "softmax", softmax, "x.max(axis=axis, keepdims=True)", "x.max(axis=axis, keepdims=True, initial=-1e30)"
+        "softmax", softmax, "x.max(axis=1, keepdims=True)", "x.max(axis=1, keepdims=True, initial=-1e30)"
     ),
     "errstate": Leak(
         "softmax",
         softmax,
-        "y /= y.sum(axis=axis, keepdims=True)",
-        'with xp.errstate(all="ignore"):\n        y /= y.sum(axis=axis, keepdims=True)',
+        "y /= y.sum(axis=1, keepdims=True)",
+        'with device.xp.errstate(all="ignore"):\n            y /= y.sum(axis=1, keepdims=True)',
     ),
     "read-only view": Leak(
         "im2col",
@@ -238,8 +238,8 @@ LEAKS = {
     "scalar in the place of a 0-d array": Leak(
         "loss",
         squared_error,
-        "(difference * difference).mean()",
-        "(difference * difference).mean().astype(difference.dtype, casting='safe')",
+        "device.summed(_square, difference) / x.size",
+        "(device.summed(_square, difference) / x.size).astype(difference.dtype, casting='safe')",
     ),
     "absolute value in a chain": Leak(
         "batch_statistics", batch_statistics, ".sqrt(variance + eps)", ".sqrt(abs(variance) + eps)"
@@ -261,9 +261,9 @@ LEAKS = {
     "a result of the shape of a column": Leak(
         "loss",
         cross_entropy,
-        "    return _cross_entropy_gradient(*cache).T\n",
+        "    return gradient.T\n",
         "    def one(x, total):\n        return 1 / total\n\n"
-        "    return (_cross_entropy_gradient(*cache) * (chain(one)(*cache[:2]).ndim == 1)).T\n",
+        "    return (gradient * (chain(one)(exponentials, total).ndim == 1)).T\n",
     ),
     "wider type": Leak(
         "dropout",

@@ -52,7 +52,7 @@ def layers(rng):
         return bits(y, *(gradient for gradient in gradients if gradient is not None))
 
     def pooling(x, dy):
-        y, cache = F.max_pool2d_forward(x, 3, stride=2, padding=1)
+        y, cache = F.max_pool2d_forward(x, 3, stride=1, padding=1)
         return bits(y, F.max_pool2d_backward(dy, cache))
 
     def linear(x, dy, weight, bias):
@@ -62,6 +62,14 @@ def layers(rng):
     def relu(x, dy):
         y, cache = F.relu_forward(x)
         return bits(y, F.relu_backward(dy, cache))
+
+    def softmax(x, dy):
+        y, cache = F.softmax_forward(x, 1)
+        return bits(y, F.softmax_backward(dy, cache))
+
+    def loss_of_values(name, x, target):
+        value, cache = getattr(F, f"{name}_forward")(x, target)
+        return bits(value, getattr(F, f"{name}_backward")(cache))
 
     def batch_norm(x, dy, weight, bias):
         y, statistics, cache = F.batch_norm_forward(x, weight, bias)
@@ -83,7 +91,7 @@ def layers(rng):
     weight, depthwise, bias = normal(rng, 12, 12, 3, 3), normal(rng, 12, 1, 5, 3), normal(rng, 12)
     wide = normal(rng, 530, 401), normal(rng, 530, 85), normal(rng, 85, 401), normal(rng, 85)
     large, large_dy, large_halved = images(16, 32, 32, 160), images(16, 32, 32, 160), images(16, 16, 16, 160)
-    gain, shift = normal(rng, 16), normal(rng, 16)
+    gain, shift, scores = normal(rng, 16), normal(rng, 16), images(4000, 640)
     convolutions = {  # C, O, kernel, size, batch, groups
         "in small products": (16, 16, 3, 16, 128, 1),
         "by Winograd": (64, 96, 3, 16, 64, 1),
@@ -106,9 +114,13 @@ def layers(rng):
         "conv2d": lambda: convolution(x, dy, weight, bias, padding=1),
         "conv2d, stride 2": lambda: convolution(x, halved, weight, bias, padding=1, stride=2),
         "conv2d, depthwise": lambda: convolution(x, dy, depthwise, bias, padding=(2, 1), groups=12),
-        "max_pool2d": lambda: pooling(x, halved),
+        "max_pool2d": lambda: pooling(x, dy),
         "linear": lambda: linear(*wide),
         "relu": lambda: relu(x, dy),
+        "softmax": lambda: softmax(large, large_dy),
+        "squared error": lambda: loss_of_values("mean_squared_error", large, large_dy),
+        "binary cross-entropy": lambda: loss_of_values("binary_cross_entropy", large, large_dy),
+        "cross-entropy": lambda: loss_of_values("cross_entropy", scores, np.arange(640)),
     }
 
 
