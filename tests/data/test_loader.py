@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from xpcnn.data import Dataset, Loader, RandomShift
+from xpcnn.data import loader as loader_module
 
 
 def a_dataset(count=23, channels=3):
@@ -204,7 +205,29 @@ def test_an_error_in_the_thread_arrives_at_its_batch_with_its_traceback():
     assert list(batches) == []
 
 
-def test_the_thread_ends_when_the_loop_is_left():
+@pytest.mark.parametrize("transform", [None, RandomShift(1)])
+def test_small_batches_are_made_at_once(transform, monkeypatch):
+    """They are ready before another thread would be awake; a transform of the user's may take its time."""
+    data = a_dataset()
+    for loader, expected in (
+        (Loader(data, 4, transform=transform), False),
+        (Loader(data, 4, transform=lambda images, generator: images), True),
+    ):
+        batches = iter(loader)
+        next(batches)
+        assert bool(loader_threads()) == expected
+        batches.close()
+        assert wait_until(lambda: not loader_threads())
+    monkeypatch.setattr(loader_module, "_SMALL_BATCH", 4 * data.images[0].nbytes - 1)
+    expected = [images.tobytes() for images, _ in Loader(data, 4, transform=transform)]
+    batches = iter(Loader(data, 4, transform=transform))
+    found = [next(batches)[0].tobytes()]
+    assert loader_threads()
+    assert found + [images.tobytes() for images, _ in batches] == expected
+
+
+def test_the_thread_ends_when_the_loop_is_left(monkeypatch):
+    monkeypatch.setattr(loader_module, "_SMALL_BATCH", 0)
     loader = Loader(a_dataset(), 1)
     for _ in loader:
         assert loader_threads()

@@ -26,6 +26,7 @@ Result = TypeVar("Result")
 
 _AHEAD = 2  # batches prepared before they are asked for
 _COPIED = 64 << 20  # bytes of images copied to a GPU at a time
+_SMALL_BATCH = 1 << 20  # bytes of pixels, which take less time to make a batch of than to hand it from thread to thread
 
 
 class Loader:
@@ -103,6 +104,10 @@ class Loader:
         self._all_on_device = dataset.images.nbytes <= self.device.dataset_bytes
         self._images = _copied(dataset.images, self.device) if self._all_on_device else dataset.images
         self._labels = self.device.asarray(dataset.labels)
+        in_memory = self._all_on_device and type(dataset.images) is np.ndarray
+        small = in_memory and min(batch_size, len(dataset)) * dataset.images[0].nbytes <= _SMALL_BATCH
+        # A transform of the user's may take its time. On a GPU a task only queues its work.
+        self._at_once = not self.device.on_host or (small and (transform is None or on_any_device(transform)))
         self._passes = 0  # how many were begun by iterating
         self._normalize = Normalize(mean, std, white=self.spec.white, dtype=dtype, device=self.device)
 
@@ -125,7 +130,9 @@ class Loader:
         return np.arange(len(self.dataset))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Iterate over the batches of an epoch, which a background thread prepares ahead on the CPU.
+        """Iterate over the batches of an epoch, which on the CPU a background thread prepares ahead.
+
+        Small ones, of images in memory and without a transform of the user's, are made when they are asked for.
 
         Which epoch the loader's own iteration comes to next does not depend on it.
 
@@ -145,8 +152,7 @@ class Loader:
             raise ValueError(f"Loader: expected epoch >= 0 and start from 0 to {len(self)}, got {epoch} and {start}")
         if self._all_on_device:
             tasks = self._tasks(epoch, start)
-            # On a GPU a task only queues its work, which then runs beside the host's anyway.
-            return _prepared(tasks) if self.device.on_host else (task() for task in tasks)
+            return (task() for task in tasks) if self._at_once else _prepared(tasks)
         read = _prepared(
             partial(self._images.__getitem__, self._read(rows)) for rows in self._rows(self._order(epoch), start)
         )
